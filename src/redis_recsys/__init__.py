@@ -1,0 +1,1 @@
+"""Recommendation systems with NVIDIA Merlin and Redis."""

@@ -1,0 +1,216 @@
+"""The bundle: everything that is left of training, in one directory that every later step reads.
+
+::
+
+    bundle/
+      manifest.json            version, trainer, metrics, SHA-256 of every file
+      schema.yaml              the columns and their packing
+      user_tower.onnx          categorical int32[N, Cu], numeric float32[N, Fu] -> embedding float32[N, D], unit length
+      item_tower.onnx          the same for items
+      ranker.onnx              user_categorical int32[B, Cu], user_numeric float32[B, Fu],
+                               item_categorical int32[B, N, Ci], item_numeric float32[B, N, Fi]
+                               -> probability float32[B, N]; the user side is computed once per user
+      vocab/                   raw value -> id of every categorical column
+      user_features.parquet    every user: raw id and encoded features (entities.py)
+      item_features.parquet    the same for items, with labels
+      item_embeddings.parquet  ``embedding`` float32[D], row i belongs to item i + 1
+      popularity.parquet       ``item`` int32 and ``count`` int64 of clicked items, most popular first
+      history.parquet          ``items`` list<int32> of each user, oldest first, in the order of user_features
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from .entities import ROW_GROUP, Entities, read_entities, stream_entities, stream_parquet
+from .errors import BundleError
+from .files import sha256, written_aside
+from .history import History
+from .schema import Schema, explain
+
+BUNDLE_VERSION = 1
+MODELS = ("user_tower.onnx", "item_tower.onnx", "ranker.onnx")
+TABLES = (
+    "user_features.parquet",
+    "item_features.parquet",
+    "item_embeddings.parquet",
+    "popularity.parquet",
+    "history.parquet",
+)
+
+
+class File(BaseModel):
+    """Size and checksum of one file of a bundle."""
+
+    model_config = ConfigDict(extra="forbid")
+    bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """``manifest.json``."""
+
+    model_config = ConfigDict(extra="forbid")
+    version: int
+    trainer: str
+    created: str
+    embedding_dim: int
+    users: int
+    items: int
+    metrics: dict[str, Any]
+    files: dict[str, File]
+
+
+class Bundle:
+    """Read access to a bundle directory; tables are read on first use, users are streamed."""
+
+    def __init__(self, path: Path, verify: bool = True) -> None:
+        """Open a bundle and, unless told otherwise, compare every file with its checksum.
+
+        Raises:
+            BundleError: no bundle, a newer version, a missing file or one that was altered.
+        """
+        self.path = Path(path)
+        try:
+            text = (self.path / "manifest.json").read_text()
+        except FileNotFoundError:
+            raise BundleError(f"no bundle at {self.path}: make one with 'recsys train'") from None
+        try:
+            document = json.loads(text)
+            version = document.get("version")
+            if version != BUNDLE_VERSION:
+                raise BundleError(
+                    f"{self.path} has bundle version {version}, this code reads {BUNDLE_VERSION}: "
+                    "use the release that wrote it, or train again"
+                )
+            self.manifest = Manifest.model_validate(document)
+        except ValidationError as error:
+            raise BundleError(f"{self.path / 'manifest.json'}: {explain(error)}") from error
+        except (ValueError, AttributeError) as error:
+            raise BundleError(f"{self.path / 'manifest.json'} is damaged: {error}") from error
+        if verify:
+            self._verify()
+        self.schema = Schema.load(self.path / "schema.yaml")
+
+    def _verify(self) -> None:
+        for name in ("schema.yaml", *MODELS, *TABLES):
+            if name not in self.manifest.files:
+                raise BundleError(f"{self.path / 'manifest.json'} does not list {name}: train again")
+        for name, expected in self.manifest.files.items():
+            path = self.path / name
+            if not path.is_file():
+                raise BundleError(f"{path} is missing: copy the bundle again or train again")
+            if path.stat().st_size != expected.bytes or sha256(path) != expected.sha256:
+                raise BundleError(f"{path} does not match its checksum: copy the bundle again or train again")
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever any file of the bundle does."""
+        return sha256(self.path / "manifest.json")[:16]
+
+    @cached_property
+    def items(self) -> Entities:
+        """Every item, with labels."""
+        return read_entities(self.path / "item_features.parquet", self.schema, "item", labels=True)
+
+    @cached_property
+    def item_embeddings(self) -> np.ndarray:
+        """float32[items, D]; row i belongs to item i + 1."""
+        parts = [
+            batch.column("embedding").flatten().to_numpy(zero_copy_only=False)
+            for batch in stream_parquet(self.path / "item_embeddings.parquet", ["embedding"])
+        ]
+        return np.concatenate(parts).reshape(-1, self.manifest.embedding_dim)
+
+    @cached_property
+    def popularity(self) -> tuple[np.ndarray, np.ndarray]:
+        """int32[m] item numbers, most popular first, and their int64[m] counts."""
+        batches = list(stream_parquet(self.path / "popularity.parquet", ["item", "count"]))
+        if not batches:
+            return np.empty(0, np.int32), np.empty(0, np.int64)
+        return (
+            np.concatenate([b.column("item").to_numpy() for b in batches]),
+            np.concatenate([b.column("count").to_numpy() for b in batches]),
+        )
+
+    def users(self, block: int = 4096) -> Iterator[tuple[Entities, History]]:
+        """All users in table order, ``block`` at a time: features, and what each has interacted with.
+
+        In the history of a block, user 1 is the block's first row.
+        """
+        features = stream_entities(self.path / "user_features.parquet", self.schema, "user", block=block)
+        histories = stream_parquet(self.path / "history.parquet", ["items"], block)
+        for users, batch in zip(features, histories, strict=True):
+            lists = batch.column("items")
+            lengths = np.diff(lists.offsets.to_numpy())
+            starts = np.concatenate([[0, 0], np.cumsum(lengths)]).astype(np.int64)
+            yield users, History(starts, lists.flatten().to_numpy())
+
+
+@contextmanager
+def writing_bundle(target: Path) -> Iterator[Path]:
+    """Yield a directory to fill; it becomes ``target`` if the block ends without an error (see ``finish``)."""
+    with written_aside(target) as aside:
+        (aside / "vocab").mkdir()
+        yield aside
+        if not (aside / "manifest.json").exists():
+            raise BundleError(f"the bundle for {target} was not finished")
+
+
+def write_tables(
+    folder: Path, item_embeddings: np.ndarray, popularity: np.ndarray, history: History, users: int
+) -> None:
+    """Write the parquet files that do not come from the dataset as they are.
+
+    Args:
+        folder: a directory from :func:`writing_bundle`.
+        item_embeddings: float32[items, D].
+        popularity: int64[items], clicks of each item in the training data.
+        history: what each user has interacted with.
+        users: number of users.
+    """
+    flat = pa.array(np.ascontiguousarray(item_embeddings, np.float32).reshape(-1))
+    embedding = pa.FixedSizeListArray.from_arrays(flat, item_embeddings.shape[1])
+    pq.write_table(pa.table({"embedding": embedding}), folder / "item_embeddings.parquet")
+    order = np.argsort(-popularity, kind="stable")
+    order = order[popularity[order] > 0]
+    table = {"item": (order + 1).astype(np.int32), "count": popularity[order].astype(np.int64)}
+    pq.write_table(pa.table(table), folder / "popularity.parquet")
+    offsets = history.starts[1 : users + 2]
+    # int64 offsets: a catalogue's whole history may hold more than 2^31 items
+    lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(history.items, type=pa.int32()))
+    pq.write_table(pa.table({"items": lists}), folder / "history.parquet", row_group_size=ROW_GROUP)
+
+
+def finish(
+    folder: Path, schema: Schema, trainer: str, metrics: dict[str, Any], embedding_dim: int, users: int, items: int
+) -> None:
+    """Write schema and manifest, the last step before the bundle takes its place."""
+    schema.save(folder / "schema.yaml")
+    files = {
+        path.relative_to(folder).as_posix(): File(bytes=path.stat().st_size, sha256=sha256(path))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    manifest = Manifest(
+        version=BUNDLE_VERSION,
+        trainer=trainer,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        embedding_dim=embedding_dim,
+        users=users,
+        items=items,
+        metrics=metrics,
+        files=files,
+    )
+    (folder / "manifest.json").write_text(manifest.model_dump_json(indent=2) + "\n")

@@ -1,0 +1,132 @@
+"""Users and items as tables: raw ids, packed features and labels, read from and written to parquet.
+
+Entity *n* (counted from 1, most frequent first) is row *n - 1* of its table; entity 0 is "unknown". The parquet
+file has the raw id in ``raw_id``, then one column per schema feature with encoded values, then the labels, so that
+people and feature stores can read it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .errors import DataError
+from .schema import Schema, Side
+
+RAW_ID = "raw_id"
+ROW_GROUP = 65_536
+
+
+@dataclass(frozen=True)
+class Entities:
+    """Consecutive entities of one side.
+
+    Attributes:
+        raw_ids: int64[n] or object[n] of str.
+        categorical: int32[n, categorical_width].
+        numeric: float32[n, numeric_width].
+        labels: name -> list of n texts.
+    """
+
+    raw_ids: np.ndarray
+    categorical: np.ndarray
+    numeric: np.ndarray
+    labels: dict[str, list[str]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.raw_ids)
+
+
+def write_entities(path: Path, schema: Schema, side: Side, entities: Entities) -> None:
+    """Write a table of entities as parquet in row groups that readers can stream."""
+    names: list[str] = [RAW_ID]
+    arrays: list[pa.Array] = [pa.array(entities.raw_ids)]
+    start = 0
+    for column in schema.categorical(side):
+        part = entities.categorical[:, start : start + column.width]
+        start += column.width
+        flat = pa.array(np.ascontiguousarray(part).reshape(-1), type=pa.int32())
+        names.append(column.name)
+        arrays.append(pa.FixedSizeListArray.from_arrays(flat, column.width) if column.max_length else flat)
+    for position, column in enumerate(schema.numeric(side)):
+        names.append(column.name)
+        arrays.append(pa.array(np.ascontiguousarray(entities.numeric[:, position]), type=pa.float32()))
+    for name, texts in entities.labels.items():
+        names.append(name)
+        arrays.append(pa.array(texts, type=pa.string()))
+    pq.write_table(pa.table(arrays, names=names), path, row_group_size=ROW_GROUP)
+
+
+def stream_entities(
+    path: Path, schema: Schema, side: Side, labels: bool = False, block: int = ROW_GROUP
+) -> Iterator[Entities]:
+    """Entities of a parquet table, ``block`` rows at a time, in file order and bounded memory.
+
+    Raises:
+        DataError: the file is missing, truncated, or lacks a column of the schema.
+    """
+    categorical, numeric = schema.categorical(side), schema.numeric(side)
+    texts = [c.name for c in schema.labels(side)] if labels else []
+    wanted = [RAW_ID, *(c.name for c in (*categorical, *numeric)), *texts]
+    for batch in stream_parquet(path, wanted, block):
+        ids = np.empty((batch.num_rows, schema.categorical_width(side)), np.int32)
+        start = 0
+        for column in categorical:
+            values = batch.column(column.name)
+            if column.max_length:
+                values = values.flatten()
+            ids[:, start : start + column.width] = values.to_numpy(zero_copy_only=False).reshape(-1, column.width)
+            start += column.width
+        numbers = np.empty((batch.num_rows, len(numeric)), np.float32)
+        for position, column in enumerate(numeric):
+            numbers[:, position] = batch.column(column.name).to_numpy(zero_copy_only=False)
+        yield Entities(
+            batch.column(RAW_ID).to_numpy(zero_copy_only=False),
+            ids,
+            numbers,
+            {name: batch.column(name).to_pylist() for name in texts},
+        )
+
+
+def read_entities(path: Path, schema: Schema, side: Side, labels: bool = False) -> Entities:
+    """All entities of a parquet table at once."""
+    blocks = list(stream_entities(path, schema, side, labels))
+    if not blocks:
+        return Entities(
+            np.empty(0, np.int64),
+            np.empty((0, schema.categorical_width(side)), np.int32),
+            np.empty((0, len(schema.numeric(side))), np.float32),
+        )
+    return Entities(
+        np.concatenate([b.raw_ids for b in blocks]),
+        np.concatenate([b.categorical for b in blocks]),
+        np.concatenate([b.numeric for b in blocks]),
+        {name: [text for b in blocks for text in b.labels[name]] for name in blocks[0].labels},
+    )
+
+
+def stream_parquet(path: Path, columns: list[str], block: int = ROW_GROUP) -> Iterator[pa.RecordBatch]:
+    """Record batches of some columns of one parquet file, with clear errors.
+
+    Raises:
+        DataError: the file is missing, truncated, or lacks a column.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            missing = [name for name in columns if name not in file.schema_arrow.names]
+            if missing:
+                raise DataError(
+                    f"{path} has no column {', '.join(missing)}: it has {', '.join(file.schema_arrow.names)}"
+                )
+            yield from file.iter_batches(batch_size=block, columns=columns)
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(
+            f"{path} is not a readable parquet file (truncated?): {' '.join(str(error).split())}"
+        ) from error

@@ -1,0 +1,31 @@
+"""The one exception family. Each message says what was wrong, where, and what to do about it."""
+
+from __future__ import annotations
+
+
+class RecsysError(Exception):
+    """Base of every error this project raises on purpose; the command line prints it as one line."""
+
+
+class ConfigError(RecsysError):
+    """A setting is missing or has a wrong value."""
+
+
+class SchemaError(RecsysError):
+    """``schema.yaml`` is invalid, or data does not have the columns that it declares."""
+
+
+class DataError(RecsysError):
+    """Input data is missing, truncated or holds values that it must not hold."""
+
+
+class TrainingError(RecsysError):
+    """A model cannot be trained on what it was given."""
+
+
+class BundleError(RecsysError):
+    """A bundle is missing, incomplete, altered, or of a version this code does not read."""
+
+
+class StoreError(RecsysError):
+    """Redis cannot be reached, refuses, or does not hold what was asked for."""

@@ -1,0 +1,67 @@
+"""Outputs appear whole or not at all: directories are written aside and renamed, files are checksummed."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import DataError
+
+
+@contextmanager
+def written_aside(target: Path) -> Iterator[Path]:
+    """Yield an empty directory beside ``target`` that takes its place when the block ends without an error.
+
+    On any error, Ctrl-C included, the directory is removed and ``target`` stays as it was. An existing
+    ``target`` is replaced by two renames, so that readers find either the old one or the new one.
+
+    Raises:
+        DataError: the disk is full or the folder cannot be written.
+    """
+    target = Path(os.path.abspath(target))
+    token = uuid.uuid4().hex[:8]
+    aside = target.parent / f".{target.name}.writing-{token}"
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        if target.exists():
+            old = target.parent / f".{target.name}.old-{token}"
+            target.rename(old)
+            try:
+                aside.rename(target)
+            except BaseException:
+                old.rename(target)
+                raise
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        else:
+            aside.rename(target)
+    except OSError as error:
+        raise disk_error(error, target) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def disk_error(error: OSError, target: Path) -> DataError:
+    """``error`` as one clear line about writing ``target``."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+        return DataError(f"the disk is full while writing {target}: nothing was kept; free some space and run again")
+    return DataError(f"cannot write {target}: {error.strerror or error}")
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+
+
+def _sha256(file) -> str:  # type: ignore[no-untyped-def]  # Python 3.10 has no hashlib.file_digest
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
