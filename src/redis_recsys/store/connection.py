@@ -1,0 +1,95 @@
+"""Connections to Redis, configured or embedded, and what goes wrong with them said in one line.
+
+Every function of ``store`` that talks to Redis does so inside ``store_errors``, so that callers see only StoreError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+
+from ..config import RedisSettings
+from ..errors import StoreError
+from .embedded import EmbeddedRedis
+
+
+@contextmanager
+def connect(settings: RedisSettings) -> Iterator[redis.Redis]:
+    """A client of the configured Redis, or without a host of the embedded one, which then lives as long as the block.
+
+    The connection is tried at once. Commands are repeated after a lost connection, with growing pauses, at most
+    ``settings.retries`` times. Answers are bytes.
+
+    Raises:
+        StoreError: Redis cannot be reached or started, or refuses the user or password.
+    """
+    if settings.host is None:
+        with EmbeddedRedis(settings.folder, settings.max_memory) as server:
+            address = settings.model_copy(
+                update={"host": server.host, "port": server.port, "username": None, "tls": False}
+            )
+            with _connected(address, server.password) as client:
+                yield client
+    else:
+        password = settings.password.get_secret_value() if settings.password is not None else None
+        with _connected(settings, password) as client:
+            yield client
+
+
+@contextmanager
+def _connected(settings: RedisSettings, password: str | None) -> Iterator[redis.Redis]:
+    if settings.tls_ca is not None and not settings.tls_ca.is_file():
+        raise StoreError(f"RECSYS_REDIS_TLS_CA names {settings.tls_ca}, which is not a file")
+    with redis.Redis(
+        host=settings.host or "",
+        port=settings.port,
+        username=settings.username,
+        password=password,
+        ssl=settings.tls,
+        ssl_ca_certs=str(settings.tls_ca) if settings.tls_ca is not None else None,
+        socket_timeout=settings.timeout,
+        socket_connect_timeout=settings.timeout,
+        retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), settings.retries),
+        health_check_interval=30,
+    ) as client:
+        with store_errors(client):
+            client.ping()
+        yield client
+
+
+@contextmanager
+def store_errors(client: redis.Redis) -> Iterator[None]:
+    """Turn what redis-py raises inside the block into StoreError: one line with the address and what to do."""
+    try:
+        yield
+    except redis.RedisError as error:
+        address = client.get_connection_kwargs()
+        where = f"Redis at {address.get('host')}:{address.get('port')}"
+        raise StoreError(_explain(error, where, address.get("socket_timeout"))) from error
+
+
+def _explain(error: redis.RedisError, where: str, timeout: float | None) -> str:
+    reason = " ".join(str(error).split())[-200:]  # the end: a failed pipeline begins with the command
+    if isinstance(error, redis.exceptions.BusyLoadingError):
+        return f"{where} is still reading its data from disk: try again in a moment"
+    if isinstance(error, redis.exceptions.NoPermissionError):
+        return f"{where} does not allow this user to do that ({reason}): widen its ACL"
+    if isinstance(error, redis.AuthenticationError):
+        return f"{where} refuses the login ({reason}): set RECSYS_REDIS_USERNAME and RECSYS_REDIS_PASSWORD"
+    if isinstance(error, redis.exceptions.OutOfMemoryError):
+        return f"{where} is out of memory: raise its maxmemory (of the embedded Redis: RECSYS_REDIS_MAX_MEMORY)"
+    if isinstance(error, redis.ReadOnlyError):
+        return f"{where} is a read-only replica: set RECSYS_REDIS_HOST to the primary"
+    if isinstance(error, redis.TimeoutError):
+        return f"{where} did not answer within {timeout} s: check its load, RECSYS_REDIS_TIMEOUT and RECSYS_REDIS_TLS"
+    if isinstance(error, redis.ConnectionError) and ("SSL" in reason or "certificate" in reason):
+        return f"{where} fails the TLS handshake ({reason}): check RECSYS_REDIS_TLS and RECSYS_REDIS_TLS_CA"
+    if isinstance(error, redis.ConnectionError):
+        return f"cannot reach {where} ({reason}): is it running? Check RECSYS_REDIS_HOST, _PORT and _TLS"
+    if "MISCONF" in reason:
+        return f"{where} cannot write to its disk ({reason}): free some space there"
+    return f"{where} answered: {reason}"

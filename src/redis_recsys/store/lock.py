@@ -1,0 +1,81 @@
+"""One writer at a time: a lock in Redis that a thread renews and that runs out by itself when its holder dies."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+import time
+from contextlib import suppress
+from typing import Any
+
+import redis
+
+from ..errors import StoreError
+
+LOCK_SECONDS = 10.0  # a holder that shows no life for so long has lost it
+RENEW_SECONDS = 2.0
+
+
+class WriterLock:
+    """Held from construction to ``release``.
+
+    Attributes:
+        owner: what this holder wrote into the key; whoever reads it there knows that the lock is still held.
+    """
+
+    def __init__(self, client: redis.Redis, key: str) -> None:
+        """Take the lock. Of a holder that died, wait until it runs out, at most ``LOCK_SECONDS``.
+
+        Raises:
+            StoreError: the holder lives, which shows within ``RENEW_SECONDS`` when it renews the lock.
+            redis.RedisError: Redis fails.
+        """
+        self._client, self._key = client, key
+        self.owner = f"{socket.gethostname()} pid {os.getpid()} {secrets.token_hex(8)}".encode()
+        self._acquire()
+        self._released = threading.Event()
+        self._renewal = threading.Thread(target=self._renew, name=f"renews {key}", daemon=True)
+        self._renewal.start()
+
+    def _acquire(self) -> None:
+        left = float("inf")
+        while not self._client.set(self._key, self.owner, nx=True, px=int(LOCK_SECONDS * 1000)):
+            holder: Any = self._client.get(self._key)
+            remaining = self._client.pttl(self._key)
+            if holder == self.owner:  # the answer to an earlier attempt was lost with its connection
+                return
+            if holder is not None and remaining > left:
+                name = holder.decode(errors="replace").rpartition(" ")[0]
+                raise StoreError(f"another run ({name}) is writing to this Redis: wait until it ends, or stop it")
+            left = remaining
+            time.sleep(0.1)
+
+    def _renew(self) -> None:
+        while not self._released.wait(RENEW_SECONDS):
+            with suppress(redis.RedisError):  # the writer meets the same error and reports it
+                if self._client.get(self._key) == self.owner:
+                    self._client.pexpire(self._key, int(LOCK_SECONDS * 1000))
+
+    def check(self, holder: bytes | None) -> None:
+        """Compare the value just read from the lock's key.
+
+        Raises:
+            StoreError: the lock ran out while this process was held up.
+        """
+        if holder != self.owner:
+            raise StoreError("this run was held up so long that it lost its lock on Redis: run again, it goes on there")
+
+    def release(self) -> None:
+        """Give the lock back; without effect if it is lost or Redis is gone."""
+        self._released.set()
+        self._renewal.join()
+
+        def delete(pipe: redis.client.Pipeline) -> None:
+            if pipe.get(self._key) == self.owner:
+                pipe.multi()
+                pipe.delete(self._key)
+
+        with suppress(redis.RedisError):
+            self._client.transaction(delete, self._key)

@@ -1,0 +1,284 @@
+"""Recommendations written ahead of time: one generation after another, switched in one command.
+
+A run writes its recommendations as a new *generation*, which nobody reads until it is complete. Then the pointer
+``recs:live`` moves to it and the keys of the old generation get a time to live, long enough for readers that still
+hold the old pointer. A run that was cut off leaves the live generation as it was, and can be taken up again.
+
+::
+
+    recs:live            name of the live generation
+    recs:generations     hash: generation -> writing | live | retiring
+    recs:counter         number of generations so far; the next one is named by it
+    recs:lock            who writes at present
+    recs:{gen}           hash: fingerprint of the input, users done, topk, type of the item ids
+    recs:{gen}:{user}    {"items": [...], "scores": [...]}, best first
+    popular:{gen}        sorted set: item -> count
+
+Integer ids are written as decimal text. The users of a generation are all integers or all strings, so a key means
+one user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+import orjson
+import redis
+
+from ..errors import StoreError
+from .connection import store_errors
+from .lock import WriterLock
+
+LIVE, GENERATIONS, COUNTER, LOCK = "recs:live", "recs:generations", "recs:counter", "recs:lock"
+PIPELINE = 1000  # commands sent before their answers are read
+
+
+@dataclass(frozen=True)
+class Recommendations:
+    """What one user is recommended, best first.
+
+    Attributes:
+        user: the id that was asked for.
+        items: raw item ids.
+        scores: of the items: click probabilities for source ``model``, counts for ``popular``.
+        source: ``popular`` when the generation has nothing for this user.
+        generation: that they were read from.
+    """
+
+    user: int | str
+    items: list[int] | list[str]
+    scores: list[float]
+    source: Literal["model", "popular"]
+    generation: str
+
+
+def get(client: redis.Redis, user: int | str) -> Recommendations:
+    """The recommendations of one user, or the popular items if there are none; two round trips, or four.
+
+    Raises:
+        StoreError: nothing has been published yet, or Redis fails.
+    """
+    return get_many(client, [user])[0]
+
+
+def get_many(client: redis.Redis, users: Sequence[int | str]) -> list[Recommendations]:
+    """The recommendations of many users, in their order, all of the same generation.
+
+    Raises:
+        StoreError: nothing has been published yet, or Redis fails.
+    """
+    with store_errors(client):
+        while True:
+            live: Any = client.get(LIVE)
+            if live is None:
+                raise StoreError("this Redis holds no recommendations yet: write some with 'recsys batch'")
+            gen = live.decode()
+            values: list[Any] = []
+            for start in range(0, len(users), PIPELINE):
+                values += client.mget([f"recs:{gen}:{user}" for user in users[start : start + PIPELINE]])
+            items: list[int] | list[str] = []
+            counts: list[float] = []
+            if None in values:
+                items, counts = _popular(client, gen)
+                if client.get(LIVE) != live:  # switched in between: what is missing here may only have expired
+                    continue
+            return [
+                Recommendations(user, items, counts, "popular", gen)
+                if value is None
+                else Recommendations(user, **orjson.loads(value), source="model", generation=gen)
+                for user, value in zip(users, values, strict=True)
+            ]
+
+
+def _popular(client: redis.Redis, gen: str) -> tuple[list[int] | list[str], list[float]]:
+    """As many popular items as the users of the generation have recommendations, and their counts."""
+    topk, kind = client.hmget(f"recs:{gen}", ["topk", "items"])
+    last = int(topk) - 1 if topk is not None else -1  # -1: all
+    pairs: Any = client.zrange(f"popular:{gen}", 0, last, desc=True, withscores=True)
+    counts = [count for _, count in pairs]
+    return ([int(item) for item, _ in pairs] if kind == b"int" else [item.decode() for item, _ in pairs]), counts
+
+
+class GenerationWriter:
+    """Writes one generation and makes it the live one.
+
+    Attributes:
+        generation: its name.
+        done: users that are already in it, from the start of the list; more than 0 when an earlier run was cut off.
+
+    Example:
+        >>> with GenerationWriter.begin(client, "bundle 4f2a, topk 20", grace=3600) as writer:  # doctest: +SKIP
+        ...     for block in blocks[writer.done:]:
+        ...         writer.write(*block)
+        ...     writer.publish(popular_items, popular_counts)
+    """
+
+    def __init__(self, client: redis.Redis, lock: WriterLock, grace: int) -> None:
+        self._client, self._lock, self._grace = client, lock, grace
+        self.generation = ""
+        self.done = 0
+
+    @classmethod
+    def begin(cls, client: redis.Redis, fingerprint: str, grace: int) -> GenerationWriter:
+        """Become the one writer, tidy up after earlier runs, and go on with or start a generation.
+
+        Args:
+            fingerprint: of everything the recommendations depend on. An unfinished generation with the same one is
+                taken up where it stopped; others are removed.
+            grace: seconds that a replaced generation stays readable.
+
+        Raises:
+            StoreError: another run is writing, or Redis fails.
+        """
+        with store_errors(client):
+            writer = cls(client, WriterLock(client, LOCK), grace)
+            try:
+                writer._take_up(fingerprint)
+            except BaseException:
+                writer.close()
+                raise
+        return writer
+
+    def _take_up(self, fingerprint: str) -> None:
+        generations: Any = self._client.hgetall(GENERATIONS)
+        for name, state in generations.items():
+            gen = name.decode()
+            if state == b"retiring":
+                self._retire(gen)
+            elif state == b"writing":
+                written, done = self._client.hmget(f"recs:{gen}", ["fingerprint", "done"])
+                if written == fingerprint.encode():
+                    self.generation, self.done = gen, int(done or 0)
+                else:
+                    self._discard(gen)
+        if not self.generation:
+            self.generation = str(self._client.incr(COUNTER))
+            with self._client.pipeline() as pipe:
+                pipe.hset(f"recs:{self.generation}", mapping={"fingerprint": fingerprint, "done": 0})
+                pipe.hset(GENERATIONS, self.generation, "writing")
+                pipe.execute()
+
+    def write(self, user_ids: np.ndarray, items: np.ndarray, scores: np.ndarray, counts: np.ndarray) -> None:
+        """Add the next users.
+
+        One ``SET`` per user: a few large ``MSET`` would cost this process less, and hold up the readers of a live
+        Redis for as long as each takes.
+
+        Args:
+            user_ids: raw ids, int64[n] or object[n] of str.
+            items: raw ids, best first, int64[n, k] or object[n, k] of str.
+            scores: float32[n, k].
+            counts: int[n], how many of a row count; a user with 0 gets nothing, and so the popular items.
+
+        Raises:
+            StoreError: Redis fails or this run lost its lock; the generation can be taken up again. When Redis is
+                out of memory the generation is removed, to make room for what is live.
+        """
+        for start in range(0, len(user_ids), PIPELINE):
+            part = slice(start, start + PIPELINE)
+            users = user_ids[part].tolist()
+            values = _encode(items[part], scores[part], counts[part])
+            with self._room_made(), self._client.pipeline(transaction=False) as pipe:
+                for user, value in zip(users, values, strict=True):
+                    if value is not None:
+                        pipe.execute_command("SET", f"recs:{self.generation}:{user}", value)
+                pipe.get(LOCK)
+                self._lock.check(pipe.execute()[-1])
+                # Only now: an answer above may have been an error, and what is counted as done is never written again.
+                self.done += len(users)
+                self._client.hset(f"recs:{self.generation}", mapping={"done": self.done, "topk": items.shape[1]})
+
+    def publish(self, popular_items: np.ndarray, popular_counts: np.ndarray) -> None:
+        """Add the popular items, switch readers to this generation, let the old one expire.
+
+        Args:
+            popular_items: raw ids, int64[m] or object[m] of str.
+            popular_counts: int64[m].
+
+        Raises:
+            StoreError: as for ``write``.
+        """
+        members = list(zip(popular_items.tolist(), popular_counts.tolist(), strict=True))
+        with self._room_made():
+            self._client.delete(f"popular:{self.generation}")
+            for start in range(0, len(members), PIPELINE):
+                self._client.zadd(f"popular:{self.generation}", dict(members[start : start + PIPELINE]))
+            kind = "int" if popular_items.dtype.kind in "iu" else "str"
+            self._client.hset(f"recs:{self.generation}", "items", kind)
+            old: Any = self._client.transaction(self._switch, LOCK, value_from_callable=True)
+        if old is not None:
+            with store_errors(self._client):
+                self._retire(old.decode())
+
+    def _switch(self, pipe: redis.client.Pipeline) -> Any:
+        """Queue the switch, to be done only if the lock stays ours; returns the generation that was live."""
+        holder: Any = pipe.get(LOCK)
+        self._lock.check(holder)
+        old = pipe.get(LIVE)
+        pipe.multi()
+        pipe.set(LIVE, self.generation)
+        pipe.hset(GENERATIONS, self.generation, "live")
+        if old is not None:
+            pipe.hset(GENERATIONS, old, "retiring")
+        return old
+
+    def close(self) -> None:
+        """Stop writing; an unpublished generation stays, unseen, for the next run with the same fingerprint."""
+        self._lock.release()
+
+    def __enter__(self) -> GenerationWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def _room_made(self) -> Iterator[None]:
+        """On out of memory, remove this generation, so that the live data can be written to again."""
+        with store_errors(self._client):
+            try:
+                yield
+            except redis.exceptions.OutOfMemoryError:
+                self._discard(self.generation)
+                raise
+
+    def _retire(self, gen: str) -> None:
+        """Give every key of a generation a time to live, unless it has one from a retirement that was cut off."""
+        for keys in self._pages(gen):
+            with self._client.pipeline(transaction=False) as pipe:
+                for key in keys:
+                    pipe.execute_command("EXPIRE", key, self._grace, "NX")
+                pipe.execute()
+        self._client.hdel(GENERATIONS, gen)
+
+    def _discard(self, gen: str) -> None:
+        """Remove a generation. Its fingerprint goes first, so that what a cut leaves is never taken up."""
+        self._client.unlink(f"recs:{gen}")
+        for keys in self._pages(gen):
+            self._client.unlink(*keys)
+        self._client.hdel(GENERATIONS, gen)
+
+    def _pages(self, gen: str) -> Iterator[list[Any]]:
+        """All keys of a generation, in lists of bounded length."""
+        yield [f"recs:{gen}".encode(), f"popular:{gen}".encode()]
+        cursor = -1
+        while cursor != 0:
+            cursor, keys = self._client.scan(max(cursor, 0), match=f"recs:{gen}:*", count=PIPELINE)
+            if keys:
+                yield keys
+
+
+def _encode(items: np.ndarray, scores: np.ndarray, counts: np.ndarray) -> list[bytes | None]:
+    """One JSON document per user, None for a user without items."""
+    rows = np.ascontiguousarray(items) if items.dtype.kind in "iu" else items.tolist()
+    return [
+        orjson.dumps({"items": row[:n], "scores": row_scores[:n]}, option=orjson.OPT_SERIALIZE_NUMPY) if n else None
+        for row, row_scores, n in zip(rows, np.ascontiguousarray(scores, np.float32), counts.tolist(), strict=True)
+    ]
