@@ -53,6 +53,10 @@ class TrainSettings(Section):
     uniform_negatives: int = Field(0, ge=0, description="catalogue items added to the in-batch negatives")
     ranking_batch: int = Field(8192, ge=2)
     ranking_lr: float = Field(0.002, gt=0)
+    ranking_dim: int = Field(16, ge=1, description="of the ranker's embeddings")
+    dropout: float = Field(0.0, ge=0, lt=1, description="in the ranker's first layer")
+    half_life: float | None = Field(None, gt=0, description="days after which an interaction counts half in training")
+    refit: bool = Field(True, description="train again on train + valid for the best number of epochs")
     ranking_negatives: int = Field(4, ge=1, description="drawn per positive when the data has no target column")
     resume: bool = Field(False, description="go on from the checkpoint of an interrupted run")
 

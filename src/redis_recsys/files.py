@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import DataError
+from .errors import DataError, RecsysError
 
 
 @contextmanager
@@ -43,8 +43,23 @@ def written_aside(target: Path) -> Iterator[Path]:
             aside.rename(target)
     except OSError as error:
         raise disk_error(error, target) from error
+    except Exception as error:
+        if "No space left" in str(error) and not isinstance(error, RecsysError):  # an error type of Polars' own
+            raise disk_error(OSError(str(error)), target) from error
+        raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def keep_inputs(target: Path, *inputs: Path | None) -> None:
+    """Refuse a ``target`` whose writing would replace one of the ``inputs``.
+
+    Raises:
+        DataError: an input is the target or lies in it.
+    """
+    for path in inputs:
+        if path is not None and Path(path).resolve().is_relative_to(Path(target).resolve()):
+            raise DataError(f"writing {target} would replace {path}, which is read: move one of them")
 
 
 def disk_error(error: OSError, target: Path) -> DataError:

@@ -6,14 +6,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 console = Console(stderr=True)
 
 
 @contextmanager
-def progress(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """Show a bar while the block runs; call what is yielded with the number of units just done.
+def progress(description: str, total: int | None = None, in_bytes: bool = False) -> Iterator[Callable[[int], None]]:
+    """Show a bar while the block runs; call what is yielded with the number of units (rows, bytes) just done.
 
     Example:
         >>> with progress("writing users", total=2) as advance:
@@ -22,7 +30,7 @@ def progress(description: str, total: int | None = None) -> Iterator[Callable[[i
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        DownloadColumn() if in_bytes else MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )

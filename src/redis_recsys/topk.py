@@ -8,7 +8,9 @@ GROUPS_PER_K = 5
 
 
 def topk(scores: np.ndarray, k: int) -> np.ndarray:
-    """Positions of the ``k`` highest scores of each row, highest first; ties go to the lower position.
+    """Positions of the ``k`` highest scores of each row, highest first, equal ones by position.
+
+    Where equal scores straddle the cut, which of them are kept is unspecified.
 
     The row is cut into groups of strided columns. The k groups with the highest maxima hold all of the top k,
     since each of them has at least one score as high as any score outside; so only those groups are searched.
@@ -28,7 +30,7 @@ def topk(scores: np.ndarray, k: int) -> np.ndarray:
         return _sorted(scores, _partition(scores, k))
     body = scores[:, : size * groups].reshape(n, size, groups)
     best = _partition(body.max(axis=1), k)
-    columns = (best[:, None, :] + (np.arange(size) * groups)[None, :, None]).reshape(n, -1)
+    columns = (best[:, None, :] + (np.arange(size) * groups)[None, :, None]).reshape(n, size * k)
     if size * groups < m:
         rest = np.broadcast_to(np.arange(size * groups, m), (n, m - size * groups))
         columns = np.concatenate([columns, rest], axis=1)

@@ -1,0 +1,100 @@
+"""Offline batch scoring: every user of a bundle gets recommendations in Redis, as one new generation.
+
+Blocks of users are scored by threads (matrix products and ONNX Runtime release the interpreter) while the main thread
+writes what is ready to Redis. Only a few blocks exist at a time, so memory does not grow with the number of users.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import redis
+from threadpoolctl import threadpool_limits
+
+from .bundle import Bundle
+from .config import BatchSettings
+from .entities import Entities
+from .history import History
+from .progress import progress
+from .recommender import Recommender, Scored
+from .store.recommendations import GenerationWriter
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """What a batch run did."""
+
+    generation: str
+    users: int
+    resumed_at: int
+    seconds: float
+
+    @property
+    def users_per_second(self) -> float:
+        """Users scored and written by this run, per second."""
+        return (self.users - self.resumed_at) / self.seconds
+
+
+def batch(bundle: Bundle, client: redis.Redis, settings: BatchSettings) -> BatchReport:
+    """Score all users and publish the result; readers see the old generation until everything is written.
+
+    Args:
+        bundle: with the models and users.
+        client: a connected Redis.
+        settings: of the run; the same bundle and settings resume an interrupted run where it stopped.
+
+    Raises:
+        StoreError: Redis fails, or another batch run is writing. The live generation stays as it was.
+    """
+    started = time.perf_counter()
+    fingerprint = f"{bundle.fingerprint}:{settings.model_dump_json(include=_RESULT)}"
+    raw_items = bundle.items.raw_ids
+    with GenerationWriter.begin(client, fingerprint, settings.grace) as writer:
+        resumed_at = writer.done
+        with progress("scoring users", bundle.manifest.users) as advance:
+            advance(resumed_at)
+            for users, scored in score(bundle, settings, skip=resumed_at):
+                writer.write(users.raw_ids, raw_items[np.maximum(scored.items, 1) - 1], scored.scores, scored.counts)
+                advance(len(users))
+        items, counts = bundle.popularity
+        writer.publish(raw_items[items[: settings.popular] - 1], counts[: settings.popular])
+        return BatchReport(writer.generation, bundle.manifest.users, resumed_at, time.perf_counter() - started)
+
+
+_RESULT = {"candidates", "topk", "temperature", "seed", "block", "popular"}
+
+
+def score(bundle: Bundle, settings: BatchSettings, skip: int = 0) -> Iterator[tuple[Entities, Scored]]:
+    """Recommendations of all users in table order, a block at a time.
+
+    Args:
+        bundle: with the models and users.
+        settings: of the run.
+        skip: users that were done before, whole blocks.
+    """
+    models = Recommender(bundle, settings.candidates)
+    workers = settings.workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+    def work(number: int, users: Entities, history: History) -> tuple[Entities, Scored]:
+        rng = np.random.default_rng([settings.seed, number])
+        return users, models.recommend(users, history, settings.topk, settings.temperature, rng)
+
+    waiting: deque[Future[tuple[Entities, Scored]]] = deque()
+    with threadpool_limits(1), ThreadPoolExecutor(workers, thread_name_prefix="score") as pool:
+        try:
+            for number, (users, history) in enumerate(bundle.users(settings.block)):
+                if number * settings.block < skip:
+                    continue
+                waiting.append(pool.submit(work, number, users, history))
+                if len(waiting) > 2 * (workers or 1):
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -1,0 +1,175 @@
+"""Raw interactions become a dataset: split, numbered, encoded (the layout is described in ``dataset.py``).
+
+Three streaming passes over the interactions, in file order: the first checks ids, targets and times; the second counts
+users and items in the training rows and finds the row that holds each one's features; the third replaces raw ids
+by entity numbers and writes the parts. Held in memory are the users, the items, and a few bytes per interaction.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from ..dataset import DATASET_VERSION, PARTS, Dataset
+from ..entities import Entities, write_entities
+from ..errors import DataError
+from ..files import disk_error, keep_inputs, written_aside
+from ..history import History
+from ..progress import progress
+from ..schema import Schema, Side
+from ..split import Split, check_parts
+from .raw import SIDES, Raw, open_raw
+from .tables import COUNT, encode_entities
+
+BATCH = 1_000_000
+PART, ORDER, NUMBER = "__part", "__order", "__number"
+
+
+def encode(raw: Path, target: Path, split: Split) -> None:
+    """Make a dataset of a raw folder.
+
+    Args:
+        raw: folder with schema.yaml, interactions/part-*.parquet and optional users.parquet and items.parquet.
+        target: folder of the dataset; it appears whole or not at all.
+        split: which rows train, validate and test.
+
+    Raises:
+        SchemaError: the schema is invalid, or a column is missing or of the wrong type.
+        DataError: a file is missing, truncated or empty, a value cannot be used, a part of the split would be
+            empty, or the target cannot be written.
+    """
+    raw, target = Path(raw), Path(target)
+    keep_inputs(target, raw)
+    with _clear_errors(raw, target):
+        source = open_raw(raw)
+        rows, description = _divide(source, split)
+        entities = {side: _entities(source, rows, side) for side in SIDES}
+        with written_aside(target) as aside:
+            (aside / "vocab").mkdir()
+            _write_parts(aside, source, rows, entities)
+            schema = source.schema
+            encoded: dict[Side, Entities] = {}
+            for side in SIDES:
+                encoded[side], schema = encode_entities(entities[side], schema, side, aside / "vocab")
+            schema = _share_vocabulary(schema)
+            schema.save(aside / "schema.yaml")
+            counts = {f"{side}s": len(encoded[side]) for side in SIDES}
+            manifest = {"version": DATASET_VERSION, **description, **counts}
+            (aside / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+            _fill_history(encoded["user"].categorical, aside, schema)
+            for side in SIDES:
+                write_entities(aside / f"{side}s.parquet", schema, side, encoded[side])
+
+
+def _divide(source: Raw, split: Split) -> tuple[pl.LazyFrame, dict[str, Any]]:
+    """The interactions with PART and ORDER (position in time) beside them, and what the manifest says of the split."""
+    schema = source.schema
+    user, time = schema.id_column("user").name, schema.time.name if schema.time else None
+    needed = [name for name in (time, user if split.by == "user" else None) if name is not None]
+    frame = source.interactions.select(needed).collect(engine="streaming") if needed else pl.DataFrame()
+    cuts = split.cuts(None if time is None else frame[time])
+    if time is None or frame[time].is_sorted():
+        order = pl.int_range(source.rows, dtype=pl.UInt32, eager=True)
+    else:
+        order = frame[time].rank("ordinal")
+    part = frame.select(split.part(source.rows, user, time, cuts).alias(PART))[PART]
+    counts = check_parts([int((part == number).sum()) for number in range(len(PARTS))], split)
+    description: dict[str, Any] = {"split": split.model_dump(), "rows": counts}
+    if cuts is not None:
+        description["cuts"] = dict(zip(("valid_from", "test_from"), cuts, strict=True))
+    beside = pl.DataFrame({PART: part, ORDER: order})
+    return pl.concat([source.interactions, beside.lazy()], how="horizontal"), description
+
+
+def _entities(source: Raw, rows: pl.LazyFrame, side: Side) -> pl.DataFrame:
+    """Every user or item, most frequent in training first: id, raw features and labels, COUNT and NUMBER."""
+    key = source.schema.id_column(side).name
+    training = pl.col(PART) == 0
+    counted = (
+        rows.group_by(key)
+        .agg(
+            training.sum().cast(pl.Int64).alias(COUNT),
+            pl.col(ORDER).filter(training).max().alias("last"),
+            pl.col(ORDER).min().alias("first"),
+        )
+        .select(key, COUNT, pl.coalesce("last", "first").alias(ORDER))
+        .collect(engine="streaming")
+    )
+    flat = [column.name for column in source.flat[side]]
+    if flat:
+        picked = rows.filter(pl.col(ORDER).is_in(counted[ORDER].implode())).select(ORDER, *flat)
+        counted = counted.join(picked.collect(engine="streaming"), on=ORDER)
+    if side in source.tables:
+        table = source.tables[side].collect()
+        counted = counted.join(table, on=key, how="full", coalesce=True).with_columns(pl.col(COUNT).fill_null(0))
+    return counted.drop(ORDER).sort([COUNT, key], descending=[True, False]).with_row_index(NUMBER, 1)
+
+
+def _write_parts(aside: Path, source: Raw, rows: pl.LazyFrame, entities: dict[Side, pl.DataFrame]) -> None:
+    """Write train/, valid/ and test/ with entity numbers in place of ids, each partition in time order."""
+    schema = source.schema
+    for side in SIDES:
+        key = schema.id_column(side).name
+        numbers = entities[side].lazy().select(key, pl.col(NUMBER).cast(pl.Int32).alias(side))
+        rows = rows.join(numbers, on=key, how="left", maintain_order="left")
+    columns = [
+        pl.col("user"),
+        pl.col("item"),
+        pl.lit(1.0, pl.Float32).alias("target")
+        if schema.target is None
+        else pl.col(schema.target.name).alias("target"),
+        pl.lit(0, pl.Int64).alias("time") if schema.time is None else pl.col(schema.time.name).alias("time"),
+        *([] if schema.oracle is None else [pl.col(schema.oracle.name).alias("oracle")]),
+        pl.col(PART),
+    ]
+    written = dict.fromkeys(PARTS, 0)
+    for name in PARTS:
+        (aside / name).mkdir()
+    batches = rows.select(columns).collect_batches(chunk_size=BATCH, maintain_order=True, engine="streaming")
+    with progress("encoding rows", source.rows) as advance:
+        for batch in batches:
+            for number, name in enumerate(PARTS):
+                chunk = batch.filter(pl.col(PART) == number).drop(PART)
+                if len(chunk):
+                    path = aside / name / f"part-{written[name]:05}.parquet"
+                    chunk.sort("time", maintain_order=True).write_parquet(path, compression="snappy")
+                    written[name] += 1
+            advance(len(batch))
+
+
+def _share_vocabulary(schema: Schema) -> Schema:
+    """The schema with the item id's cardinality on the history."""
+    cardinality = schema.id_column("item").cardinality
+    columns = [c.model_copy(update={"cardinality": cardinality}) if c.role == "history" else c for c in schema.columns]
+    return schema.model_copy(update={"columns": columns})
+
+
+def _fill_history(users: np.ndarray, aside: Path, schema: Schema) -> None:
+    """Write each user's most recent items at the end of training into the history slots of int32[users, width]."""
+    if schema.history is None:
+        return
+    columns = schema.categorical("user")
+    start = sum(c.width for c in columns[: columns.index(schema.history)])
+    width = schema.history.width
+    recent = History.of(Dataset(aside).rows("train"), len(users)).recent(np.arange(1, len(users) + 1), width)
+    cardinality = schema.id_column("item").cardinality or 1
+    users[:, start : start + width] = np.where(recent < cardinality, recent, 0)
+
+
+@contextmanager
+def _clear_errors(raw: Path, target: Path) -> Iterator[None]:
+    """Polars' errors as this project's."""
+    try:
+        yield
+    except pl.exceptions.PolarsError as error:
+        reason = " ".join(str(error).split())
+        if "No space left" in reason:
+            raise disk_error(OSError(errno.ENOSPC, reason), target) from error
+        raise DataError(f"the data in {raw} cannot be encoded (a damaged file?): {reason}") from error

@@ -1,0 +1,231 @@
+"""How good models and baselines are on the test part, over the full catalogue.
+
+Retrieval: each user's relevant items are the clicked test items that the user has not clicked in training or
+validation; recommenders leave out the same seen items, so all of them answer the same question. Ranking: the
+click probability of each test row. Where the data knows the true click probability (the oracle), the best
+possible figures stand beside the model's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from rich.table import Table
+
+from .dataset import Dataset, Rows
+from .errors import DataError
+from .metrics import auc, coverage, impression_ndcg, list_metrics, log_loss, title_of
+from .progress import progress
+
+BLOCK_SCORES = 1 << 24
+NEGATIVES = 4
+SEED = 42
+
+
+class Contender(Protocol):
+    """Anything that can be evaluated: a baseline, retrieval alone, retrieval and ranking."""
+
+    name: str
+
+    def recommend(self, users: np.ndarray, k: int) -> np.ndarray:
+        """The best ``k`` items for each user, none of which the user has had.
+
+        Args:
+            users: int[n], entity numbers.
+            k: length of the lists.
+
+        Returns:
+            int[n, k], entity numbers of items, best first, 0 where there are fewer than k; narrower if the
+            catalogue is.
+        """
+        ...
+
+
+@dataclass
+class Report:
+    """Metrics by name.
+
+    Attributes:
+        users: how many test users there are in all, ``warm`` (with a history) and ``cold`` (without).
+        retrieval: recommender -> metric -> mean over all test users, ``coverage@k`` of all lists together, and
+            ``ndcg@k_error``, the standard error of the mean over users.
+        warm: the same means over warm users only; empty if there are none.
+        cold: the same over cold users.
+        ranker: see :func:`evaluate_ranker`; empty if no ranker was given.
+    """
+
+    users: dict[str, int]
+    retrieval: dict[str, dict[str, float]]
+    warm: dict[str, dict[str, float]]
+    cold: dict[str, dict[str, float]]
+    ranker: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        return asdict(self)
+
+    def table(self, k: int = 10) -> Table:
+        """One row per recommender, NDCG with its standard error, the best value of each column in bold."""
+        columns = [f"ndcg@{k}", f"recall@{k}", f"hit_rate@{k}", "mrr", f"coverage@{k}"]
+        values = {name: [metrics[c] for c in columns] for name, metrics in self.retrieval.items()}
+        titles = [title_of(c) for c in columns]
+        if self.warm and self.cold:
+            titles += [f"NDCG@{k} warm", f"NDCG@{k} cold"]
+            for name, row in values.items():
+                row += [self.warm[name][f"ndcg@{k}"], self.cold[name][f"ndcg@{k}"]]
+        best = [max(column) for column in zip(*values.values(), strict=True)]
+        table = Table(
+            title="{all:,} test users, of these {warm:,} with a history (warm) and {cold:,} without (cold)".format(
+                **self.users
+            )
+        )
+        table.add_column("recommender")
+        for title in titles:
+            table.add_column(title, justify="right")
+        for name, row in values.items():
+            texts = [f"{value:.4f}" for value in row]
+            texts[0] += f" ± {self.retrieval[name][f'ndcg@{k}_error']:.4f}"
+            cells = [f"[bold]{t}[/]" if v == top else t for t, v, top in zip(texts, row, best, strict=True)]
+            table.add_row(name, *cells)
+        return table
+
+    def ranker_table(self, k: int = 10) -> Table:
+        """The ranker's metrics, beside the oracle's where there is one."""
+        table = Table(title="Ranker on {rows:,} test rows, {positives:,} of them clicks".format(**self.ranker))
+        table.add_column("")
+        for title in ("AUC", "log loss", f"impression NDCG@{k}"):
+            table.add_column(title, justify="right")
+        for name, metrics in (("model", self.ranker), ("oracle", self.ranker.get("oracle"))):
+            if metrics:
+                table.add_row(name, *(f"{metrics[m]:.4f}" for m in ("auc", "log_loss", f"impression_ndcg@{k}")))
+        return table
+
+
+def evaluate(
+    dataset: Dataset,
+    recommenders: Sequence[Contender],
+    ks: Sequence[int] = (10, 20, 100),
+    predict: Callable[[Rows], np.ndarray] | None = None,
+) -> Report:
+    """Compare recommenders on every user of the test part who has a relevant item.
+
+    Args:
+        dataset: with train, valid and test.
+        recommenders: fitted on train and valid; their names tell them apart.
+        ks: list lengths.
+        predict: click probability float[n] of rows, if a ranker is to be measured too.
+
+    Raises:
+        DataError: a part is empty, or no test click is new to its user.
+    """
+    seen = dataset.rows("train") + dataset.rows("valid")
+    users, starts, relevant = new_items(seen, dataset.rows("test"))
+    if not len(users):
+        raise DataError(f"nothing to evaluate: no click in the test part of {dataset.path} is new to its user")
+    warm = np.isin(users, seen.positives().user)
+    groups = {"warm": warm, "cold": ~warm}
+    catalogue = len(dataset.items)
+    means: dict[str, dict[str, dict[str, float]]] = {"retrieval": {}, "warm": {}, "cold": {}}
+    for recommender in recommenders:
+        lists = recommend_all(recommender, users, max(ks), catalogue)
+        metrics = list_metrics(lists, starts, relevant, ks)
+        summary = {name: float(values.mean()) for name, values in metrics.items()}
+        summary |= {f"coverage@{k}": coverage(lists[:, :k], catalogue) for k in ks}
+        summary |= {f"ndcg@{k}_error": float(metrics[f"ndcg@{k}"].std() / np.sqrt(len(users))) for k in ks}
+        means["retrieval"][recommender.name] = summary
+        for group, members in groups.items():
+            if members.any():
+                means[group][recommender.name] = {name: float(v[members].mean()) for name, v in metrics.items()}
+    counts = {"all": len(users), "warm": int(warm.sum()), "cold": int((~warm).sum())}
+    return Report(counts, **means, ranker=evaluate_ranker(dataset, predict) if predict else {})
+
+
+def new_items(seen: Rows, later: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What each user clicks later without having clicked it before.
+
+    Args:
+        seen: rows of the past.
+        later: rows of the time after.
+
+    Returns:
+        Users int[n] with such items, the bounds int64[n + 1] of each user's items, and the items int[m].
+    """
+    wide = int(max(seen.item.max(initial=0), later.item.max(initial=0))) + 1
+    fresh = np.setdiff1d(_pairs(later, wide), _pairs(seen, wide))
+    users, counts = np.unique(fresh // wide, return_counts=True)
+    return users, np.concatenate([[0], np.cumsum(counts)]), fresh % wide
+
+
+def recommend_all(recommender: Contender, users: np.ndarray, k: int, catalogue: int) -> np.ndarray:
+    """Lists int32[n, k] for users int[n], computed in blocks that keep scores of the whole catalogue in memory."""
+    lists = np.zeros((len(users), k), np.int32)
+    block = max(16, BLOCK_SCORES // catalogue)
+    with progress(f"evaluating {recommender.name}", total=len(users)) as advance:
+        for at in range(0, len(users), block):
+            best = recommender.recommend(users[at : at + block], k)
+            lists[at : at + block, : best.shape[1]] = best
+            advance(len(best))
+    return lists
+
+
+def evaluate_ranker(dataset: Dataset, predict: Callable[[Rows], np.ndarray], k: int = 10) -> dict[str, Any]:
+    """Measure click probabilities on the test rows.
+
+    Without a target column every row is a click; then ``NEGATIVES`` items per click are drawn uniformly from the
+    catalogue with a fixed seed, and those that the user has clicked in any part are dropped.
+
+    Args:
+        dataset: with a test part.
+        predict: probability float[n] of rows.
+        k: impressions per user that count.
+
+    Returns:
+        ``auc``, ``log_loss``, ``impression_ndcg@k``, ``rows``, ``positives``, ``sampled_negatives``; and with an
+        oracle ``oracle`` (the same three metrics) and ``share_of_oracle_auc``, ``(auc - 0.5) / (oracle - 0.5)``.
+
+    Raises:
+        DataError: the test part is empty, or has only clicks or only non-clicks.
+    """
+    rows = dataset.rows("test")
+    sampled = 0
+    if dataset.schema.target is None:
+        drawn = _negatives(dataset, rows)
+        sampled = len(drawn)
+        rows = rows + drawn
+
+    def measure(probability: np.ndarray) -> dict[str, float]:
+        return {
+            "auc": auc(probability, rows.target),
+            "log_loss": log_loss(probability, rows.target),
+            f"impression_ndcg@{k}": impression_ndcg(rows.user, probability, rows.target, k),
+        }
+
+    result: dict[str, Any] = {
+        **measure(predict(rows)),
+        "rows": len(rows),
+        "positives": int((rows.target > 0).sum()),
+        "sampled_negatives": sampled,
+    }
+    if rows.oracle is not None:
+        result["oracle"] = measure(rows.oracle)
+        result["share_of_oracle_auc"] = (result["auc"] - 0.5) / (result["oracle"]["auc"] - 0.5)
+    return result
+
+
+def _negatives(dataset: Dataset, clicks: Rows) -> Rows:
+    wide = len(dataset.items) + 1
+    known = [_pairs(dataset.rows(part), wide) for part in ("train", "valid", "test")]
+    rows = clicks.take(np.repeat(np.arange(len(clicks)), NEGATIVES))
+    items = np.random.default_rng(SEED).integers(1, wide, len(rows), dtype=np.int32)
+    drawn = Rows(rows.user, items, np.zeros(len(rows), np.float32), rows.time)
+    unknown = ~np.isin(drawn.user * np.int64(wide) + drawn.item, np.concatenate(known))
+    return drawn.take(unknown)
+
+
+def _pairs(rows: Rows, wide: int) -> np.ndarray:
+    """The clicks of rows as int64 numbers, one for each user and item."""
+    rows = rows.positives()
+    return rows.user * np.int64(wide) + rows.item

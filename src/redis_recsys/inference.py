@@ -1,0 +1,99 @@
+"""The bundle's models in ONNX Runtime: towers, and the ranker whole or cut into its three parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.utils
+import onnxruntime
+
+from .errors import BundleError
+
+RANKER_INPUTS = ("user_categorical", "user_numeric", "item_categorical", "item_numeric")
+HEAD_INPUTS = ("user_matrix", "user_bias", "item_side")
+
+
+def session(model: Path | onnx.ModelProto, threads: int = 1) -> onnxruntime.InferenceSession:
+    """An ONNX Runtime session on the CPU.
+
+    Args:
+        model: a file, or a graph in memory.
+        threads: that one run may use; several runs at once each have their own.
+
+    Raises:
+        BundleError: the file is missing or not a model.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    if threads == 1:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    source = str(model) if isinstance(model, Path) else model.SerializeToString()
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own exceptions share no base class
+        raise BundleError(f"{model if isinstance(model, Path) else 'ranker part'} cannot be loaded: {error}") from error
+
+
+class Tower:
+    """Packed rows -> unit embeddings."""
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        self._session = session(path, threads)
+
+    def embed(self, categorical: np.ndarray, numeric: np.ndarray) -> np.ndarray:
+        """int32[n, C], float32[n, F] -> float32[n, D]."""
+        return self._session.run(["embedding"], {"categorical": categorical, "numeric": numeric})[0]
+
+
+class Ranker:
+    """Packed rows of users and their candidates -> click probabilities, in one run."""
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        self._session = session(path, threads)
+
+    def __call__(
+        self,
+        user_categorical: np.ndarray,
+        user_numeric: np.ndarray,
+        item_categorical: np.ndarray,
+        item_numeric: np.ndarray,
+    ) -> np.ndarray:
+        """int32[b, Cu], float32[b, Fu], int32[b, n, Ci], float32[b, n, Fi] -> float32[b, n]."""
+        inputs = (user_categorical, user_numeric, item_categorical, item_numeric)
+        return self._session.run(["probability"], dict(zip(RANKER_INPUTS, inputs, strict=True)))[0]
+
+
+class SplitRanker:
+    """The ranker cut where its sides meet, so that the item side is computed once for the whole catalogue.
+
+    Attributes:
+        catalogue: float32[items + 1, width], what each item contributes; row 0 is the unknown item.
+    """
+
+    def __init__(self, path: Path, categorical: np.ndarray, numeric: np.ndarray, threads: int = 1) -> None:
+        """
+        Args:
+            path: ``ranker.onnx``.
+            categorical: int32[items, Ci], the catalogue.
+            numeric: float32[items, Fi].
+            threads: that one run may use.
+        """
+        try:
+            extractor = onnx.utils.Extractor(onnx.load(path))
+            item_side = extractor.extract_model(list(RANKER_INPUTS[2:]), [HEAD_INPUTS[2]])
+            rest = extractor.extract_model([*RANKER_INPUTS[:2], HEAD_INPUTS[2]], ["probability"])
+        except Exception as error:  # onnx raises a different type for each defect
+            raise BundleError(f"{path} cannot be cut at {HEAD_INPUTS[2]}: {error}") from error
+        padded = [np.concatenate([np.zeros((1, a.shape[1]), a.dtype), a]) for a in (categorical, numeric)]
+        inputs = dict(zip(RANKER_INPUTS[2:], (a[None] for a in padded), strict=True))
+        self.catalogue = session(item_side, threads).run(None, inputs)[0][0]
+        self._session = session(rest, threads)
+
+    def __call__(self, user_categorical: np.ndarray, user_numeric: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """int32[b, Cu], float32[b, Fu] and entity numbers int[b, n] -> float32[b, n]."""
+        inputs = (user_categorical, user_numeric, self.catalogue[items])
+        return self._session.run(None, dict(zip((*RANKER_INPUTS[:2], HEAD_INPUTS[2]), inputs, strict=True)))[0]

@@ -1,0 +1,194 @@
+"""Pictures of data, training, quality and speed, in one style.
+
+Every function returns a Matplotlib figure, which notebooks show, and writes it to ``path`` if there is one (the
+suffix chooses the format). Figures are closed, so that nothing opens a window or needs a display.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from cycler import cycler
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from .files import disk_error
+from .metrics import title_of
+
+COLORS = ("#d82c20", "#161f31", "#4c8dae", "#e6a23c", "#6a994e", "#8e6c8a", "#8d99ae", "#b5651d", "#2a9d8f", "#c9ada7")
+INK, GRID = "#161f31", "#dfe3e8"
+STYLE: Any = {
+    "figure.dpi": 110,
+    "figure.constrained_layout.use": True,
+    "savefig.dpi": 160,
+    "svg.hashsalt": "redis-recsys",
+    "font.size": 10,
+    "font.family": "DejaVu Sans",
+    "text.color": INK,
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelcolor": INK,
+    "axes.edgecolor": GRID,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.prop_cycle": cycler(color=COLORS),
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.bottom": False,
+    "ytick.left": False,
+    "legend.frameon": False,
+    "lines.linewidth": 2,
+}
+
+
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Make a drawing function apply the style, close its figure, and take a ``path`` to save to."""
+
+    @wraps(draw)
+    def drawn(*args: Any, path: Path | None = None, **named: Any) -> Figure:
+        with plt.rc_context(STYLE):
+            figure = draw(*args, **named)
+            plt.close(figure)
+            if path is not None:
+                path = Path(path)
+                try:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+                except OSError as error:
+                    raise disk_error(error, path) from error
+        return figure
+
+    return drawn
+
+
+@styled
+def metric_bars(
+    retrieval: Mapping[str, Mapping[str, float]],
+    highlight: Collection[str] = (),
+    metrics: Sequence[str] = ("ndcg@10", "recall@10", "mrr"),
+) -> Figure:
+    """Recommenders one below the other, one panel per metric, with whiskers where a standard error is known.
+
+    Args:
+        retrieval: recommender -> metric -> value, as in :attr:`redis_recsys.evaluate.Report.retrieval`.
+        highlight: recommenders in a colour of their own, the project's beside the baselines.
+        metrics: what the panels show.
+    """
+    names = list(retrieval)
+    figure, panels = plt.subplots(
+        1, len(metrics), figsize=(3.3 * len(metrics) + 1, 0.42 * len(names) + 1), sharey=True, squeeze=False
+    )
+    places = np.arange(len(names))
+    colors = [COLORS[0] if name in highlight else "#9aa7b5" for name in names]
+    for panel, metric in zip(panels[0], metrics, strict=True):
+        values = [retrieval[name][metric] for name in names]
+        errors = [retrieval[name].get(f"{metric}_error", 0.0) for name in names]
+        panel.barh(places, values, height=0.68, color=colors)
+        panel.errorbar(values, places, xerr=errors, fmt="none", ecolor=INK, elinewidth=1.2)
+        for place, value, error in zip(places, values, errors, strict=True):
+            panel.text(value + error, place, f" {value:.3f}", va="center", fontsize=9)
+        panel.set(title=title_of(metric), xlim=(0, max(np.add(values, errors)) * 1.22 or 1))
+        panel.xaxis.set_major_locator(MaxNLocator(4))
+        panel.grid(axis="y", visible=False)
+    panels[0][0].set_yticks(places, names)
+    panels[0][0].invert_yaxis()
+    return figure
+
+
+@styled
+def loss_curves(models: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+    """Training loss, and validation metric where one was measured, by epoch, one panel per model.
+
+    Args:
+        models: model -> one record per epoch with ``epoch``, ``loss`` and, if validated, ``metric``.
+    """
+    figure, panels = plt.subplots(1, len(models), figsize=(4.8 * len(models), 3.2), squeeze=False)
+    for panel, (name, records) in zip(panels[0], models.items(), strict=True):
+        epochs = [record["epoch"] for record in records]
+        panel.plot(epochs, [record["loss"] for record in records], marker="o", markersize=4, color=COLORS[0])
+        panel.set(title=name, xlabel="epoch")
+        panel.set_ylabel("training loss", color=COLORS[0])
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if records and "metric" in records[0]:
+            metric = panel.twinx()
+            metric.plot(epochs, [record["metric"] for record in records], marker="s", markersize=4, color=COLORS[2])
+            metric.set_ylabel("validation metric", color=COLORS[2])
+            metric.grid(visible=False)
+    return figure
+
+
+@styled
+def popularity_curve(counts: np.ndarray) -> Figure:
+    """Clicks of each item by popularity rank, both logarithmic: a power law is a straight line.
+
+    Args:
+        counts: int[items], in any order; items without clicks are left out.
+    """
+    counts = np.sort(counts[counts > 0])[::-1]
+    figure, axes = plt.subplots(figsize=(5.4, 3.4))
+    axes.loglog(np.arange(1, len(counts) + 1), counts, color=COLORS[0])
+    fifth = counts[: max(1, len(counts) // 5)].sum() / counts.sum()
+    axes.set(title="Item popularity", xlabel="rank of the item", ylabel="clicks")
+    axes.text(0.03, 0.06, f"the top 20% of the items have {fifth:.0%} of the clicks", transform=axes.transAxes)
+    return figure
+
+
+@styled
+def embedding_map(embeddings: np.ndarray, categories: Sequence[str], title: str = "Item embeddings") -> Figure:
+    """Embeddings on their two main axes (principal components), coloured by category.
+
+    Args:
+        embeddings: float[n, D].
+        categories: n names; the most frequent get a colour each, the rest share grey.
+        title: of the figure.
+    """
+    centred = embeddings - embeddings.mean(axis=0)
+    _, strength, axes_of = np.linalg.svd(centred, full_matrices=False)
+    points = centred @ axes_of[:2].T
+    share = strength[:2] ** 2 / (strength**2).sum()
+    labels = np.asarray(categories)
+    names, sizes = np.unique(labels, return_counts=True)
+    shown = names[np.argsort(-sizes, kind="stable")][: len(COLORS) - 2]
+    figure, axes = plt.subplots(figsize=(7.2, 4.6))
+    rest = ~np.isin(labels, shown)
+    if rest.any():
+        axes.scatter(points[rest, 0], points[rest, 1], s=9, color="#c5ccd4", label="other", linewidths=0)
+    for name, color in zip(shown, COLORS, strict=False):
+        of_it = points[labels == name]
+        axes.scatter(of_it[:, 0], of_it[:, 1], s=13, color=color, label=name, alpha=0.8, linewidths=0)
+    axes.set(
+        title=title,
+        xlabel=f"component 1 ({share[0]:.0%} of the variance)",
+        ylabel=f"component 2 ({share[1]:.0%})",
+    )
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=1.8)
+    return figure
+
+
+@styled
+def latency_histogram(seconds: np.ndarray, title: str = "Latency") -> Figure:
+    """How long single calls took, with the median and the 99th percentile marked.
+
+    Args:
+        seconds: float[n], one duration per call.
+        title: of the figure.
+    """
+    milliseconds = np.asarray(seconds) * 1e3
+    half, most, nearly_all = np.percentile(milliseconds, (50, 99, 99.9))
+    figure, axes = plt.subplots(figsize=(5.8, 3.4))
+    axes.hist(milliseconds, bins=60, range=(0, nearly_all * 1.1), color=COLORS[2], alpha=0.85)
+    for value, name, color in ((half, "p50", COLORS[1]), (most, "p99", COLORS[0])):
+        axes.axvline(value, color=color, linestyle="--", linewidth=1.6, label=f"{name}  {value:.3g} ms")
+    axes.set(title=title, xlabel="milliseconds", ylabel=f"calls (of {len(milliseconds):,})")
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+    return figure

@@ -1,0 +1,125 @@
+"""A bundle's models put to work on many users at once: retrieval, seen filter, ranking, ordering."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from .bundle import Bundle
+from .dataset import Rows
+from .entities import Entities, read_entities
+from .history import History
+from .inference import SplitRanker, Tower
+from .ordering import order
+from .topk import topk
+
+
+class Scored(NamedTuple):
+    """Recommendations of n users.
+
+    Attributes:
+        items: int64[n, k] entity numbers, first shown first; 0 where there are fewer than k.
+        scores: float32[n, k] click probabilities, -inf where the item is 0.
+    """
+
+    items: np.ndarray
+    scores: np.ndarray
+
+    @property
+    def counts(self) -> np.ndarray:
+        """int64[n], how many recommendations each user has."""
+        return (self.items > 0).sum(axis=1)
+
+
+class Recommender:
+    """Two-tower retrieval by exact search, then the DLRM, on blocks of users. Threads may share one."""
+
+    def __init__(self, bundle: Bundle, candidates: int) -> None:
+        """
+        Args:
+            bundle: with the models.
+            candidates: items that retrieval hands on for each user.
+        """
+        self.candidates = candidates
+        self._tower = Tower(bundle.path / "user_tower.onnx")
+        self._ranker = SplitRanker(bundle.path / "ranker.onnx", bundle.items.categorical, bundle.items.numeric)
+        self._catalogue = np.ascontiguousarray(bundle.item_embeddings.T)
+
+    def retrieve(self, users: Entities, history: History) -> np.ndarray:
+        """The nearest unseen items of each user, nearest first: int64[n, candidates] numbers, 0 where there are fewer.
+
+        Args:
+            users: n users.
+            history: what they have seen; user 1 is the first of ``users``.
+        """
+        scores = self._tower.embed(users.categorical, users.numeric) @ self._catalogue
+        row = np.repeat(np.arange(len(users)), np.diff(history.starts[1:]))
+        scores[row, history.items - 1] = -np.inf
+        found = topk(scores, self.candidates)
+        return np.where(np.take_along_axis(scores, found, axis=1) > -np.inf, found + 1, 0)
+
+    def rank(self, users: Entities, items: np.ndarray) -> np.ndarray:
+        """Click probabilities float32[n, m] of items int[n, m]; -inf where the item is 0."""
+        scores = self._ranker(users.categorical, users.numeric, items)
+        return np.where(items > 0, scores, -np.inf)
+
+    def recommend(
+        self, users: Entities, history: History, k: int, temperature: float, rng: np.random.Generator
+    ) -> Scored:
+        """Retrieve, rank and order the best ``k`` for n users."""
+        items = self.retrieve(users, history)
+        scores = self.rank(users, items)
+        chosen = order(scores, k, temperature, rng)
+        return Scored(np.take_along_axis(items, chosen, axis=1), np.take_along_axis(scores, chosen, axis=1))
+
+
+@dataclass
+class Everyone:
+    """All users of a bundle in memory, so that any of them can be looked up: for evaluation and notebooks."""
+
+    bundle: Bundle
+    candidates: int = 100
+    ranked: bool = True
+    block: int = 256
+
+    def __post_init__(self) -> None:
+        self.name = "two-tower + DLRM" if self.ranked else "two-tower"
+        self._models = Recommender(self.bundle, self.candidates)
+        self._users = read_entities(self.bundle.path / "user_features.parquet", self.bundle.schema, "user")
+        self._history = next((history for _, history in self.bundle.users(block=len(self._users))), None)
+
+    def recommend(self, users: np.ndarray, k: int) -> np.ndarray:
+        """Items int64[n, k] for users int[n], by number; seen ones left out, 0 where there are fewer than k."""
+        parts = []
+        for start in range(0, len(users), self.block):
+            entities, history = self._pick(users[start : start + self.block])
+            if self.ranked:
+                parts.append(self._models.recommend(entities, history, k, 0.0, np.random.default_rng(0)).items)
+            else:
+                parts.append(self._models.retrieve(entities, history)[:, :k])
+        return np.concatenate(parts)
+
+    def predict(self, rows: Rows) -> np.ndarray:
+        """Click probabilities float32[n] of interactions; users and items are entity numbers."""
+        parts = []
+        order = np.argsort(rows.user, kind="stable")
+        for at in np.array_split(order, max(1, len(order) // self.block)):
+            users, place = np.unique(rows.user[at], return_inverse=True)
+            # one row of items per user, as wide as the user with the most
+            position = np.arange(len(at)) - np.searchsorted(place, np.arange(len(users)))[place]
+            items = np.zeros((len(users), position.max(initial=0) + 1), np.int64)
+            items[place, position] = rows.item[at]
+            parts.append(self._models.rank(self._pick(users)[0], items)[place, position])
+        scores = np.empty(len(order), np.float32)
+        scores[order] = np.concatenate(parts)
+        return scores
+
+    def _pick(self, users: np.ndarray) -> tuple[Entities, History]:
+        rows = users - 1
+        assert self._history is not None
+        lists = [self._history[user] for user in users]
+        starts = np.concatenate([[0, 0], np.cumsum([len(items) for items in lists])]).astype(np.int64)
+        entities = Entities(self._users.raw_ids[rows], self._users.categorical[rows], self._users.numeric[rows])
+        return entities, History(starts, np.concatenate(lists) if lists else np.empty(0, np.int32))

@@ -1,0 +1,1 @@
+"""Trainers: each turns a dataset into a bundle. Nothing else knows which one made a bundle."""

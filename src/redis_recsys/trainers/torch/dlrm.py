@@ -1,0 +1,91 @@
+"""DLRM ranker (Naumov et al. 2019, arXiv:1906.00091): the click probability of a user-item pair.
+
+Embeddings and bottom MLPs give each side a set of vectors. The top MLP sees the vectors themselves and the dot
+products of every user vector with every item vector. Written so that a side's share of the first layer can be computed
+once per user and once per item: see ``UserSide``, ``ItemSide`` and ``Head``, which are what the bundle's
+``ranker.onnx`` is made of and equal ``DLRM.forward`` to rounding.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ...schema import Schema
+from .features import Batch, FeatureVectors, hide_ids
+
+FIRST, SECOND = 64, 32
+HIDDEN_ITEMS = 0.01
+
+
+class DLRM(nn.Module):
+    """Click logits of user-item pairs."""
+
+    def __init__(self, schema: Schema, dim: int = 16, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.schema, self.dim = schema, dim
+        self.user, self.item = FeatureVectors(schema, "user", dim), FeatureVectors(schema, "item", dim)
+        self.from_user = nn.Linear(self.user.count * dim, FIRST)
+        self.from_item = nn.Linear(self.item.count * dim, FIRST, bias=False)
+        self.from_dots = nn.Linear(self.item.count * self.user.count, FIRST, bias=False)
+        self.dropout = nn.Dropout(dropout)
+        self.top = nn.Sequential(nn.ReLU(), nn.Linear(FIRST, SECOND), nn.ReLU(), nn.Linear(SECOND, 1))
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits float32[n] of n pairs."""
+        user, item = self.user(*batch.users), self.item(*batch.items)
+        dots = item @ user.transpose(-1, -2)
+        first = self.from_user(user.flatten(-2)) + self.from_item(item.flatten(-2)) + self.from_dots(dots.flatten(-2))
+        return self.top(self.dropout(first)).squeeze(-1)
+
+    def compute_loss(self, batch: Batch) -> Tensor:
+        """Mean binary cross-entropy with the clicks."""
+        hidden = torch.rand(len(batch.item), device=batch.item.device) < HIDDEN_ITEMS
+        logits = self(batch._replace(items=hide_ids(batch.items, self.schema, "item", hidden)))
+        return functional.binary_cross_entropy_with_logits(logits.float(), batch.target)
+
+
+class UserSide(nn.Module):
+    """What a user contributes, computed once: a matrix that turns item vectors into first-layer values, and a bias."""
+
+    def __init__(self, model: DLRM) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, categorical: Tensor, numeric: Tensor) -> tuple[Tensor, Tensor]:
+        """int32[b, Cu], float32[b, Fu] -> matrix float32[b, item_vectors * dim, FIRST], bias float32[b, 1, FIRST]."""
+        model = self.model
+        user = model.user(categorical, numeric)
+        weight = model.from_dots.weight.view(FIRST, model.item.count, model.user.count)
+        # sum_g weight[h, f, g] <item_f, user_g>  =  sum_{f, e} item[f, e] (sum_g weight[h, f, g] user[g, e])
+        by_vector = weight.permute(1, 0, 2).reshape(model.item.count * FIRST, model.user.count) @ user
+        matrix = by_vector.view(-1, model.item.count, FIRST, model.dim).transpose(-1, -2)
+        return matrix.reshape(-1, model.item.count * model.dim, FIRST), model.from_user(user.flatten(-2)).unsqueeze(-2)
+
+
+class ItemSide(nn.Module):
+    """What an item contributes, the same for all users: its vectors and their share of the first layer."""
+
+    def __init__(self, model: DLRM) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, categorical: Tensor, numeric: Tensor) -> Tensor:
+        """int32[..., Ci], float32[..., Fi] -> float32[..., item_vectors * dim + FIRST]."""
+        item = self.model.item(categorical, numeric).flatten(-2)
+        return torch.cat([item, self.model.from_item(item)], dim=-1)
+
+
+class Head(nn.Module):
+    """Joins both sides: one small matrix product per user, then the rest of the top MLP."""
+
+    def __init__(self, model: DLRM) -> None:
+        super().__init__()
+        self.top = model.top
+
+    def forward(self, matrix: Tensor, bias: Tensor, items: Tensor) -> Tensor:
+        """Outputs of ``UserSide`` for b users and of ``ItemSide`` as float32[b, n, ...] -> probabilities [b, n]."""
+        width = items.shape[-1] - FIRST
+        first = items[..., :width] @ matrix + items[..., width:] + bias
+        return torch.sigmoid(self.top(first)).squeeze(-1)

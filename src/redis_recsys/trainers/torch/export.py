@@ -1,0 +1,117 @@
+"""Torch models -> the bundle's ONNX files, each compared with the model it came from."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.compose
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from ...errors import BundleError
+from ...inference import HEAD_INPUTS, RANKER_INPUTS, Ranker, Tower
+from .dlrm import DLRM, Head, ItemSide, UserSide
+from .features import Batch, Packed, Table
+from .two_tower import TwoTower
+
+OPSET = 18
+TOLERANCE = 1e-5
+
+
+def export_towers(model: TwoTower, users: Table, items: Table, folder: Path) -> dict[str, float]:
+    """Write ``user_tower.onnx`` and ``item_tower.onnx``.
+
+    Returns:
+        Largest absolute difference from the torch model on real rows, per file.
+
+    Raises:
+        BundleError: the difference is above 1e-5.
+    """
+    differences = {}
+    for side, table, tower in (("user", users, model.user_tower), ("item", items, model.item_tower)):
+        path = folder / f"{side}_tower.onnx"
+        sample = Packed(*(part[:257].cpu() for part in (table.categorical, table.numeric)))
+        graph = _graph(tower.cpu().eval(), tuple(sample), ["categorical", "numeric"], ["embedding"], [{0: "n"}] * 2)
+        onnx.save(graph, path)
+        with torch.inference_mode():
+            expected = tower(*sample).numpy()
+        actual = Tower(path).embed(sample.categorical.numpy(), sample.numeric.numpy())
+        differences[path.name] = _difference(path, actual, expected)
+    return differences
+
+
+def export_ranker(model: DLRM, users: Table, items: Table, folder: Path) -> dict[str, float]:
+    """Write ``ranker.onnx``: user side, item side and head joined at named tensors, where serving may cut it again.
+
+    Returns:
+        Largest absolute difference of probabilities from the torch model on real pairs.
+
+    Raises:
+        BundleError: the difference is above 1e-5.
+    """
+    model = model.cpu().eval()
+    user = Packed(users.categorical[1:4].cpu(), users.numeric[1:4].cpu())
+    at = torch.arange(15).remainder(len(items)).view(3, 5)
+    item = Packed(items.categorical.cpu()[at], items.numeric.cpu()[at])
+    user_axes, item_axes = {0: "users"}, {0: "users", 1: "items"}
+    with torch.inference_mode():
+        matrix, bias = UserSide(model)(*user)
+        vectors = ItemSide(model)(*item)
+    names, joints = list(RANKER_INPUTS), ["matrix", "bias", "items"]
+    user_side = _graph(UserSide(model), tuple(user), names[:2], list(HEAD_INPUTS[:2]), [user_axes] * 2)
+    item_side = _graph(ItemSide(model), tuple(item), names[2:], [HEAD_INPUTS[2]], [item_axes] * 2)
+    head = _graph(Head(model), (matrix, bias, vectors), joints, ["probability"], [user_axes, user_axes, item_axes])
+    sides = onnx.compose.merge_models(user_side, item_side, io_map=[])
+    joined = onnx.compose.merge_models(sides, head, io_map=list(zip(HEAD_INPUTS, joints, strict=True)))
+    path = folder / "ranker.onnx"
+    onnx.save(joined, path)
+    count = min(3, len(user.categorical))
+    pairs = Batch(
+        Packed(*(part[:count].repeat_interleave(5, 0) for part in user)),
+        Packed(*(part[:count].flatten(0, 1) for part in item)),
+        *(torch.zeros(0),) * 3,
+    )
+    with torch.inference_mode():
+        expected = torch.sigmoid(model(pairs)).view(count, 5).numpy()
+    actual = Ranker(path)(*(part[:count].numpy() for part in (*user, *item)))
+    return {path.name: _difference(path, actual, expected)}
+
+
+def _graph(
+    module: nn.Module, sample: tuple[Tensor, ...], inputs: list[str], outputs: list[str], axes: list[dict[int, str]]
+) -> onnx.ModelProto:
+    """Trace a module; every inner name gets a prefix, so that graphs can be joined and no name is taken twice."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module.eval(),
+            sample,
+            dynamo=True,
+            input_names=inputs,
+            output_names=[f"result/{name}" for name in outputs],
+            dynamic_shapes=tuple(dict.fromkeys(each, Dim.DYNAMIC) for each in axes),
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None
+    graph = onnx.compose.add_prefix(
+        program.model_proto, f"{type(module).__name__}/", rename_inputs=False, rename_outputs=False
+    )
+    for name in outputs:
+        graph.graph.node.append(onnx.helper.make_node("Identity", [f"result/{name}"], [name]))
+    for value, name in zip(graph.graph.output, outputs, strict=True):
+        value.name = name
+    return graph
+
+
+def _difference(path: Path, actual: np.ndarray, expected: np.ndarray) -> float:
+    difference = float(np.abs(actual - expected).max(initial=0))
+    if not difference <= TOLERANCE:
+        raise BundleError(f"{path.name} differs from the torch model by {difference:.2g}, more than {TOLERANCE:.0e}")
+    return difference

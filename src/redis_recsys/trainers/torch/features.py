@@ -1,0 +1,197 @@
+"""From entity numbers to packed feature rows, and from packed rows to embeddings."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...dataset import Rows
+from ...entities import Entities
+from ...history import History
+from ...schema import Schema, Side
+
+COLD_SHARE = 0.2
+
+
+class Packed(NamedTuple):
+    """Packed rows of one side: categorical int32[n, C], numeric float32[n, F]."""
+
+    categorical: Tensor
+    numeric: Tensor
+
+
+class Table(nn.Module):
+    """Packed features of all entities of a side on the training device; row 0 is the unknown entity."""
+
+    categorical: Tensor
+    numeric: Tensor
+
+    def __init__(self, entities: Entities) -> None:
+        super().__init__()
+        for name, array in (("categorical", entities.categorical), ("numeric", entities.numeric)):
+            padded = np.concatenate([np.zeros((1, array.shape[1]), array.dtype), array])
+            self.register_buffer(name, torch.from_numpy(padded), persistent=False)
+
+    def forward(self, numbers: Tensor) -> Packed:
+        """Features of int64[n] entity numbers."""
+        return Packed(self.categorical[numbers], self.numeric[numbers])
+
+    def known(self) -> Packed:
+        """Features of every entity but the unknown one."""
+        return Packed(self.categorical[1:], self.numeric[1:])
+
+    def __len__(self) -> int:
+        return len(self.categorical)
+
+
+class RecentItems(nn.Module):
+    """Fills the history column of packed user rows with what the user did before each interaction."""
+
+    items: Tensor
+    starts: Tensor
+
+    def __init__(self, history: History, schema: Schema) -> None:
+        super().__init__()
+        self.column = slot_range(schema)
+        column = schema.history
+        self.vocabulary = (column.cardinality or 0) if column else 0
+        self.register_buffer("items", torch.from_numpy(history.items.astype(np.int64)), persistent=False)
+        self.register_buffer("starts", torch.from_numpy(history.starts), persistent=False)
+
+    def forward(self, users: Packed, numbers: Tensor, ends: Tensor) -> Packed:
+        """``users`` with the newest items before position ``ends`` (int64[n], see ``History.ends_before``)."""
+        if self.column is None or not len(self.items):
+            return users
+        start, stop = self.column
+        at = ends[:, None] - 1 - torch.arange(stop - start, device=ends.device)
+        recent = torch.where(at >= self.starts[numbers][:, None], self.items[at.clamp(min=0)], 0)
+        recent = torch.where(recent < self.vocabulary, recent, 0).to(torch.int32)
+        filled = users.categorical.clone()
+        filled[:, start:stop] = recent
+        return Packed(filled, users.numeric)
+
+
+def slot_range(schema: Schema) -> tuple[int, int] | None:
+    """Where the history column lies in the packed user row."""
+    start = 0
+    for column in schema.categorical("user"):
+        if column.role == "history":
+            return start, start + column.width
+        start += column.width
+    return None
+
+
+def hide_ids(packed: Packed, schema: Schema, side: Side, hidden: Tensor) -> Packed:
+    """Replace the raw ids by "unknown" where bool[n] ``hidden``, so that id 0 learns to stand for new entities."""
+    slot = 0
+    for column in schema.categorical(side):
+        if column.role == "id":
+            break
+        slot += column.width
+    categorical = packed.categorical.clone()
+    categorical[:, slot] = torch.where(hidden, 0, categorical[:, slot])
+    return Packed(categorical, packed.numeric)
+
+
+class FeatureVectors(nn.Module):
+    """Embeds a side's packed rows: one vector per categorical column, multi-valued columns averaged.
+
+    All columns share one table, found by offsets, so that a row costs a single lookup. The numerics go through a
+    bottom MLP into one more vector, as in DLRM (Naumov et al. 2019, arXiv:1906.00091).
+    """
+
+    offsets: Tensor
+
+    def __init__(self, schema: Schema, side: Side, dim: int) -> None:
+        super().__init__()
+        self.columns = schema.categorical(side)
+        offsets, total = [], 0
+        for column in self.columns:
+            offsets += [total] * column.width
+            total += column.cardinality or 1
+        self.register_buffer("offsets", torch.tensor(offsets, dtype=torch.int32), persistent=False)
+        self.embedding = nn.Embedding(total, dim)
+        nn.init.normal_(self.embedding.weight, std=0.1)
+        numerics = len(schema.numeric(side))
+        self.bottom = nn.Sequential(nn.Linear(numerics, 64), nn.ReLU(), nn.Linear(64, dim)) if numerics else None
+        self.count = len(self.columns) + (self.bottom is not None)
+
+    def forward(self, categorical: Tensor, numeric: Tensor) -> Tensor:
+        """Vectors float32[..., count, dim] of packed rows int32[..., C] and float32[..., F]."""
+        slots = self.embedding(categorical + self.offsets)
+        vectors, start = [], 0
+        for column in self.columns:
+            part = slots[..., start : start + column.width, :]
+            if column.max_length:
+                present = (categorical[..., start : start + column.width] > 0).unsqueeze(-1).to(part.dtype)
+                part = (part * present).sum(-2, keepdim=True) / present.sum(-2, keepdim=True).clamp(min=1)
+            vectors.append(part)
+            start += column.width
+        if self.bottom is not None:
+            vectors.append(self.bottom(numeric).unsqueeze(-2))
+        return torch.cat(vectors, dim=-2)
+
+
+class Batch(NamedTuple):
+    """A training batch of n interactions."""
+
+    users: Packed
+    items: Packed
+    user: Tensor
+    item: Tensor
+    target: Tensor
+
+
+class Interactions:
+    """Rows on the device, handed out as random batches with their features: gathers only, no per-row Python."""
+
+    def __init__(
+        self,
+        rows: Rows,
+        ends: np.ndarray,
+        weights: np.ndarray | None,
+        users: Table,
+        items: Table,
+        recent: RecentItems,
+        schema: Schema,
+        varied: bool,
+        device: torch.device,
+    ) -> None:
+        """
+        Args:
+            rows: n interactions.
+            ends: int64[n], see ``History.ends_before``.
+            weights: float[n], how often a row is drawn relative to others; None draws each once per epoch.
+            users: features of all users.
+            items: features of all items.
+            recent: fills the history column.
+            schema: of the data.
+            varied: for training: show each user as at a random earlier moment, or as a new one without id and
+                history, so that the model learns to predict from little and far ahead, as it will have to.
+            device: where batches are wanted.
+        """
+        self.schema, self.varied = schema, varied
+        self.user = torch.from_numpy(rows.user).to(device)
+        self.item = torch.from_numpy(rows.item).to(device)
+        self.target = torch.from_numpy(rows.target).to(device)
+        self.ends = torch.from_numpy(ends).to(device)
+        self.cumulative = None if weights is None else torch.from_numpy(np.cumsum(weights)).to(device)
+        self.users, self.items, self.recent = users, items, recent
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def order(self) -> Tensor:
+        """An epoch's worth of random positions int64[n]: a shuffle, or draws by weight."""
+        if self.cumulative is None:
+            return torch.randperm(len(self), device=self.user.device)
+        drawn = torch.rand(len(self), device=self.user.device, dtype=torch.float64) * self.cumulative[-1]
+        return torch.searchsorted(self.cumulative, drawn).clamp(max=len(self) - 1)
+
+    def batch(self, at: Tensor) -> Batch:
+        """The interactions at positions int64[n]."""
+        user, item = self.user[at].long(), self.item[at].long()
+        return Batch(self.recent(self.users(user), user, self.ends[at]), self.items(item), user, item, self.target[at])

@@ -1,0 +1,155 @@
+"""The training loop, written once: shuffled batches, early stopping, checkpoints, and where the time goes."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import TrainingError
+from ...progress import console, progress
+from .features import Batch, Interactions
+
+
+class Model(Protocol):
+    """What the loop needs of a model."""
+
+    def compute_loss(self, batch: Batch) -> Tensor:
+        """Loss of a batch."""
+        ...
+
+
+def fit(
+    name: str,
+    model: nn.Module,
+    draw: Callable[[], Interactions],
+    validate: Callable[[], float] | None,
+    epochs: int,
+    patience: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    device: torch.device,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+) -> list[dict[str, Any]]:
+    """Train ``model`` in place and leave it with the weights of its best epoch.
+
+    Args:
+        name: shown in the progress bar, and the checkpoint's file name.
+        model: with a ``compute_loss``.
+        draw: the interactions of an epoch (drawn anew each time where negatives are sampled).
+        validate: the metric to maximise after each epoch; None trains for exactly ``epochs``.
+        epochs: at most so many.
+        patience: epochs without a better metric before stopping.
+        batch_size: interactions per step.
+        learning_rate: of Adam, falling linearly to a tenth over the epochs.
+        seed: of shuffling and sampling; a resumed run draws what an uninterrupted one would.
+        device: where the model lies; on cuda the forward pass runs in bfloat16.
+        checkpoint: folder for the state after each epoch.
+        resume: go on from the checkpoint if there is one.
+
+    Returns:
+        One record per epoch: loss, metric, rows_per_s and the seconds in loader, forward, backward and validation.
+
+    Raises:
+        TrainingError: the loss is not finite, or a checkpoint does not fit the model.
+    """
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
+    records: list[dict[str, Any]] = []
+    best: dict[str, Any] = {"metric": float("-inf"), "epoch": 0, "state": copy.deepcopy(model.state_dict())}
+    path = checkpoint / f"{name}.pt" if checkpoint else None
+    if path and resume and path.exists():
+        records, best = _restore(path, model, optimizer)
+    for epoch in range(len(records) + 1, epochs + 1):
+        if validate and epoch - best["epoch"] > patience:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * (1 - 0.9 * (epoch - 1) / epochs)
+        torch.manual_seed(seed + epoch)
+        record: dict[str, Any] = {"epoch": epoch, **_epoch(name, epoch, model, optimizer, draw, batch_size, device)}
+        if validate:
+            started = time.perf_counter()
+            model.eval()
+            record["metric"] = validate()
+            record["validation_s"] = time.perf_counter() - started
+            if record["metric"] > best["metric"]:
+                best = {"metric": record["metric"], "epoch": epoch, "state": copy.deepcopy(model.state_dict())}
+        records.append(record)
+        shown = {key: f"{value:.4g}" for key, value in record.items() if key in ("loss", "metric", "rows_per_s")}
+        console.print(f"{name} epoch {epoch}: {shown}", highlight=False)
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "records": records, "best": best}
+            torch.save(state, path.with_suffix(".writing"))
+            path.with_suffix(".writing").rename(path)
+    if validate:
+        model.load_state_dict(best["state"])
+    model.eval()
+    return records
+
+
+def _epoch(
+    name: str,
+    epoch: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    draw: Callable[[], Interactions],
+    batch_size: int,
+    device: torch.device,
+) -> dict[str, float]:
+    model.train()
+    clock = time.perf_counter
+    started = clock()
+    data = draw()
+    order = data.order()
+    size = min(batch_size, len(data))
+    batches = order[: len(data) // size * size].split(size)  # a smaller last batch would see fewer negatives
+    loader = clock() - started
+    forward = backward = 0.0
+    total = torch.zeros((), device=device)
+    with progress(f"{name} epoch {epoch}", total=len(order)) as advance:
+        for at in batches:
+            t0 = clock()
+            batch = data.batch(at)
+            t1 = clock()
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+                loss = model.compute_loss(batch)  # type: ignore[operator]
+            t2 = clock()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            t3 = clock()
+            loader, forward, backward = loader + t1 - t0, forward + t2 - t1, backward + t3 - t2
+            total += loss.detach()
+            advance(len(at))
+    mean = float(total) / len(batches)
+    if mean != mean or mean == float("inf"):
+        raise TrainingError(f"the loss of {name} is {mean} in epoch {epoch}: lower the learning rate")
+    seconds = clock() - started
+    return {
+        "loss": mean,
+        "rows_per_s": len(order) / seconds,
+        "loader_s": loader,
+        "forward_s": forward,
+        "backward_s": backward,
+    }
+
+
+def _restore(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    try:
+        state = torch.load(path, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, KeyError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise TrainingError(f"checkpoint {path} does not fit: {reason}; train without --resume") from error
+    return state["records"], state["best"]

@@ -1,0 +1,277 @@
+"""A dataset in, a bundle out: train both models, export, check, and put everything into one directory."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...bundle import Bundle, finish, write_tables, writing_bundle
+from ...config import TrainSettings
+from ...dataset import Dataset, Rows
+from ...entities import Entities, write_entities
+from ...errors import TrainingError
+from ...history import History
+from ...inference import Tower
+from ...metrics import auc, hits_of, ndcg_at
+from ...progress import console
+from ...topk import topk
+from .dlrm import DLRM, Head, ItemSide, UserSide
+from .export import export_ranker, export_towers
+from .features import Interactions, Packed, RecentItems, Table, slot_range
+from .loop import fit
+from .two_tower import TwoTower
+
+VALIDATION_USERS = 2_000
+VALIDATION_K = 10
+BLOCK = 64
+DAY = 86_400
+
+
+def train(dataset: Dataset, settings: TrainSettings, target: Path) -> Bundle:
+    """Train two-tower and DLRM on a dataset and write the bundle to ``target``.
+
+    Both models are first trained on the train part and stopped early on the valid part; with ``refit`` they are
+    then trained anew for as many epochs on both parts, so that the newest interactions are learnt too.
+
+    Raises:
+        TrainingError: no cuda device where one was asked for, no clicks, a loss that is not finite.
+    """
+    device = _device(settings.device)
+    fitting, validation = dataset.rows("train"), dataset.rows("valid")
+    for part, rows in (("train", fitting), ("valid", validation)):
+        if not rows.target.any():
+            raise TrainingError(f"the {part} part of {dataset.path} has no clicks: there is nothing to learn")
+    checkpoint = target.parent / f".{target.name}.checkpoint"
+    if not settings.resume:
+        shutil.rmtree(checkpoint, ignore_errors=True)
+
+    curves: dict[str, Any] = {}
+    data = _Data(dataset, fitting, settings, device)
+    retrieval, curves["retrieval"] = data.fit_two_tower(
+        _retrieval_metric(data, validation), settings.epochs, checkpoint
+    )
+    ranker, curves["ranking"] = data.fit_dlrm(_ranking_metric(data, validation), settings.epochs, checkpoint)
+    everything = fitting + validation
+    if settings.refit:
+        data = _Data(dataset, everything, settings, device)
+        epochs = {name: max(records, key=lambda r: r["metric"])["epoch"] for name, records in curves.items()}
+        console.print(f"training again on train + valid for {epochs} epochs", highlight=False)
+        retrieval, curves["retrieval_refit"] = data.fit_two_tower(None, epochs["retrieval"], checkpoint, "_refit")
+        ranker, curves["ranking_refit"] = data.fit_dlrm(None, epochs["ranking"], checkpoint, "_refit")
+    bundle = _write(dataset, everything, retrieval, ranker, curves, target)
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    return bundle
+
+
+class _Data:
+    """Rows to learn from, with all that a batch needs, on the device."""
+
+    def __init__(self, dataset: Dataset, rows: Rows, settings: TrainSettings, device: torch.device) -> None:
+        self.schema, self.settings, self.device = dataset.schema, settings, device
+        self.rows, self.ends = rows, History.ends_before(rows)
+        self.history = History.of(rows, len(dataset.users))
+        self.users, self.items = Table(dataset.users).to(device), Table(dataset.items).to(device)
+        self.recent = RecentItems(self.history, self.schema).to(device)
+        self.clicks = rows.target > 0
+        self.weights = None
+        if settings.half_life and dataset.schema.time:
+            self.weights = np.exp2((rows.time - rows.time.max()) / (settings.half_life * DAY))
+
+    def interactions(
+        self, rows: Rows, ends: np.ndarray, weights: np.ndarray | None, varied: bool = True
+    ) -> Interactions:
+        """Rows as batches."""
+        tables = self.users, self.items, self.recent
+        return Interactions(rows, ends, weights, *tables, self.schema, varied, self.device)
+
+    def click_weights(self) -> np.ndarray | None:
+        """Weights of the clicks alone."""
+        return None if self.weights is None else self.weights[self.clicks]
+
+    def user_rows(self, users: np.ndarray) -> Packed:
+        """Packed rows of users as they are after all rows."""
+        numbers = torch.from_numpy(users.astype(np.int64)).to(self.device)
+        ends = torch.from_numpy(self.history.starts[users + 1]).to(self.device)
+        return self.recent(self.users(numbers), numbers, ends)
+
+    def fit_two_tower(
+        self, metric: Callable[[TwoTower], float] | None, epochs: int, checkpoint: Path, suffix: str = ""
+    ) -> tuple[TwoTower, list[dict[str, Any]]]:
+        """Retrieval learns from clicks alone."""
+        s = self.settings
+        torch.manual_seed(s.seed)
+        clicks, weights = self.rows.take(self.clicks), self.click_weights()
+        counts = np.bincount(clicks.item, weights, minlength=len(self.items))
+        model = TwoTower(self.schema, self.items, counts, s.embedding_dim, s.temperature, s.uniform_negatives)
+        model = model.to(self.device)
+        data = self.interactions(clicks, self.ends[self.clicks], weights)
+        records = fit(
+            "retrieval" + suffix, model, lambda: data, (lambda: metric(model)) if metric else None, epochs, s.patience,
+            s.retrieval_batch, s.retrieval_lr, s.seed, self.device, checkpoint, s.resume,
+        )  # fmt: skip
+        return model, records
+
+    def fit_dlrm(
+        self, metric: Callable[[DLRM], float] | None, epochs: int, checkpoint: Path, suffix: str = ""
+    ) -> tuple[DLRM, list[dict[str, Any]]]:
+        """The ranker learns from clicks and non-clicks; where there are only clicks, negatives are drawn each epoch."""
+        s = self.settings
+        torch.manual_seed(s.seed)
+        model = DLRM(self.schema, s.ranking_dim, s.dropout).to(self.device)
+        if self.schema.target:
+            shown = self.interactions(self.rows, self.ends, self.weights)
+            draw = lambda: shown  # noqa: E731
+        else:
+            rng = np.random.default_rng(s.seed)
+
+            def draw() -> Interactions:
+                rows, source = with_negatives(self.rows, self.history, len(self.items), s.ranking_negatives, rng)
+                return self.interactions(
+                    rows, self.ends[source], None if self.weights is None else self.weights[source]
+                )
+
+        records = fit(
+            "ranking" + suffix, model, draw, (lambda: metric(model)) if metric else None, epochs, s.patience,
+            s.ranking_batch, s.ranking_lr, s.seed, self.device, checkpoint, s.resume,
+        )  # fmt: skip
+        return model, records
+
+
+def with_negatives(
+    rows: Rows, history: History, items: int, per_positive: int, rng: np.random.Generator
+) -> tuple[Rows, np.ndarray]:
+    """Positive rows and, for each, items drawn uniformly that its user has not interacted with.
+
+    Args:
+        rows: positives, n of them.
+        history: what each user has interacted with.
+        items: size of the catalogue plus one.
+        per_positive: negatives for each row.
+        rng: source of randomness.
+
+    Returns:
+        ``n * (1 + per_positive)`` rows, and for each the int64 position in ``rows`` that it was made from. A draw that
+        hits the user's history twice in a row is left out of the count by being drawn a third time, unchecked.
+    """
+    source = np.tile(np.arange(len(rows)), 1 + per_positive)
+    item = rng.integers(1, items, len(source), dtype=np.int64)
+    owners = np.repeat(np.arange(len(history.starts) - 1), np.diff(history.starts))
+    known = np.sort(owners * items + history.items)
+    for _ in range(2):
+        keys = rows.user[source] * np.int64(items) + item
+        hit = known[np.searchsorted(known, keys).clip(max=len(known) - 1)] == keys
+        item[hit] = rng.integers(1, items, int(hit.sum()))
+    item[: len(rows)] = rows.item
+    target = np.zeros(len(source), np.float32)
+    target[: len(rows)] = 1
+    return Rows(rows.user[source], item.astype(np.int32), target, rows.time[source]), source
+
+
+def _retrieval_metric(data: _Data, validation: Rows) -> Callable[[TwoTower], float]:
+    """NDCG@10 of the towers alone over the full catalogue."""
+    holdout = _Holdout(data, validation)
+
+    def metric(model: TwoTower) -> float:
+        items = model.embed("item", data.items.known())
+        return holdout.ndcg(lambda packed: model.embed("user", packed) @ items.T)
+
+    return metric
+
+
+def _ranking_metric(data: _Data, validation: Rows) -> Callable[[DLRM], float]:
+    """AUC where clicks and non-clicks are known, otherwise NDCG@10 of the ranker alone over the full catalogue."""
+    if data.schema.target:
+        rows = data.interactions(validation, data.history.starts[validation.user + 1], None, varied=False)
+        return lambda model: auc(predict(model, rows), validation.target)
+    holdout = _Holdout(data, validation)
+
+    @torch.inference_mode()
+    def metric(model: DLRM) -> float:
+        items = ItemSide(model)(*data.items.known())
+
+        def scores(packed: Packed) -> np.ndarray:
+            return Head(model)(*UserSide(model)(*packed), items).cpu().numpy()
+
+        return holdout.ndcg(scores)
+
+    return metric
+
+
+@torch.inference_mode()
+def predict(model: DLRM, rows: Interactions, block: int = 65_536) -> np.ndarray:
+    """Click logits float32[n] of interactions."""
+    positions = torch.arange(len(rows), device=rows.user.device)
+    return torch.cat([model(rows.batch(at)).float().cpu() for at in positions.split(block)]).numpy()
+
+
+class _Holdout:
+    """Up to 2,000 users of the valid part, with what they went on to click and what they had seen before."""
+
+    def __init__(self, data: _Data, validation: Rows) -> None:
+        future = History.of(validation, len(data.users) - 1)
+        users = np.random.default_rng(0).permutation(np.unique(validation.positives().user))
+        new = {user: np.setdiff1d(future[user], data.history[user]) for user in users[:VALIDATION_USERS]}
+        new = {user: items for user, items in new.items() if len(items)}
+        self.seen = [data.history[user] for user in new]
+        self.counts = np.array([len(items) for items in new.values()], np.int64)
+        self.relevant = np.concatenate(list(new.values()) or [np.empty(0, np.int32)])
+        self.packed = data.user_rows(np.array(list(new), np.int64))
+
+    def ndcg(self, score: Callable[[Packed], np.ndarray]) -> float:
+        """Mean NDCG@10; ``score`` maps packed users to scores of all items, float32[n, items]."""
+        if not self.seen:
+            return 0.0
+        recommended = []
+        for start in range(0, len(self.seen), BLOCK):
+            scores = np.array(score(Packed(*(part[start : start + BLOCK] for part in self.packed))))
+            for row, seen in zip(scores, self.seen[start : start + BLOCK], strict=True):
+                row[seen - 1] = -np.inf
+            recommended.append(topk(scores, VALIDATION_K) + 1)
+        starts = np.concatenate([[0], np.cumsum(self.counts)])
+        hits = hits_of(np.concatenate(recommended), starts, self.relevant)
+        return float(ndcg_at(hits, self.counts, VALIDATION_K).mean())
+
+
+def _write(
+    dataset: Dataset, rows: Rows, retrieval: TwoTower, ranker: DLRM, curves: dict[str, Any], target: Path
+) -> Bundle:
+    """Export, check and write everything; nothing is visible before it is complete."""
+    history = History.of(rows, len(dataset.users))
+    users = _with_recent_items(dataset, history)
+    tables = Table(users), Table(dataset.items)
+    with writing_bundle(target) as folder:
+        console.print("exporting to ONNX and comparing with the torch models", highlight=False)
+        differences = export_towers(retrieval, *tables, folder) | export_ranker(ranker, *tables, folder)
+        items = Tower(folder / "item_tower.onnx")
+        embeddings = items.embed(dataset.items.categorical, dataset.items.numeric)
+        counts = np.bincount(rows.positives().item, minlength=len(dataset.items) + 1)[1:]
+        write_tables(folder, embeddings, counts, history, len(users))
+        write_entities(folder / "user_features.parquet", dataset.schema, "user", users)
+        write_entities(folder / "item_features.parquet", dataset.schema, "item", dataset.items)
+        shutil.copytree(dataset.path / "vocab", folder / "vocab", dirs_exist_ok=True)
+        metrics = {"curves": curves, "onnx_difference": differences}
+        finish(folder, dataset.schema, "torch", metrics, embeddings.shape[1], len(users), len(dataset.items))
+    return Bundle(target, verify=False)
+
+
+def _with_recent_items(dataset: Dataset, history: History) -> Entities:
+    """The users with the history column as it is after all rows."""
+    place, column = slot_range(dataset.schema), dataset.schema.history
+    if place is None or column is None:
+        return dataset.users
+    recent = history.recent(np.arange(1, len(dataset.users) + 1), column.width)
+    categorical = dataset.users.categorical.copy()
+    categorical[:, slice(*place)] = np.where(recent < (column.cardinality or 0), recent, 0)
+    return replace(dataset.users, categorical=categorical)
+
+
+def _device(wanted: str) -> torch.device:
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("no CUDA device was found: use --device cpu, or install torch with CUDA on a GPU machine")
+    return torch.device("cuda" if wanted == "auto" and torch.cuda.is_available() else wanted.replace("auto", "cpu"))

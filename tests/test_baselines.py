@@ -1,0 +1,122 @@
+"""Every baseline keeps the same promises, and each finds what it is there to find."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+
+from redis_recsys.baselines import ALS, BPR, ItemKNN, Popularity, RecentPopularity
+from redis_recsys.dataset import Rows
+from redis_recsys.errors import TrainingError
+from redis_recsys.history import History
+
+BASELINES = (Popularity, RecentPopularity, ItemKNN, ALS, BPR)
+USERS, ITEMS = 60, 40
+COLD = USERS  # the last user has no rows
+
+
+def rows_of(pairs: list[tuple[int, int]], target: list[float] | None = None) -> Rows:
+    user, item = np.array(pairs, np.int32).T
+    clicks = np.ones(len(pairs), np.float32) if target is None else np.array(target, np.float32)
+    return Rows(user, item, clicks, np.arange(len(pairs)))
+
+
+@pytest.fixture(scope="module")
+def tastes() -> Rows:
+    """Users 1..59 click on 8 of the 20 items of their taste, odd users odd items, even users even ones."""
+    random = np.random.default_rng(1)
+    pairs = []
+    for user in range(1, USERS):
+        liked = np.arange(1 + (user % 2 == 0), ITEMS + 1, 2)
+        pairs += [(user, int(item)) for item in random.choice(liked, 8, replace=False)]
+    order = random.permutation(len(pairs))
+    return rows_of([pairs[at] for at in order])
+
+
+@pytest.mark.parametrize("kind", BASELINES)
+def test_nothing_seen_and_nothing_twice_is_recommended(kind: type[Popularity], tastes: Rows):
+    baseline = kind()
+    baseline.fit(tastes, USERS, ITEMS)
+    users = np.arange(1, USERS + 1)
+    lists = baseline.recommend(users, 12)
+    assert lists.shape == (USERS, 12)
+    assert lists.dtype == np.int32
+    history = History.of(tastes, USERS)
+    for user, items in zip(users, lists.tolist(), strict=True):
+        assert len(set(items)) == 12
+        assert min(items) >= 1
+        assert max(items) <= ITEMS
+        assert not set(items) & set(history[user].tolist())
+
+
+@pytest.mark.parametrize("kind", BASELINES)
+def test_a_user_without_history_gets_the_popular_items(kind: type[Popularity], tastes: Rows):
+    baseline = kind()
+    baseline.fit(tastes, USERS, ITEMS)
+    counts = np.bincount(tastes.item, minlength=ITEMS + 1)
+    if kind is RecentPopularity:
+        newest = tastes.item[-48:]  # the newest tenth of 472 clicks
+        counts = counts / 1000 + np.bincount(newest, minlength=ITEMS + 1)
+    items = baseline.recommend(np.array([COLD]), 10)[0]
+    assert counts[items].tolist() == sorted(counts[1:], reverse=True)[:10]
+
+
+@pytest.mark.parametrize("kind", [ItemKNN, ALS, BPR])
+def test_personal_baselines_find_the_taste_of_a_user(kind: type[Popularity], tastes: Rows):
+    baseline = kind()
+    baseline.fit(tastes, USERS, ITEMS)
+    users = np.arange(1, USERS)
+    lists = baseline.recommend(users, 5)
+    assert (lists % 2 == users[:, None] % 2).mean() > 0.9
+
+
+@pytest.mark.parametrize("kind", BASELINES)
+def test_two_fits_recommend_the_same(kind: type[Popularity], tastes: Rows):
+    lists = []
+    for _ in range(2):
+        baseline = kind()
+        baseline.fit(tastes, USERS, ITEMS)
+        lists.append(baseline.recommend(np.arange(1, USERS), 10))
+    assert np.array_equal(*lists)
+
+
+@pytest.mark.parametrize("kind", BASELINES)
+def test_fitting_is_silent(kind: type[Popularity], tastes: Rows):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kind().fit(tastes, USERS, ITEMS)
+
+
+def test_only_clicks_count():
+    baseline = Popularity()
+    baseline.fit(rows_of([(1, 1), (2, 1), (1, 2), (2, 1)], [0, 0, 1, 0]), 3, 2)
+    assert baseline.recommend(np.array([1, 3]), 1).tolist() == [[1], [2]]
+
+
+def test_lists_end_in_zeros_where_the_catalogue_does():
+    baseline = Popularity()
+    baseline.fit(rows_of([(1, 1), (1, 2), (2, 3), (3, 3), (2, 1)]), 3, 3)
+    assert baseline.recommend(np.array([1, 2]), 5).tolist() == [[3, 0, 0, 0, 0], [2, 0, 0, 0, 0]]
+
+
+def test_item_neighbours_by_hand():
+    # 1 and 2 are clicked by the same two users; 3 is clicked most, but by others
+    rows = rows_of([(1, 1), (1, 2), (2, 1), (2, 2), (3, 3), (4, 3), (5, 3), (6, 1)])
+    baseline = ItemKNN()
+    baseline.fit(rows, 6, 3)
+    assert baseline.recommend(np.array([6]), 2).tolist() == [[2, 3]]
+
+
+def test_recent_popularity_prefers_what_is_clicked_now():
+    rows = rows_of([(user, 1) for user in range(1, 19)] + [(19, 2), (20, 2)])
+    baseline = RecentPopularity()
+    baseline.fit(rows, 21, 3)
+    assert baseline.recommend(np.array([21]), 3).tolist() == [[2, 1, 3]]
+
+
+@pytest.mark.parametrize("kind", BASELINES)
+def test_data_without_a_click_is_refused(kind: type[Popularity]):
+    with pytest.raises(TrainingError, match="no row is a click"):
+        kind().fit(rows_of([(1, 1)], [0]), 1, 1)

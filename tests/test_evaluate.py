@@ -1,0 +1,202 @@
+"""What is counted as relevant, for whom, and how the report presents it, on a dataset small enough to check by eye."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from redis_recsys.baselines import fit_baselines
+from redis_recsys.dataset import DATASET_VERSION, Dataset, Rows
+from redis_recsys.entities import Entities, write_entities
+from redis_recsys.errors import DataError
+from redis_recsys.evaluate import NEGATIVES, evaluate, evaluate_ranker
+from redis_recsys.schema import Column, Schema
+
+USERS, ITEMS = 4, 6
+# (user, item, target, oracle)
+TRAIN = [(1, 1, 1, 0.9), (1, 2, 0, 0.2), (2, 1, 1, 0.8), (2, 3, 1, 0.7)]
+VALID = [(1, 3, 1, 0.6)]
+# user 1 clicks on 1 again and on 2 and 5, twice on 5; user 3 is cold; user 4 clicks on nothing
+TEST = [
+    (1, 1, 1, 0.9),
+    (1, 2, 1, 0.6),
+    (1, 5, 1, 0.7),
+    (1, 5, 1, 0.7),
+    (1, 4, 0, 0.4),
+    (2, 6, 1, 0.3),
+    (2, 2, 0, 0.5),
+    (3, 4, 1, 0.8),
+    (4, 1, 0, 0.1),
+]
+
+
+def make_dataset(folder: Path, parts: dict[str, list], clicks: bool = True, oracle: bool = True) -> Dataset:
+    columns = [
+        Column(name="user_id", side="user", kind="categorical", role="id", cardinality=USERS + 1),
+        Column(name="item_id", side="item", kind="categorical", role="id", cardinality=ITEMS + 1),
+        Column(name="time", side="time", kind="numeric"),
+    ]
+    if clicks:
+        columns.append(Column(name="click", side="target", kind="numeric"))
+    if oracle:
+        columns.append(Column(name="truth", side="target", kind="numeric", role="oracle"))
+    schema = Schema(name="tiny", columns=columns)
+    folder.mkdir()
+    schema.save(folder / "schema.yaml")
+    (folder / "manifest.json").write_text(json.dumps({"version": DATASET_VERSION}))
+    for side, count in (("user", USERS), ("item", ITEMS)):
+        ids = np.arange(1, count + 1)
+        entities = Entities(ids, ids[:, None].astype(np.int32), np.empty((count, 0), np.float32))
+        write_entities(folder / f"{side}s.parquet", schema, side, entities)
+    for part, rows in parts.items():
+        user, item, target, truth = zip(*rows, strict=True)
+        table = {
+            "user": pa.array(user, pa.int32()),
+            "item": pa.array(item, pa.int32()),
+            "target": pa.array(target, pa.float32()),
+            "time": pa.array(range(len(rows)), pa.int64()),
+        }
+        if oracle:
+            table["oracle"] = pa.array(truth, pa.float32())
+        (folder / part).mkdir()
+        pq.write_table(pa.table(table), folder / part / "part-0.parquet")
+    return Dataset(folder)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    return make_dataset(tmp_path / "dataset", {"train": TRAIN, "valid": VALID, "test": TEST})
+
+
+class Fixed:
+    """Recommends the same list to everybody and remembers whom it was asked about."""
+
+    def __init__(self, name: str, items: list[int]) -> None:
+        self.name, self.items, self.asked = name, items, []
+
+    def recommend(self, users: np.ndarray, k: int) -> np.ndarray:
+        self.asked += users.tolist()
+        return np.tile(np.array(self.items[:k], np.int32), (len(users), 1))
+
+
+def test_only_users_with_a_new_click_in_the_test_part_are_asked_about(dataset: Dataset):
+    fixed = Fixed("fixed", [5, 4])
+    report = evaluate(dataset, [fixed], ks=(2,))
+    assert fixed.asked == [1, 2, 3]
+    assert report.users == {"all": 3, "warm": 2, "cold": 1}
+
+
+def test_metrics_by_hand_for_all_warm_and_cold_users(dataset: Dataset):
+    # relevant: user 1 {2, 5} (1 is seen, the second click on 5 is the same item), user 2 {6}, user 3 {4}
+    report = evaluate(dataset, [Fixed("fixed", [5, 4])], ks=(1, 2))
+    ndcg = [1 / (1 + 1 / math.log2(3)), 0, 1 / math.log2(3)]
+    metrics = report.retrieval["fixed"]
+    assert metrics["ndcg@2"] == pytest.approx(sum(ndcg) / 3)
+    assert metrics["ndcg@2_error"] == pytest.approx(np.std(ndcg) / math.sqrt(3))
+    assert metrics["recall@1"] == pytest.approx((0.5 + 0 + 0) / 3)
+    assert metrics["recall@2"] == pytest.approx((0.5 + 0 + 1) / 3)
+    assert metrics["hit_rate@2"] == pytest.approx(2 / 3)
+    assert metrics["mrr"] == pytest.approx((1 + 0 + 1 / 2) / 3)
+    assert metrics["coverage@2"] == pytest.approx(2 / ITEMS)
+    assert report.warm["fixed"]["ndcg@2"] == pytest.approx((ndcg[0] + ndcg[1]) / 2)
+    assert report.cold["fixed"]["ndcg@2"] == pytest.approx(ndcg[2])
+
+
+def test_lists_that_the_catalogue_makes_short_are_evaluated(dataset: Dataset):
+    report = evaluate(dataset, [Fixed("short", [5, 2, 6, 4])], ks=(10,))
+    assert report.retrieval["short"]["recall@10"] == 1
+
+
+def test_baselines_are_fitted_on_train_and_valid_together(dataset: Dataset):
+    popularity = fit_baselines(dataset)[0]
+    # clicks: item 1 twice, item 3 twice, of which one in valid
+    assert set(popularity.recommend(np.array([3]), 2)[0].tolist()) == {1, 3}
+    assert popularity.popularity.tolist() == [2, 0, 2, 0, 0, 0]
+
+
+def test_every_baseline_can_be_evaluated_on_the_smallest_data(dataset: Dataset):
+    report = evaluate(dataset, fit_baselines(dataset), ks=(2, 5))
+    assert list(report.retrieval) == ["popularity", "recent-popularity", "item-knn", "als", "bpr"]
+
+
+def test_a_baseline_takes_the_setting_that_is_best_on_the_validation_part(tmp_path: Path):
+    # users 1 and 2 share a taste, 3 and 4 another one, which regularisation made for large data flattens to nothing
+    parts = {
+        "train": [(1, 1, 1, 0), (1, 2, 1, 0), (2, 1, 1, 0), (3, 5, 1, 0), (3, 6, 1, 0), (4, 5, 1, 0)],
+        "valid": [(2, 2, 1, 0), (4, 6, 1, 0)],
+        "test": [(2, 3, 1, 0)],
+    }
+    als = next(b for b in fit_baselines(make_dataset(tmp_path / "tastes", parts)) if b.name == "als")
+    assert als.settings["regularization"] == 0.1
+
+
+def test_a_test_part_without_new_clicks_is_refused(tmp_path: Path):
+    parts = {"train": TRAIN, "valid": VALID, "test": [(1, 1, 1, 0.5), (3, 2, 0, 0.5)]}
+    with pytest.raises(DataError, match="nothing to evaluate"):
+        evaluate(make_dataset(tmp_path / "old", parts), [Fixed("fixed", [1])], ks=(1,))
+
+
+def test_a_ranker_that_knows_the_truth_equals_the_oracle(dataset: Dataset):
+    result = evaluate_ranker(dataset, lambda rows: rows.oracle)
+    assert result["share_of_oracle_auc"] == pytest.approx(1)
+    assert {m: result[m] for m in result["oracle"]} == result["oracle"]
+    assert (result["rows"], result["positives"], result["sampled_negatives"]) == (9, 6, 0)
+
+
+def test_ranker_metrics_by_hand(dataset: Dataset):
+    # clicks score .9 .6 .7 .7 .3 .8, others .4 .5 .1: of 18 pairs, (.3, .4) and (.3, .5) are out of order
+    result = evaluate_ranker(dataset, lambda rows: np.full(len(rows), 0.5))
+    assert result["oracle"]["auc"] == pytest.approx(16 / 18)
+    assert result["auc"] == 0.5
+    assert result["log_loss"] == pytest.approx(math.log(2))
+    assert result["share_of_oracle_auc"] == 0
+    # user 1: 4 clicks before the only other; user 2: the click is second of two
+    assert result["oracle"]["impression_ndcg@10"] == pytest.approx((1 + 1 / math.log2(3)) / 2)
+
+
+def test_without_a_target_negatives_are_drawn_from_what_the_user_never_clicked(tmp_path: Path):
+    parts = {part: [(u, i, 1, 0) for u, i, *_ in rows] for part, rows in (("train", TRAIN), ("valid", VALID))}
+    parts["test"] = [(u, i, 1, 0) for u, i, *_ in TEST]
+    implicit = make_dataset(tmp_path / "implicit", parts, clicks=False, oracle=False)
+    given: list[Rows] = []
+
+    def predict(rows: Rows) -> np.ndarray:
+        given.append(rows)
+        return rows.target * 0.8 + 0.1
+
+    result = evaluate_ranker(implicit, predict)
+    rows = given[0]
+    drawn = rows.take(rows.target == 0)
+    clicked = {(u, i) for part in parts.values() for u, i, *_ in part}
+    assert not clicked & set(zip(drawn.user.tolist(), drawn.item.tolist(), strict=True))
+    assert drawn.item.min() >= 1
+    assert drawn.item.max() <= ITEMS
+    assert 0 < len(drawn) <= NEGATIVES * len(TEST)
+    assert result["sampled_negatives"] == len(drawn)
+    assert result["positives"] == len(TEST)
+    assert result["auc"] == 1
+    evaluate_ranker(implicit, predict)
+    assert np.array_equal(given[0].item, given[1].item)
+
+
+def test_the_report_is_json_and_two_tables(dataset: Dataset):
+    recommenders = [Fixed("good", [5, 6, 4, 2]), Fixed("bad", [1, 3])]
+    report = evaluate(dataset, recommenders, ks=(2, 4), predict=lambda rows: rows.oracle)
+    document = json.loads(json.dumps(report.to_dict()))
+    assert document["users"] == {"all": 3, "warm": 2, "cold": 1}
+    assert document["retrieval"]["good"]["recall@4"] == 1
+    assert document["ranker"]["oracle"]["auc"] == pytest.approx(16 / 18)
+    console = Console(width=140, record=True, quiet=True)
+    with console.capture() as capture:
+        console.quiet = False
+        console.print(report.table(k=2), report.ranker_table())
+    text = capture.get()
+    for word in ("good", "bad", "NDCG@2", "NDCG@2 cold", "3 test users", "2 with a history", "oracle", "0.8889"):
+        assert word in text
