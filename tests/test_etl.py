@@ -202,7 +202,9 @@ def test_the_history_holds_the_newest_clicks_of_training(tmp_path: Path) -> None
 
 def test_ratings_become_clicks_from_the_threshold_on(tmp_path: Path) -> None:
     rating = CLICK.model_copy(update={"positive_from": 4})
-    dataset = encoded(tmp_path, ROWS | {"click": [1, 2, 3, 4, 5, 4.5, 3.9, 4, 1, 1]}, core=[USER, ITEM, rating, TIME])
+    dataset = encoded(
+        tmp_path, ROWS | {"click": [1.0, 2.0, 3.0, 4.0, 5.0, 4.5, 3.9, 4.0, 1.0, 1.0]}, core=[USER, ITEM, rating, TIME]
+    )
     assert dataset.rows("train").target.tolist() == [0, 0, 0, 1, 1, 1]
 
 

@@ -171,6 +171,7 @@ def train(
     temperature: Annotated[float | None, _setting(TrainSettings, "temperature")] = None,
     uniform_negatives: Annotated[int | None, _setting(TrainSettings, "uniform_negatives")] = None,
     ranking_negatives: Annotated[int | None, _setting(TrainSettings, "ranking_negatives")] = None,
+    feature_dropout: Annotated[float | None, _setting(TrainSettings, "feature_dropout")] = None,
     half_life: Annotated[float | None, _setting(TrainSettings, "half_life")] = None,
     refit: Annotated[bool | None, _setting(TrainSettings, "refit")] = None,
     resume: Annotated[bool | None, _setting(TrainSettings, "resume")] = None,
@@ -189,16 +190,18 @@ def evaluate(
     bundle: Bundle_ = BUNDLE,
     dataset: Annotated[Path, typer.Option(help="dataset folder the bundle was trained on")] = DATASET,
     candidates: Annotated[int | None, _setting(BatchSettings, "candidates")] = None,
-    baselines: Annotated[bool, typer.Option(help="also fit and measure popularity, item-kNN, ALS and BPR")] = True,
+    baselines: Annotated[
+        bool, typer.Option(help="also fit and measure popularity (of all time and recent), item-kNN, ALS and BPR")
+    ] = True,
     plot: Annotated[Path | None, typer.Option(help="write a bar chart to this .png or .svg")] = None,
     as_json: Json = False,
 ) -> None:
     """Measure a bundle on the test part over the full catalogue, beside simple baselines."""
     report = _evaluate(bundle, dataset, load_settings(batch={"candidates": candidates}).batch.candidates, baselines)
     if plot:
-        from .plots import metric_comparison
+        from .plots import metric_bars
 
-        metric_comparison(report.to_dict()["retrieval"], path=plot)
+        metric_bars(report.retrieval, highlight=("two-tower", "two-tower + DLRM"), path=plot)
     if as_json:
         print(json.dumps(report.to_dict(), indent=2))
     else:

@@ -94,10 +94,13 @@ class Report:
 
     def ranker_table(self, k: int = 10) -> Table:
         """The ranker's metrics, beside the oracle's where there is one."""
-        table = Table(title="Ranker on {rows:,} test rows, {positives:,} of them clicks".format(**self.ranker))
+        title = "Ranker on {rows:,} test rows: {positives:,} clicks".format(**self.ranker)
+        if self.ranker["sampled_negatives"]:
+            title += ", {sampled_negatives:,} items drawn uniformly as non-clicks".format(**self.ranker)
+        table = Table(title=title)
         table.add_column("")
-        for title in ("AUC", "log loss", f"impression NDCG@{k}"):
-            table.add_column(title, justify="right")
+        for name in ("AUC", "log loss", f"impression NDCG@{k}"):
+            table.add_column(name, justify="right")
         for name, metrics in (("model", self.ranker), ("oracle", self.ranker.get("oracle"))):
             if metrics:
                 table.add_row(name, *(f"{metrics[m]:.4f}" for m in ("auc", "log_loss", f"impression_ndcg@{k}")))
@@ -130,7 +133,8 @@ def evaluate(
     catalogue = len(dataset.items)
     means: dict[str, dict[str, dict[str, float]]] = {"retrieval": {}, "warm": {}, "cold": {}}
     for recommender in recommenders:
-        lists = recommend_all(recommender, users, max(ks), catalogue)
+        with progress(f"evaluating {recommender.name}", total=len(users)) as advance:
+            lists = recommend_all(recommender, users, max(ks), catalogue, advance)
         metrics = list_metrics(lists, starts, relevant, ks)
         summary = {name: float(values.mean()) for name, values in metrics.items()}
         summary |= {f"coverage@{k}": coverage(lists[:, :k], catalogue) for k in ks}
@@ -159,15 +163,31 @@ def new_items(seen: Rows, later: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return users, np.concatenate([[0], np.cumsum(counts)]), fresh % wide
 
 
-def recommend_all(recommender: Contender, users: np.ndarray, k: int, catalogue: int) -> np.ndarray:
-    """Lists int32[n, k] for users int[n], computed in blocks that keep scores of the whole catalogue in memory."""
+def recommend_all(
+    recommender: Contender,
+    users: np.ndarray,
+    k: int,
+    catalogue: int,
+    advance: Callable[[int], None] = lambda done: None,
+) -> np.ndarray:
+    """Lists of many users, in blocks so that scores of the whole catalogue fit into memory.
+
+    Args:
+        recommender: to ask.
+        users: int[n], entity numbers.
+        k: length of the lists.
+        catalogue: number of items.
+        advance: told how many users were just done.
+
+    Returns:
+        int32[n, k], 0 where there are fewer than k.
+    """
     lists = np.zeros((len(users), k), np.int32)
     block = max(16, BLOCK_SCORES // catalogue)
-    with progress(f"evaluating {recommender.name}", total=len(users)) as advance:
-        for at in range(0, len(users), block):
-            best = recommender.recommend(users[at : at + block], k)
-            lists[at : at + block, : best.shape[1]] = best
-            advance(len(best))
+    for at in range(0, len(users), block):
+        best = recommender.recommend(users[at : at + block], k)
+        lists[at : at + block, : best.shape[1]] = best
+        advance(len(best))
     return lists
 
 

@@ -186,9 +186,16 @@ def latency_histogram(seconds: np.ndarray, title: str = "Latency") -> Figure:
     milliseconds = np.asarray(seconds) * 1e3
     half, most, nearly_all = np.percentile(milliseconds, (50, 99, 99.9))
     figure, axes = plt.subplots(figsize=(5.8, 3.4))
-    axes.hist(milliseconds, bins=60, range=(0, nearly_all * 1.1), color=COLORS[2], alpha=0.85)
-    for value, name, color in ((half, "p50", COLORS[1]), (most, "p99", COLORS[0])):
-        axes.axvline(value, color=color, linestyle="--", linewidth=1.6, label=f"{name}  {value:.3g} ms")
-    axes.set(title=title, xlabel="milliseconds", ylabel=f"calls (of {len(milliseconds):,})")
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+    heights = axes.hist(milliseconds, bins=60, range=(0, nearly_all * 1.1), color=COLORS[2], alpha=0.85)[0]
+    tallest = float(np.max(heights))
+    for value, name, color, height in ((half, "p50", COLORS[1], 1.16), (most, "p99", COLORS[0], 1.06)):
+        axes.axvline(value, color=color, linestyle="--", linewidth=1.6)
+        axes.text(value, height * tallest, f"  {name}  {value:.3g} ms", color=color, weight="bold", size=9)
+    axes.set(
+        title=title,
+        xlabel="milliseconds",
+        ylabel=f"calls (of {len(milliseconds):,})",
+        xlim=(0, nearly_all * 1.3),
+        ylim=(0, tallest * 1.25),
+    )
     return figure

@@ -49,9 +49,11 @@ class Split(BaseModel):
             return None
         if time is None:
             raise DataError("the schema has no time column to split by: add one, or split 'random' or by 'user'")
-        test = time.quantile(1 - self.test, "higher")
-        before = time.filter(time < test)  # with few moments, such as days, both shares may fall into the last
-        valid = min(time.quantile(1 - self.valid - self.test, "higher"), before.max() or test)
+        moments = np.sort(time.to_numpy())
+        test = moments[int(len(moments) * (1 - self.test))]
+        valid = moments[int(len(moments) * (1 - self.valid - self.test))]
+        if valid == test > moments[0]:  # few moments, such as days: validate on the one before
+            valid = moments[np.searchsorted(moments, test) - 1]
         return int(valid), int(test)
 
     def part(self, rows: int, user: str, time: str | None, cuts: tuple[int, int] | None) -> pl.Expr:

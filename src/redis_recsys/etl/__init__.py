@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +31,7 @@ from .raw import SIDES, Raw, open_raw
 from .tables import COUNT, encode_entities
 
 BATCH = 1_000_000
+WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # only a write ends with one of these
 PART, ORDER, NUMBER = "__part", "__order", "__number"
 
 
@@ -96,10 +99,10 @@ def _entities(source: Raw, rows: pl.LazyFrame, side: Side) -> pl.DataFrame:
         rows.group_by(key)
         .agg(
             training.sum().cast(pl.Int64).alias(COUNT),
-            pl.col(ORDER).filter(training).max().alias("last"),
-            pl.col(ORDER).min().alias("first"),
+            pl.col(ORDER).filter(training).max().alias("__last"),
+            pl.col(ORDER).min().alias("__first"),
         )
-        .select(key, COUNT, pl.coalesce("last", "first").alias(ORDER))
+        .select(key, COUNT, pl.coalesce("__last", "__first").alias(ORDER))
         .collect(engine="streaming")
     )
     flat = [column.name for column in source.flat[side]]
@@ -117,11 +120,10 @@ def _write_parts(aside: Path, source: Raw, rows: pl.LazyFrame, entities: dict[Si
     schema = source.schema
     for side in SIDES:
         key = schema.id_column(side).name
-        numbers = entities[side].lazy().select(key, pl.col(NUMBER).cast(pl.Int32).alias(side))
+        numbers = entities[side].lazy().select(key, pl.col(NUMBER).cast(pl.Int32).alias(f"{NUMBER}_{side}"))
         rows = rows.join(numbers, on=key, how="left", maintain_order="left")
     columns = [
-        pl.col("user"),
-        pl.col("item"),
+        *(pl.col(f"{NUMBER}_{side}").alias(side) for side in SIDES),
         pl.lit(1.0, pl.Float32).alias("target")
         if schema.target is None
         else pl.col(schema.target.name).alias("target"),
@@ -170,6 +172,7 @@ def _clear_errors(raw: Path, target: Path) -> Iterator[None]:
         yield
     except pl.exceptions.PolarsError as error:
         reason = " ".join(str(error).split())
-        if "No space left" in reason:
-            raise disk_error(OSError(errno.ENOSPC, reason), target) from error
+        code = re.search(r"os error (\d+)", reason)
+        if code and int(code[1]) in WRITING:
+            raise disk_error(OSError(int(code[1]), os.strerror(int(code[1]))), target) from error
         raise DataError(f"the data in {raw} cannot be encoded (a damaged file?): {reason}") from error

@@ -204,7 +204,7 @@ def _check_values(rows: pl.LazyFrame, core: Sequence[Column]) -> None:
     found = rows.select(expression.any().alias(name) for name, expression in bad.items()).collect(engine="streaming")
     for column in core:
         if found[column.name][0]:
-            first = rows.with_row_index("row").filter(bad[column.name]).select("row", column.name).head(1).collect()
+            first = rows.with_row_index("__row").filter(bad[column.name]).select("__row", column.name).head(1).collect()
             row, value = first.row(0)
             if value is None:
                 raise DataError(f"column {column.name!r} of the interactions is null in row {row + 1}: drop or fill it")

@@ -1,19 +1,23 @@
 """DLRM ranker (Naumov et al. 2019, arXiv:1906.00091): the click probability of a user-item pair.
 
 Embeddings and bottom MLPs give each side a set of vectors. The top MLP sees the vectors themselves and the dot
-products of every user vector with every item vector. Written so that a side's share of the first layer can be computed
-once per user and once per item: see ``UserSide``, ``ItemSide`` and ``Head``, which are what the bundle's
-``ranker.onnx`` is made of and equal ``DLRM.forward`` to rounding.
+products of every user vector with every item vector. Its output is added to the item's own log-odds, which start at
+what the training data says of the item, so that training begins at "recommend what is popular".
+
+Written so that a side's share of the first layer can be computed once per user and once per item: see ``UserSide``,
+``ItemSide`` and ``Head``, which make up the bundle's ``ranker.onnx`` and equal ``DLRM.forward`` to rounding.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...config import TrainSettings
 from ...schema import Schema
-from .features import Batch, FeatureVectors, hide_ids
+from .features import Batch, FeatureVectors, hide_ids, id_slot
 
 FIRST, SECOND = 64, 32
 HIDDEN_ITEMS = 0.01
@@ -22,22 +26,32 @@ HIDDEN_ITEMS = 0.01
 class DLRM(nn.Module):
     """Click logits of user-item pairs."""
 
-    def __init__(self, schema: Schema, dim: int = 16, dropout: float = 0.0) -> None:
+    def __init__(self, schema: Schema, log_odds: np.ndarray, settings: TrainSettings) -> None:
+        """
+        Args:
+            schema: with cardinalities.
+            log_odds: float[item vocabulary], of a click on each item, by id.
+            settings: of the training.
+        """
         super().__init__()
-        self.schema, self.dim = schema, dim
-        self.user, self.item = FeatureVectors(schema, "user", dim), FeatureVectors(schema, "item", dim)
+        dim = settings.ranking_dim
+        self.schema, self.dim, self.id_slot = schema, dim, id_slot(schema, "item")
+        self.user = FeatureVectors(schema, "user", dim, settings.feature_dropout)
+        self.item = FeatureVectors(schema, "item", dim)
+        self.log_odds = nn.Embedding.from_pretrained(torch.from_numpy(log_odds).float()[:, None], freeze=False)
         self.from_user = nn.Linear(self.user.count * dim, FIRST)
         self.from_item = nn.Linear(self.item.count * dim, FIRST, bias=False)
         self.from_dots = nn.Linear(self.item.count * self.user.count, FIRST, bias=False)
-        self.dropout = nn.Dropout(dropout)
-        self.top = nn.Sequential(nn.ReLU(), nn.Linear(FIRST, SECOND), nn.ReLU(), nn.Linear(SECOND, 1))
+        last = nn.Linear(SECOND, 1)
+        nn.init.zeros_(last.weight)
+        self.top = nn.Sequential(nn.ReLU(), nn.Linear(FIRST, SECOND), nn.ReLU(), last)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits float32[n] of n pairs."""
         user, item = self.user(*batch.users), self.item(*batch.items)
         dots = item @ user.transpose(-1, -2)
         first = self.from_user(user.flatten(-2)) + self.from_item(item.flatten(-2)) + self.from_dots(dots.flatten(-2))
-        return self.top(self.dropout(first)).squeeze(-1)
+        return (self.top(first) + self.log_odds(batch.items.categorical[..., self.id_slot])).squeeze(-1)
 
     def compute_loss(self, batch: Batch) -> Tensor:
         """Mean binary cross-entropy with the clicks."""
@@ -65,16 +79,17 @@ class UserSide(nn.Module):
 
 
 class ItemSide(nn.Module):
-    """What an item contributes, the same for all users: its vectors and their share of the first layer."""
+    """What an item contributes, the same for all users: its vectors, their share of the first layer, its log-odds."""
 
     def __init__(self, model: DLRM) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, categorical: Tensor, numeric: Tensor) -> Tensor:
-        """int32[..., Ci], float32[..., Fi] -> float32[..., item_vectors * dim + FIRST]."""
+        """int32[..., Ci], float32[..., Fi] -> float32[..., item_vectors * dim + FIRST + 1]."""
         item = self.model.item(categorical, numeric).flatten(-2)
-        return torch.cat([item, self.model.from_item(item)], dim=-1)
+        log_odds = self.model.log_odds(categorical[..., self.model.id_slot])
+        return torch.cat([item, self.model.from_item(item), log_odds], dim=-1)
 
 
 class Head(nn.Module):
@@ -86,6 +101,5 @@ class Head(nn.Module):
 
     def forward(self, matrix: Tensor, bias: Tensor, items: Tensor) -> Tensor:
         """Outputs of ``UserSide`` for b users and of ``ItemSide`` as float32[b, n, ...] -> probabilities [b, n]."""
-        width = items.shape[-1] - FIRST
-        first = items[..., :width] @ matrix + items[..., width:] + bias
-        return torch.sigmoid(self.top(first)).squeeze(-1)
+        vectors, share, log_odds = items.split((items.shape[-1] - FIRST - 1, FIRST, 1), dim=-1)
+        return torch.sigmoid(self.top(vectors @ matrix + share + bias) + log_odds).squeeze(-1)

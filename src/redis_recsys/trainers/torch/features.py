@@ -84,13 +84,19 @@ def slot_range(schema: Schema) -> tuple[int, int] | None:
     return None
 
 
-def hide_ids(packed: Packed, schema: Schema, side: Side, hidden: Tensor) -> Packed:
-    """Replace the raw ids by "unknown" where bool[n] ``hidden``, so that id 0 learns to stand for new entities."""
+def id_slot(schema: Schema, side: Side) -> int:
+    """Position of the raw id in a packed row."""
     slot = 0
     for column in schema.categorical(side):
         if column.role == "id":
             break
         slot += column.width
+    return slot
+
+
+def hide_ids(packed: Packed, schema: Schema, side: Side, hidden: Tensor) -> Packed:
+    """Replace the raw ids by "unknown" where bool[n] ``hidden``, so that id 0 learns to stand for new entities."""
+    slot = id_slot(schema, side)
     categorical = packed.categorical.clone()
     categorical[:, slot] = torch.where(hidden, 0, categorical[:, slot])
     return Packed(categorical, packed.numeric)
@@ -101,12 +107,16 @@ class FeatureVectors(nn.Module):
 
     All columns share one table, found by offsets, so that a row costs a single lookup. The numerics go through a
     bottom MLP into one more vector, as in DLRM (Naumov et al. 2019, arXiv:1906.00091).
+
+    While training, whole vectors are hidden at random (``hidden``, a share), which keeps a model of few users from
+    learning them by heart.
     """
 
     offsets: Tensor
 
-    def __init__(self, schema: Schema, side: Side, dim: int) -> None:
+    def __init__(self, schema: Schema, side: Side, dim: int, hidden: float = 0.0) -> None:
         super().__init__()
+        self.hide = nn.Dropout1d(hidden)
         self.columns = schema.categorical(side)
         offsets, total = [], 0
         for column in self.columns:
@@ -126,13 +136,16 @@ class FeatureVectors(nn.Module):
         for column in self.columns:
             part = slots[..., start : start + column.width, :]
             if column.max_length:
-                present = (categorical[..., start : start + column.width] > 0).unsqueeze(-1).to(part.dtype)
-                part = (part * present).sum(-2, keepdim=True) / present.sum(-2, keepdim=True).clamp(min=1)
+                present = categorical[..., start : start + column.width] > 0
+                # of an empty list, slot 0 counts: the vector of "unknown", which is learnt like any other
+                first = torch.arange(column.width, device=present.device) == 0
+                weight = (present | (first & ~present.any(-1, keepdim=True))).unsqueeze(-1).to(part.dtype)
+                part = (part * weight).sum(-2, keepdim=True) / weight.sum(-2, keepdim=True)
             vectors.append(part)
             start += column.width
         if self.bottom is not None:
             vectors.append(self.bottom(numeric).unsqueeze(-2))
-        return torch.cat(vectors, dim=-2)
+        return self.hide(torch.cat(vectors, dim=-2)) if self.training else torch.cat(vectors, dim=-2)
 
 
 class Batch(NamedTuple):
@@ -194,4 +207,11 @@ class Interactions:
     def batch(self, at: Tensor) -> Batch:
         """The interactions at positions int64[n]."""
         user, item = self.user[at].long(), self.item[at].long()
-        return Batch(self.recent(self.users(user), user, self.ends[at]), self.items(item), user, item, self.target[at])
+        users, ends = self.users(user), self.ends[at]
+        if self.varied:
+            start = self.recent.starts[user]
+            ends = start + (torch.rand(len(at), device=at.device) * (ends - start + 1)).long()
+            cold = torch.rand(len(at), device=at.device) < COLD_SHARE
+            ends = torch.where(cold, start, ends)
+            users = hide_ids(users, self.schema, "user", cold)
+        return Batch(self.recent(users, user, ends), self.items(item), user, item, self.target[at])

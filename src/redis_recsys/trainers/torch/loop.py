@@ -16,6 +16,8 @@ from ...errors import TrainingError
 from ...progress import console, progress
 from .features import Batch, Interactions
 
+AVERAGE = 0.98
+
 
 class Model(Protocol):
     """What the loop needs of a model."""
@@ -29,7 +31,7 @@ def fit(
     name: str,
     model: nn.Module,
     draw: Callable[[], Interactions],
-    validate: Callable[[], float] | None,
+    validate: Callable[[Any], float] | None,
     epochs: int,
     patience: int,
     batch_size: int,
@@ -41,6 +43,9 @@ def fit(
 ) -> list[dict[str, Any]]:
     """Train ``model`` in place and leave it with the weights of its best epoch.
 
+    What is validated and kept is a running average of the weights over the last hundred steps or so (Polyak and
+    Juditsky 1992), which swings less from epoch to epoch than the weights themselves.
+
     Args:
         name: shown in the progress bar, and the checkpoint's file name.
         model: with a ``compute_loss``.
@@ -49,7 +54,7 @@ def fit(
         epochs: at most so many.
         patience: epochs without a better metric before stopping.
         batch_size: interactions per step.
-        learning_rate: of Adam, falling linearly to a tenth over the epochs.
+        learning_rate: of Adam.
         seed: of shuffling and sampling; a resumed run draws what an uninterrupted one would.
         device: where the model lies; on cuda the forward pass runs in bfloat16.
         checkpoint: folder for the state after each epoch.
@@ -62,35 +67,36 @@ def fit(
         TrainingError: the loss is not finite, or a checkpoint does not fit the model.
     """
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
+    average = copy.deepcopy(model).eval()
     records: list[dict[str, Any]] = []
     best: dict[str, Any] = {"metric": float("-inf"), "epoch": 0, "state": copy.deepcopy(model.state_dict())}
     path = checkpoint / f"{name}.pt" if checkpoint else None
     if path and resume and path.exists():
-        records, best = _restore(path, model, optimizer)
+        records, best = _restore(path, model, average, optimizer)
     for epoch in range(len(records) + 1, epochs + 1):
         if validate and epoch - best["epoch"] > patience:
             break
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * (1 - 0.9 * (epoch - 1) / epochs)
         torch.manual_seed(seed + epoch)
-        record: dict[str, Any] = {"epoch": epoch, **_epoch(name, epoch, model, optimizer, draw, batch_size, device)}
+        record: dict[str, Any] = {
+            "epoch": epoch,
+            **_epoch(name, epoch, model, average, optimizer, draw, batch_size, device),
+        }
         if validate:
             started = time.perf_counter()
-            model.eval()
-            record["metric"] = validate()
+            record["metric"] = validate(average)
             record["validation_s"] = time.perf_counter() - started
             if record["metric"] > best["metric"]:
-                best = {"metric": record["metric"], "epoch": epoch, "state": copy.deepcopy(model.state_dict())}
+                best = {"metric": record["metric"], "epoch": epoch, "state": copy.deepcopy(average.state_dict())}
         records.append(record)
         shown = {key: f"{value:.4g}" for key, value in record.items() if key in ("loss", "metric", "rows_per_s")}
         console.print(f"{name} epoch {epoch}: {shown}", highlight=False)
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "records": records, "best": best}
+            models = {"model": model.state_dict(), "average": average.state_dict()}
+            state = models | {"optimizer": optimizer.state_dict(), "records": records, "best": best}
             torch.save(state, path.with_suffix(".writing"))
             path.with_suffix(".writing").rename(path)
-    if validate:
-        model.load_state_dict(best["state"])
+    model.load_state_dict(best["state"] if validate else average.state_dict())
     model.eval()
     return records
 
@@ -99,6 +105,7 @@ def _epoch(
     name: str,
     epoch: int,
     model: nn.Module,
+    average: nn.Module,
     optimizer: torch.optim.Optimizer,
     draw: Callable[[], Interactions],
     batch_size: int,
@@ -111,6 +118,9 @@ def _epoch(
     order = data.order()
     size = min(batch_size, len(data))
     batches = order[: len(data) // size * size].split(size)  # a smaller last batch would see fewer negatives
+    parameters = [parameter.data for parameter in model.parameters()]
+    averaged = [parameter.data for parameter in average.parameters()]
+    steps = (epoch - 1) * len(batches)  # the first steps are averaged over fewer, or the start would linger
     loader = clock() - started
     forward = backward = 0.0
     total = torch.zeros((), device=device)
@@ -125,6 +135,8 @@ def _epoch(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
+            steps += 1
+            torch._foreach_lerp_(averaged, parameters, max(1 - AVERAGE, 9 / (9 + steps)))
             t3 = clock()
             loader, forward, backward = loader + t1 - t0, forward + t2 - t1, backward + t3 - t2
             total += loss.detach()
@@ -143,11 +155,12 @@ def _epoch(
 
 
 def _restore(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+    path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     try:
         state = torch.load(path, weights_only=True)
         model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
     except (RuntimeError, KeyError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split())[:200]

@@ -18,7 +18,7 @@ from ...entities import Entities, write_entities
 from ...errors import TrainingError
 from ...history import History
 from ...inference import Tower
-from ...metrics import auc, hits_of, ndcg_at
+from ...metrics import auc, hits_of, log_loss, ndcg_at
 from ...progress import console
 from ...topk import topk
 from .dlrm import DLRM, Head, ItemSide, UserSide
@@ -31,6 +31,7 @@ VALIDATION_USERS = 2_000
 VALIDATION_K = 10
 BLOCK = 64
 DAY = 86_400
+SMOOTHING = 5.0
 
 
 def train(dataset: Dataset, settings: TrainSettings, target: Path) -> Bundle:
@@ -94,6 +95,18 @@ class _Data:
         """Weights of the clicks alone."""
         return None if self.weights is None else self.weights[self.clicks]
 
+    def log_odds(self) -> np.ndarray:
+        """Log-odds float[item vocabulary] of a click, by item id, from smoothed counts; negatives as they are drawn."""
+        weights = np.ones(len(self.rows)) if self.weights is None else self.weights / self.weights.mean()
+        size = self.schema.id_column("item").cardinality or 1
+        ids = np.where(self.rows.item < size, self.rows.item, 0)
+        clicks: np.ndarray = np.bincount(ids, weights * self.clicks, minlength=size)
+        others: np.ndarray = np.bincount(ids, weights * ~self.clicks, minlength=size)
+        if self.schema.target is None:
+            others = others + self.settings.ranking_negatives * len(self.rows) / size
+        rate = clicks.sum() / (clicks.sum() + others.sum())
+        return np.log((clicks + SMOOTHING * rate) / (others + SMOOTHING * (1 - rate)))
+
     def user_rows(self, users: np.ndarray) -> Packed:
         """Packed rows of users as they are after all rows."""
         numbers = torch.from_numpy(users.astype(np.int64)).to(self.device)
@@ -108,11 +121,10 @@ class _Data:
         torch.manual_seed(s.seed)
         clicks, weights = self.rows.take(self.clicks), self.click_weights()
         counts = np.bincount(clicks.item, weights, minlength=len(self.items))
-        model = TwoTower(self.schema, self.items, counts, s.embedding_dim, s.temperature, s.uniform_negatives)
-        model = model.to(self.device)
+        model = TwoTower(self.schema, self.items, counts, s).to(self.device)
         data = self.interactions(clicks, self.ends[self.clicks], weights)
         records = fit(
-            "retrieval" + suffix, model, lambda: data, (lambda: metric(model)) if metric else None, epochs, s.patience,
+            "retrieval" + suffix, model, lambda: data, metric, epochs, s.patience,
             s.retrieval_batch, s.retrieval_lr, s.seed, self.device, checkpoint, s.resume,
         )  # fmt: skip
         return model, records
@@ -123,7 +135,7 @@ class _Data:
         """The ranker learns from clicks and non-clicks; where there are only clicks, negatives are drawn each epoch."""
         s = self.settings
         torch.manual_seed(s.seed)
-        model = DLRM(self.schema, s.ranking_dim, s.dropout).to(self.device)
+        model = DLRM(self.schema, self.log_odds(), s).to(self.device)
         if self.schema.target:
             shown = self.interactions(self.rows, self.ends, self.weights)
             draw = lambda: shown  # noqa: E731
@@ -131,46 +143,39 @@ class _Data:
             rng = np.random.default_rng(s.seed)
 
             def draw() -> Interactions:
-                rows, source = with_negatives(self.rows, self.history, len(self.items), s.ranking_negatives, rng)
+                rows, source = with_negatives(self.rows, len(self.items), s.ranking_negatives, rng)
                 return self.interactions(
                     rows, self.ends[source], None if self.weights is None else self.weights[source]
                 )
 
         records = fit(
-            "ranking" + suffix, model, draw, (lambda: metric(model)) if metric else None, epochs, s.patience,
+            "ranking" + suffix, model, draw, metric, epochs, s.patience,
             s.ranking_batch, s.ranking_lr, s.seed, self.device, checkpoint, s.resume,
         )  # fmt: skip
         return model, records
 
 
-def with_negatives(
-    rows: Rows, history: History, items: int, per_positive: int, rng: np.random.Generator
-) -> tuple[Rows, np.ndarray]:
-    """Positive rows and, for each, items drawn uniformly that its user has not interacted with.
+def with_negatives(rows: Rows, items: int, per_positive: int, rng: np.random.Generator) -> tuple[Rows, np.ndarray]:
+    """Positive rows and, for each, items drawn uniformly from the whole catalogue.
+
+    A draw may hit an item that the user has interacted with. Leaving those out would be wrong: it would push up what
+    active users have known for long, since such items would rarely serve as negatives.
 
     Args:
         rows: positives, n of them.
-        history: what each user has interacted with.
         items: size of the catalogue plus one.
         per_positive: negatives for each row.
         rng: source of randomness.
 
     Returns:
-        ``n * (1 + per_positive)`` rows, and for each the int64 position in ``rows`` that it was made from. A draw that
-        hits the user's history twice in a row is left out of the count by being drawn a third time, unchecked.
+        ``n * (1 + per_positive)`` rows, and for each the int64 position in ``rows`` that it was made from.
     """
     source = np.tile(np.arange(len(rows)), 1 + per_positive)
-    item = rng.integers(1, items, len(source), dtype=np.int64)
-    owners = np.repeat(np.arange(len(history.starts) - 1), np.diff(history.starts))
-    known = np.sort(owners * items + history.items)
-    for _ in range(2):
-        keys = rows.user[source] * np.int64(items) + item
-        hit = known[np.searchsorted(known, keys).clip(max=len(known) - 1)] == keys
-        item[hit] = rng.integers(1, items, int(hit.sum()))
+    item = rng.integers(1, items, len(source), dtype=np.int32)
     item[: len(rows)] = rows.item
     target = np.zeros(len(source), np.float32)
     target[: len(rows)] = 1
-    return Rows(rows.user[source], item.astype(np.int32), target, rows.time[source]), source
+    return Rows(rows.user[source], item, target, rows.time[source]), source
 
 
 def _retrieval_metric(data: _Data, validation: Rows) -> Callable[[TwoTower], float]:
@@ -185,10 +190,16 @@ def _retrieval_metric(data: _Data, validation: Rows) -> Callable[[TwoTower], flo
 
 
 def _ranking_metric(data: _Data, validation: Rows) -> Callable[[DLRM], float]:
-    """AUC where clicks and non-clicks are known, otherwise NDCG@10 of the ranker alone over the full catalogue."""
+    """What early stopping of the ranker maximises.
+
+    AUC where clicks and non-clicks are known (minus the log loss if there is only one kind); for implicit feedback
+    NDCG@10 of the ranker alone over the full catalogue.
+    """
     if data.schema.target:
         rows = data.interactions(validation, data.history.starts[validation.user + 1], None, varied=False)
-        return lambda model: auc(predict(model, rows), validation.target)
+        both = 0 < validation.target.sum() < len(validation)
+        score = auc if both else lambda logits, target: -log_loss(1 / (1 + np.exp(-logits)), target)
+        return lambda model: score(predict(model, rows), validation.target)
     holdout = _Holdout(data, validation)
 
     @torch.inference_mode()

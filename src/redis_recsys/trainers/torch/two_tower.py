@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...config import TrainSettings
 from ...schema import Schema, Side
 from .features import Batch, FeatureVectors, Packed, Table, hide_ids
 
@@ -22,9 +23,9 @@ HIDDEN_ITEMS = 0.01
 class Tower(nn.Module):
     """Packed rows of one side -> unit embeddings float32[n, dim]."""
 
-    def __init__(self, schema: Schema, side: Side, dim: int) -> None:
+    def __init__(self, schema: Schema, side: Side, dim: int, hidden: float = 0.0) -> None:
         super().__init__()
-        self.vectors = FeatureVectors(schema, side, dim)
+        self.vectors = FeatureVectors(schema, side, dim, hidden)
         self.layers = nn.Sequential(nn.Linear(self.vectors.count * dim, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, dim))
 
     def forward(self, categorical: Tensor, numeric: Tensor) -> Tensor:
@@ -38,23 +39,20 @@ class TwoTower(nn.Module):
 
     share: Tensor
 
-    def __init__(
-        self, schema: Schema, items: Table, counts: np.ndarray, dim: int, temperature: float, uniform_negatives: int
-    ) -> None:
+    def __init__(self, schema: Schema, items: Table, counts: np.ndarray, settings: TrainSettings) -> None:
         """
         Args:
             schema: with cardinalities.
             items: features of the catalogue, for uniform negatives.
-            counts: int64[items + 1], clicks of each item in the training data.
-            dim: length of the embeddings.
-            temperature: of the softmax.
-            uniform_negatives: catalogue items added to every batch.
+            counts: float[items + 1], how often each item is drawn as a positive.
+            settings: of the training.
         """
         super().__init__()
         self.schema, self.catalogue = schema, items
-        self.user_tower, self.item_tower = Tower(schema, "user", dim), Tower(schema, "item", dim)
-        self.temperature, self.uniform_negatives = temperature, uniform_negatives
-        self.register_buffer("share", torch.from_numpy((counts / max(counts.sum(), 1)).astype(np.float32)), False)
+        self.user_tower = Tower(schema, "user", settings.embedding_dim, settings.feature_dropout)
+        self.item_tower = Tower(schema, "item", settings.embedding_dim)
+        self.temperature, self.uniform_negatives = settings.temperature, settings.uniform_negatives
+        self.register_buffer("share", torch.from_numpy((counts / max(counts.sum(), 1e-9)).astype(np.float32)), False)
 
     def compute_loss(self, batch: Batch) -> Tensor:
         """Mean softmax cross-entropy of each user's item among the items of the batch and the uniform negatives."""

@@ -1,0 +1,73 @@
+"""Plots show the numbers they are given and land in a file, without a display."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+
+from redis_recsys import plots
+from redis_recsys.errors import DataError
+
+RETRIEVAL = {
+    "popularity": {"ndcg@10": 0.1, "ndcg@10_error": 0.01, "recall@10": 0.2, "mrr": 0.3},
+    "two-tower": {"ndcg@10": 0.25, "ndcg@10_error": 0.02, "recall@10": 0.4, "mrr": 0.5},
+}
+
+
+def texts(figure: plt.Figure) -> str:
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    return " ".join(titles + [text.get_text() for axes in figure.axes for text in axes.texts])
+
+
+def test_bars_show_every_recommender_and_value():
+    figure = plots.metric_bars(RETRIEVAL, highlight=["two-tower"])
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["popularity", "two-tower"]
+    assert [bar.get_width() for bar in figure.axes[0].patches] == [0.1, 0.25]
+    assert "NDCG@10" in texts(figure)
+    assert "0.250" in texts(figure)
+
+
+def test_loss_curves_have_one_panel_per_model_and_a_second_axis_for_the_metric():
+    records = [{"epoch": 1, "loss": 3.0, "metric": 0.1}, {"epoch": 2, "loss": 2.0, "metric": 0.2}]
+    figure = plots.loss_curves({"two-tower": records, "DLRM": [{"epoch": 1, "loss": 0.5}]})
+    lines = [axes.lines[0].get_ydata().tolist() for axes in figure.axes]
+    assert lines == [[3.0, 2.0], [0.5], [0.1, 0.2]]
+
+
+def test_popularity_curve_falls_and_leaves_out_items_without_clicks():
+    figure = plots.popularity_curve(np.array([0, 1, 90, 5, 4, 0]))
+    assert figure.axes[0].lines[0].get_ydata().tolist() == [90, 5, 4, 1]
+    assert "90% of the clicks" in texts(figure)
+
+
+def test_embedding_map_draws_every_item_and_names_frequent_categories():
+    random = np.random.default_rng(0)
+    names = ["drama"] * 30 + ["comedy"] * 20 + [f"rare {i}" for i in range(20)]
+    figure = plots.embedding_map(random.standard_normal((70, 8)), names)
+    drawn = sum(len(points.get_offsets()) for points in figure.axes[0].collections)
+    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert drawn == 70
+    assert {"drama", "comedy", "other"} <= set(legend)
+
+
+def test_latency_histogram_marks_median_and_99th_percentile():
+    figure = plots.latency_histogram(np.arange(1, 1002) / 1e3)
+    assert "p50  501 ms" in texts(figure)
+    assert "p99  991 ms" in texts(figure)
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_a_path_gets_the_picture_and_no_window_stays_open(tmp_path: Path, suffix: str):
+    path = tmp_path / "new folder" / f"bars.{suffix}"
+    plots.metric_bars(RETRIEVAL, path=path)
+    assert path.stat().st_size > 1000
+    assert not plt.get_fignums()
+
+
+def test_a_path_that_cannot_be_written_is_named(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot write"):
+        plots.metric_bars(RETRIEVAL, path=tmp_path / "file" / "bars.png")
