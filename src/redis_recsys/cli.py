@@ -9,7 +9,7 @@ import json
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import BaseModel
@@ -18,6 +18,9 @@ from rich.table import Table
 
 from .config import BatchSettings, RedisSettings, TrainSettings, load_settings
 from .errors import ConfigError, DataError, RecsysError
+
+if TYPE_CHECKING:
+    from .store.recommendations import Recommendations
 
 app = typer.Typer(
     help="""Recommendation systems with NVIDIA Merlin and Redis.
@@ -259,17 +262,36 @@ def get(
         records = [vars(each) for each in found]
         print(json.dumps(records[0] if len(records) == 1 else records, default=str))
         return
-    labels = _labels(bundle) if bundle else {}
+    labels = _titles(bundle) if bundle else {}
     for each in found:
-        table = Table(
-            title=f"user {each.user}: {each.source} items, generation {each.generation}", title_justify="left"
-        )
-        for heading in ("#", "item", *(["label"] if labels else []), "score"):
-            table.add_column(heading)
-        for rank, (item, score) in enumerate(zip(each.items, each.scores, strict=True), 1):
-            label = [labels.get(str(item), "")] if labels else []
-            table.add_row(str(rank), str(item), *label, f"{score:.4g}")
-        out.print(table)
+        out.print(_table(each, labels))
+
+
+@app.command()
+def demo(as_json: Json = False) -> None:
+    """The whole way on MovieLens-100k: fetch, train, compare with baselines, write to Redis, read three users back."""
+    from .demo import demo as run
+
+    settings = load_settings()
+    report, found = run(settings)
+    if as_json:
+        print(json.dumps(report.to_dict() | {"recommendations": [vars(each) for each in found]}, default=str))
+        return
+    out.print(report.table(), report.ranker_table())
+    labels = _titles(settings.data / "demo" / "bundle")
+    for each in found:
+        out.print(_table(each, labels))
+
+
+def _table(found: Recommendations, labels: dict[str, str]) -> Table:
+    """What one user is recommended."""
+    table = Table(title=f"user {found.user}: {found.source} items, generation {found.generation}", title_justify="left")
+    for heading in ("#", "item", *(["label"] if labels else []), "score"):
+        table.add_column(heading)
+    for rank, (item, score) in enumerate(zip(found.items, found.scores, strict=True), 1):
+        label = [labels.get(str(item), "")] if labels else []
+        table.add_row(str(rank), str(item), *label, f"{score:.4g}")
+    return table
 
 
 def _encode(raw: Path, target: Path, split: By, valid: float, test: float) -> None:
@@ -306,13 +328,13 @@ def _evaluate(bundle: Path, dataset: Path, candidates: int, with_baselines: bool
     return measure(rows, [*baselines, towers, both], predict=both.predict)
 
 
-def _labels(bundle: Path) -> dict[str, str]:
-    """Raw item id -> the first label that the bundle has of it."""
+def _titles(bundle: Path) -> dict[str, str]:
+    """Raw item id as text -> the first label that the bundle has of it; empty if it has none."""
     from .bundle import Bundle
 
     items = Bundle(bundle, verify=False).items
-    texts = next(iter(items.labels.values()), [""] * len(items))
-    return dict(zip(map(str, items.raw_ids.tolist()), texts, strict=True))
+    texts = next(iter(items.labels.values()), [])
+    return dict(zip(map(str, items.raw_ids.tolist()), texts, strict=False))
 
 
 def main() -> None:

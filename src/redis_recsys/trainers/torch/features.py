@@ -117,35 +117,43 @@ class FeatureVectors(nn.Module):
     def __init__(self, schema: Schema, side: Side, dim: int, hidden: float = 0.0) -> None:
         super().__init__()
         self.hide = nn.Dropout1d(hidden)
-        self.columns = schema.categorical(side)
+        columns = schema.categorical(side)
         offsets, total = [], 0
-        for column in self.columns:
+        self.widths: list[int] = []  # of the parts that a row is cut into: each list, and each run of single values
+        self.pooled: list[bool] = []
+        for column in columns:
             offsets += [total] * column.width
             total += column.cardinality or 1
+            pooled = column.max_length is not None
+            if pooled or not self.widths or self.pooled[-1]:
+                self.widths.append(column.width)
+                self.pooled.append(pooled)
+            else:
+                self.widths[-1] += 1
         self.register_buffer("offsets", torch.tensor(offsets, dtype=torch.int32), persistent=False)
         self.embedding = nn.Embedding(total, dim)
         nn.init.normal_(self.embedding.weight, std=0.1)
         numerics = len(schema.numeric(side))
         self.bottom = nn.Sequential(nn.Linear(numerics, 64), nn.ReLU(), nn.Linear(64, dim)) if numerics else None
-        self.count = len(self.columns) + (self.bottom is not None)
+        self.count = len(columns) + (self.bottom is not None)
 
     def forward(self, categorical: Tensor, numeric: Tensor) -> Tensor:
         """Vectors float32[..., count, dim] of packed rows int32[..., C] and float32[..., F]."""
         slots = self.embedding(categorical + self.offsets)
-        vectors, start = [], 0
-        for column in self.columns:
-            part = slots[..., start : start + column.width, :]
-            if column.max_length:
-                present = categorical[..., start : start + column.width] > 0
+        vectors = list(slots.split(self.widths, dim=-2))
+        start = 0
+        for position, (width, pooled) in enumerate(zip(self.widths, self.pooled, strict=True)):
+            if pooled:
+                present = categorical[..., start : start + width] > 0
                 # of an empty list, slot 0 counts: the vector of "unknown", which is learnt like any other
-                first = torch.arange(column.width, device=present.device) == 0
-                weight = (present | (first & ~present.any(-1, keepdim=True))).unsqueeze(-1).to(part.dtype)
-                part = (part * weight).sum(-2, keepdim=True) / weight.sum(-2, keepdim=True)
-            vectors.append(part)
-            start += column.width
+                first = torch.arange(width, device=present.device) == 0
+                weight = (present | (first & ~present.any(-1, keepdim=True))).unsqueeze(-1).to(slots.dtype)
+                vectors[position] = (vectors[position] * weight).sum(-2, keepdim=True) / weight.sum(-2, keepdim=True)
+            start += width
         if self.bottom is not None:
             vectors.append(self.bottom(numeric).unsqueeze(-2))
-        return self.hide(torch.cat(vectors, dim=-2)) if self.training else torch.cat(vectors, dim=-2)
+        joined = torch.cat(vectors, dim=-2) if len(vectors) > 1 else vectors[0]
+        return self.hide(joined) if self.training else joined
 
 
 class Batch(NamedTuple):

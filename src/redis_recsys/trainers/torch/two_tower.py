@@ -69,8 +69,8 @@ class TwoTower(nn.Module):
             drawn = size * self.share[numbers] + extra / (len(self.catalogue) - 1)
         hidden = torch.rand(len(numbers), device=numbers.device) < HIDDEN_ITEMS
         items = hide_ids(items, self.schema, "item", hidden)
-        logits = self.user_tower(*batch.users) @ self.item_tower(*items).T / self.temperature
-        logits = logits - drawn.clamp(min=1e-9).log()
+        users = self.user_tower(*batch.users) / self.temperature
+        logits = users @ self.item_tower(*items).T - drawn.clamp(min=1e-9).log()
         same = numbers[None, :] == batch.item[:, None]
         same[:, :size].fill_diagonal_(False)
         return functional.cross_entropy(logits.masked_fill(same, -1e9), torch.arange(size, device=logits.device))
