@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 help:  ## print this list
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/make \1	\2/p' Makefile | expand -t 14
 
-demo: $(READY)  ## train on MovieLens-100k, compare with baselines, write to Redis, read back: about 4 minutes
+demo: $(READY)  ## train on MovieLens-100k, compare with baselines, write to Redis, read back: a few minutes
 	@$(BIN)/recsys demo
 
 test: lint  ## linters, type checker and all tests, the notebook among them

@@ -83,8 +83,8 @@ class Bundle:
         """
         self.path = Path(path)
         try:
-            text = (self.path / "manifest.json").read_text()
-        except FileNotFoundError:
+            text = (self.path / "manifest.json").read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
             raise BundleError(f"no bundle at {self.path}: make one with 'recsys train'") from None
         try:
             document = json.loads(text)

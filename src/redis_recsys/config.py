@@ -12,7 +12,13 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from .errors import ConfigError
 from .schema import explain
@@ -52,7 +58,7 @@ class TrainSettings(Section):
     temperature: float = Field(0.1, gt=0, description="of the retrieval softmax")
     uniform_negatives: int = Field(0, ge=0, description="catalogue items added to the in-batch negatives")
     ranking_batch: int = Field(4096, ge=2)
-    ranking_lr: float = Field(0.001, gt=0)
+    ranking_lr: float = Field(0.005, gt=0)
     ranking_dim: int = Field(16, ge=1, description="of the ranker's embeddings")
     feature_dropout: float = Field(0.0, ge=0, lt=1, description="share of a user's features hidden while training")
     half_life: float | None = Field(None, gt=0, description="days after which an interaction counts half in training")
@@ -78,7 +84,7 @@ class Settings(BaseSettings):
     """Everything that can be set."""
 
     model_config = SettingsConfigDict(
-        env_prefix="RECSYS_", env_nested_delimiter="_", env_nested_max_split=1, extra="ignore"
+        env_prefix="RECSYS_", env_nested_delimiter="_", env_nested_max_split=1, extra="forbid"
     )
 
     data: Path = Field(Path("data"), description="folder for downloads, datasets and bundles")
@@ -99,7 +105,23 @@ class Settings(BaseSettings):
         path = os.environ.get("RECSYS_CONFIG")
         if path is None:
             return init_settings, env_settings
-        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=path)
+        return init_settings, env_settings, InitSettingsSource(settings_cls, _read(Path(path)))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The settings file."""
+    try:
+        document = yaml.safe_load(path.read_text()) or {}
+    except OSError as error:
+        raise ConfigError(f"RECSYS_CONFIG names {path}, which cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path} must hold sections of settings, such as 'batch:'")
+    redis = document.get("redis")
+    if isinstance(redis, dict) and "password" in redis:
+        raise ConfigError(f"{path} holds redis.password: set RECSYS_REDIS_PASSWORD instead, secrets are for no file")
+    return document
 
 
 def load_settings(**flags: dict[str, Any]) -> Settings:
@@ -112,9 +134,6 @@ def load_settings(**flags: dict[str, Any]) -> Settings:
     Raises:
         ConfigError: a value is wrong, with the setting's name.
     """
-    path = os.environ.get("RECSYS_CONFIG")
-    if path is not None and not Path(path).is_file():
-        raise ConfigError(f"RECSYS_CONFIG names {path}, which is not a file")
     given = {
         section: {name: value for name, value in values.items() if value is not None}
         for section, values in flags.items()
@@ -123,5 +142,5 @@ def load_settings(**flags: dict[str, Any]) -> Settings:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
         raise ConfigError(f"setting {explain(error)}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except SettingsError as error:
+        raise ConfigError(f"a RECSYS_ variable cannot be read: {error}") from error

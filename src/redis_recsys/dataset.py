@@ -89,7 +89,7 @@ class Dataset:
         self.path = Path(path)
         try:
             self.manifest: dict[str, Any] = json.loads((self.path / "manifest.json").read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise DataError(f"no dataset at {self.path}: make one with 'recsys data ...'") from None
         except ValueError as error:
             raise DataError(f"{self.path / 'manifest.json'} is damaged: {error}; make the dataset again") from error

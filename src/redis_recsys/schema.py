@@ -110,6 +110,8 @@ class Schema(BaseModel):
             return cls.model_validate(yaml.safe_load(Path(path).read_text()))
         except FileNotFoundError:
             raise SchemaError(f"no schema at {path}: describe the columns there (see docs/your-own-data.md)") from None
+        except OSError as error:
+            raise SchemaError(f"{path} cannot be read: {error.strerror}") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise SchemaError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
         except ValidationError as error:

@@ -11,6 +11,7 @@ import pytest
 
 from redis_recsys.data.synthetic import generate
 from redis_recsys.errors import DataError
+from redis_recsys.metrics import auc
 from redis_recsys.schema import Schema
 
 ALI_CCP = {
@@ -118,3 +119,8 @@ def test_an_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(KeyboardInterrupt):
         generate(tmp_path / "raw", 100)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_truth_is_neither_trivial_nor_hopeless(rows: pl.DataFrame) -> None:
+    assert 0.7 < auc(rows["click_probability"].to_numpy(), rows["click"].to_numpy()) < 0.85
+    assert 0.2 < rows["click"].cast(pl.Float64).mean() < 0.4  # type: ignore[operator]

@@ -6,9 +6,10 @@ user, click, time, and ``click_probability``, the truth that the click was drawn
 * Users are active and items are popular by power laws.
 * A user's ``user_categories`` and ``user_intentions`` decide which item categories they like. Liked categories
   are both shown more often and clicked more often, so clicks concentrate on a user's tastes.
-* The true log-odds of a click are a constant, plus the item's quality, plus five affinities, each a table of low
-  rank between one attribute of the user and one of the item (:data:`AFFINITIES`). All of these attributes have few
-  enough values that a million rows teach them.
+* The true log-odds of a click are a constant, the item's quality, how much the user's ``user_profile`` clicks at all,
+  and five affinities, each a table of low rank between one attribute of the user and one of the item
+  (:data:`AFFINITIES`). All of these attributes have few enough values that a million rows teach them.
+* The other attributes, and the identity of the user, say nothing.
 """
 
 from __future__ import annotations
@@ -29,36 +30,36 @@ CHUNK = 500_000
 START = 1_577_836_800  # 2020-01-01 00:00 UTC
 DAYS = 30
 
-ITEM_ATTRIBUTES = {"item_category": 80, "item_shop": 200, "item_brand": 60}
+ITEM_ATTRIBUTES = {"item_category": 100, "item_shop": 60, "item_brand": 30}
 USER_ATTRIBUTES = {
     "user_shops": 150,
-    "user_profile": 60,
+    "user_profile": 30,
     "user_group": 12,
     "user_gender": 2,
     "user_age": 7,
     "user_consumption_2": 3,
     "user_is_occupied": 2,
     "user_geography": 5,
-    "user_intentions": 20,
-    "user_brands": 30,
-    "user_categories": 40,
+    "user_intentions": 12,
+    "user_brands": 15,
+    "user_categories": 24,
 }
 AFFINITIES = (
     # user attribute, item attribute, standard deviation of the log-odds
-    ("user_categories", "item_category", 0.8),
-    ("user_intentions", "item_category", 0.7),
-    ("user_brands", "item_brand", 0.7),
-    ("user_age", "item_category", 0.25),
-    ("user_group", "item_shop", 0.2),
+    ("user_categories", "item_category", 0.5),
+    ("user_intentions", "item_category", 0.25),
+    ("user_brands", "item_brand", 0.85),
+    ("user_age", "item_brand", 0.5),
+    ("user_group", "item_shop", 0.3),
 )
 RANK = 3
-BIAS = -3.0
-QUALITY = 0.2  # standard deviation over the items
-PROPENSITY = 0.7  # standard deviation over the values of user_profile
-TASTE = 5.0  # how much more often liked categories are shown
-BROWSING = 0.1  # share of rows that show any category, liked or not
+BIAS = -2.0
+QUALITY = 0.15  # standard deviation over the items
+PROPENSITY = 0.5  # standard deviation over the values of user_profile
+TASTE = 14.0  # log of how much more often a category is shown, per unit of the first two affinities
+BROWSING = 0.2  # share of rows that show any category, liked or not
 USER_SKEW = 2.0  # a uniform number to this power picks a rank: density ~ rank ** (1 / skew - 1)
-ITEM_SKEW = 2.5
+ITEM_SKEW = 2.0
 SLOTS = 512  # resolution of the table that picks a category
 
 

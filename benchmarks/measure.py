@@ -1,0 +1,58 @@
+"""What the benchmarks share: the machine's description and speed, and child processes whose peak memory is known."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import platform
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FOLDER = Path("data/bench")
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, memory and Python of this machine."""
+    model = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "processor": model,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": round(memory, 1),
+        "python": platform.python_version(),
+        "system": platform.system(),
+    }
+
+
+def matmul_rate(repeats: int = 7) -> float:
+    """float32 operations per second of a large matrix product on all cores: what this machine can do at best."""
+    random = np.random.default_rng(0)
+    a = random.standard_normal((4096, 1024), np.float32)
+    b = random.standard_normal((1024, 4096), np.float32)
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        a @ b
+        seconds.append(time.perf_counter() - started)
+    return 2 * 4096 * 1024 * 4096 / min(seconds)
+
+
+def in_child(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    """Run ``work`` in a fresh process and add ``peak_mb``, the most memory that process held."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_with_peak, (work, arguments))
+
+
+def _with_peak(work: Callable[..., dict[str, Any]], arguments: tuple[Any, ...]) -> dict[str, Any]:
+    result = work(*arguments)
+    unit = 2**20 if platform.system() == "Darwin" else 2**10
+    return result | {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}

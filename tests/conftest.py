@@ -1,0 +1,97 @@
+"""What several tests share: a real Redis, small trained bundles, the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from planted import VARIANTS, Outcome, Trained, planted_dataset, trained_on
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from redis_recsys import cli
+from redis_recsys.store.embedded import EmbeddedRedis
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests see none of the settings of the machine they run on."""
+    for name in [name for name in os.environ if name.startswith("RECSYS_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
+    """A real Redis for the whole run."""
+    with EmbeddedRedis(tmp_path_factory.mktemp("redis"), persist=False) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: EmbeddedRedis) -> Iterator[redis.Redis]:
+    """The shared Redis, empty."""
+    with redis.Redis(server.host, server.port, password=server.password) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "own redis"
+
+
+@pytest.fixture
+def client_of() -> Callable[[EmbeddedRedis], redis.Redis]:
+    """Makes a client of any server that gives up at once when the server is gone."""
+    return lambda server: redis.Redis(server.host, server.port, password=server.password, retry=Retry(NoBackoff(), 1))
+
+
+@pytest.fixture(scope="session")
+def bundle_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Trained]:
+    """Trains each variant once. The bundles are not to be altered: copy them first."""
+
+    @functools.cache
+    def make(name: str) -> Trained:
+        folder = tmp_path_factory.mktemp(name)
+        return trained_on(planted_dataset(folder, **VARIANTS[name]), folder / "bundle")
+
+    return make
+
+
+@pytest.fixture(params=["everything", "ids-and-one-category", "text-ids-history-implicit", "numerics-no-history"])
+def variant(request: pytest.FixtureRequest, bundle_of: Callable[[str], Trained]) -> Trained:
+    """Bundles of schemas with and without numerics, lists, history, target and text ids."""
+    return bundle_of(request.param)
+
+
+@pytest.fixture(scope="session")
+def trained(bundle_of: Callable[[str], Trained]) -> Trained:
+    """A bundle of 200 users and 40 items with every kind of column."""
+    return bundle_of("everything")
+
+
+@pytest.fixture
+def recsys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+    """Runs the command line in this process, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["recsys", *map(str, args)])
+        out, err = io.StringIO(), io.StringIO()
+        code: Any = 0
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                cli.main()
+            except SystemExit as end:
+                code = end.code or 0
+        return Outcome(code, out.getvalue(), err.getvalue())
+
+    return run

@@ -1,0 +1,154 @@
+"""What the documents say is true of the project, and the rules that its files must keep."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import pytest
+import redis
+import typer.main
+import yaml
+
+from redis_recsys.cli import app
+from redis_recsys.config import RedisSettings
+from redis_recsys.errors import StoreError
+from redis_recsys.store.connection import connect
+from redis_recsys.store.embedded import EmbeddedRedis
+from redis_recsys.store.recommendations import GenerationWriter, get_many
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "data" / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")]
+NOTEBOOKS = sorted(ROOT.glob("*/*.ipynb"))
+COMPOSE = sorted(ROOT.glob("*/docker-compose*.yml"))
+LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def shell_lines(text: str) -> list[str]:
+    """Commands in the ```bash blocks of a document."""
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.split(" #")[0].strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("document", sorted(set(DOCUMENTS)), ids=name_of)
+def test_every_recsys_command_in_the_documents_exists_with_its_options(document: Path) -> None:
+    for line in shell_lines(document.read_text()):
+        words = shlex.split(line)
+        if "recsys" not in words:
+            continue
+        command: Any = typer.main.get_command(app)
+        words = words[words.index("recsys") + 1 :]
+        while hasattr(command, "commands"):
+            assert words, line
+            assert words[0] in command.commands, line
+            command = command.commands[words.pop(0)]
+        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        used = {word.split("=")[0] for word in words if word.startswith("--")}
+        assert used <= known, line
+
+
+@pytest.mark.parametrize("document", sorted(set(DOCUMENTS)), ids=name_of)
+def test_every_make_target_in_the_documents_exists(document: Path) -> None:
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    text = document.read_text()
+    used = re.findall(r"(?:^|`)make ([a-z]+)", "\n".join(shell_lines(text)) + text, re.MULTILINE)
+    assert set(used) <= set(targets)
+
+
+@pytest.mark.parametrize("document", [*sorted(set(DOCUMENTS)), *NOTEBOOKS], ids=name_of)
+def test_every_link_to_a_file_leads_somewhere(document: Path) -> None:
+    text = document.read_text()
+    if document.suffix == ".ipynb":
+        cells = nbformat.reads(text, as_version=4).cells
+        text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    for link in LINK.findall(text):
+        if "://" not in link:
+            assert (document.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=name_of)
+def test_no_function_in_a_notebook_is_longer_than_ten_lines(notebook: Path) -> None:
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        if cell.cell_type == "code":
+            for node in ast.walk(ast.parse(cell.source)):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                    assert (node.end_lineno or 0) - node.lineno < 10, node.name
+
+
+@pytest.mark.parametrize("path", COMPOSE, ids=name_of)
+def test_containers_have_no_privileges_and_listen_on_this_machine_only(path: Path) -> None:
+    for name, service in yaml.safe_load(path.read_text())["services"].items():
+        assert not service.get("privileged"), name
+        assert service["cap_drop"] == ["ALL"], name
+        assert "no-new-privileges:true" in service["security_opt"], name
+        assert service.get("network_mode") != "host", name
+        assert all(str(port).startswith("127.0.0.1:") for port in service.get("ports", [])), name
+
+
+@pytest.mark.parametrize("path", COMPOSE, ids=name_of)
+def test_no_password_is_written_into_a_compose_file(path: Path) -> None:
+    for service in yaml.safe_load(path.read_text())["services"].values():
+        for name, value in service.get("environment", {}).items():
+            if name.endswith("PASSWORD") or name == "REDISCLI_AUTH":
+                assert value.startswith("${REDIS_PASSWORD:?"), name
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*/Dockerfile*")), ids=name_of)
+def test_images_run_as_a_user_other_than_root_and_install_pinned_versions(path: Path) -> None:
+    text = path.read_text()
+    last_user = re.findall(r"^USER (\S+)", text, re.MULTILINE)[-1]
+    assert last_user not in ("root", "0")
+    assert "-c constraints.txt" in text
+
+
+def test_every_installed_version_is_pinned_and_comes_from_the_package_index() -> None:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", line) for line in lines)
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines}
+    project = (ROOT / "pyproject.toml").read_text()
+    lists = project.split("[project.scripts]")[0].split("dependencies = [", 1)[1]
+    wanted = {name.lower() for name in re.findall(r'"([A-Za-z0-9-]+)(?:\[[^]]*\])?(?:[><=]|")', lists)}
+    assert wanted - {"redis-recsys"} <= pinned
+
+
+def test_ci_runs_make_test() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert "make test" in script.read_text().splitlines()
+
+
+def test_the_redis_users_that_the_readme_proposes_may_do_what_they_need_and_no_more(tmp_path: Path) -> None:
+    text = (ROOT / "offline-batch-recsys" / "README.md").read_text()
+    proposed = {line.split()[2]: line.split() for line in text.splitlines() if line.startswith("ACL SETUSER")}
+    ids, scores = np.array([[1, 2]]), np.array([[0.9, 0.8]], np.float32)
+    with EmbeddedRedis(tmp_path) as server:
+        with redis.Redis(port=server.port, password=server.password) as owner:
+            for words in proposed.values():
+                owner.execute_command(*words)
+        login = {
+            name: RedisSettings.model_validate(
+                {"host": server.host, "port": server.port, "username": name, "password": "CHANGE_ME"}
+            )
+            for name in proposed
+        }
+        for run in ("first", "second"):
+            with connect(login["batch"]) as client, GenerationWriter.begin(client, run, grace=60) as writer:
+                writer.write(np.array([7]), ids, scores, np.array([2]))
+                writer.publish(np.array([1, 2]), np.array([5, 4]))
+        with connect(login["reader"]) as client:
+            assert [found.source for found in get_many(client, [7, 8])] == ["model", "popular"]
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                client.delete("recs:live")
+            with pytest.raises(StoreError, match="widen its ACL"):
+                GenerationWriter.begin(client, "third", grace=60)
