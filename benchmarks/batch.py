@@ -20,7 +20,7 @@ from redis_recsys.bundle import Bundle
 from redis_recsys.config import BatchSettings, RedisSettings, TrainSettings
 from redis_recsys.entities import Entities
 from redis_recsys.inference import Ranker, Tower
-from redis_recsys.schema import Column, Schema
+from redis_recsys.schema import Column, Schema, Side
 from redis_recsys.store.connection import connect
 
 USER_VOCABULARY = 100_000
@@ -43,13 +43,14 @@ def make_bundle(path: Path, users: int, items: int) -> Path:
         return path
     random = np.random.default_rng(0)
     known = min(users, USER_VOCABULARY)
-    sizes = {"user": (known, *USER_ATTRIBUTES), "item": (items, *ITEM_ATTRIBUTES)}
+    sizes: dict[Side, tuple[int, ...]] = {"user": (known, *USER_ATTRIBUTES), "item": (items, *ITEM_ATTRIBUTES)}
     columns, entities = [], {}
-    for side, count in (("user", users), ("item", items)):
+    counts: dict[Side, int] = {"user": users, "item": items}
+    for side, count in counts.items():
         columns += [
             Column(
                 name=f"{side}_{position}",
-                side=side,  # type: ignore[arg-type]
+                side=side,
                 kind="categorical",
                 role="id" if position == 0 else None,
                 cardinality=size + 1,
@@ -63,7 +64,7 @@ def make_bundle(path: Path, users: int, items: int) -> Path:
         entities[side] = Entities(numbers, categorical, np.empty((count, 0), np.float32))
     schema = Schema(name="benchmark", columns=columns)
     settings = TrainSettings()
-    tables = [Table(entities[side]) for side in ("user", "item")]
+    tables = [Table(entities[side]) for side in counts]
     lengths = random.integers(0, 2 * SEEN, users)
     starts = np.concatenate([[0, 0], np.cumsum(lengths)])
     history = History(starts, random.integers(1, items + 1, starts[-1], dtype=np.int32))
@@ -73,8 +74,8 @@ def make_bundle(path: Path, users: int, items: int) -> Path:
         catalogue = entities["item"]
         embeddings = Tower(folder / "item_tower.onnx").embed(catalogue.categorical, catalogue.numeric)
         write_tables(folder, embeddings, random.integers(1, 1000, items), history, users)
-        for side, name in (("user", "user_features"), ("item", "item_features")):
-            write_entities(folder / f"{name}.parquet", schema, side, entities[side])  # type: ignore[arg-type]
+        for side in counts:
+            write_entities(folder / f"{side}_features.parquet", schema, side, entities[side])
         finish(folder, schema, "benchmark", {}, embeddings.shape[1], users, items)
     return path
 

@@ -54,5 +54,8 @@ def in_child(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, 
 
 def _with_peak(work: Callable[..., dict[str, Any]], arguments: tuple[Any, ...]) -> dict[str, Any]:
     result = work(*arguments)
-    unit = 2**20 if platform.system() == "Darwin" else 2**10
-    return result | {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
+    status = Path("/proc/self/status")
+    if status.exists():  # unlike ru_maxrss, this does not begin with the memory of the parent
+        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return result | {"peak_mb": int(peak.split()[1]) / 2**10}
+    return result | {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}

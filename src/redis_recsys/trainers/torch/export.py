@@ -107,6 +107,13 @@ def _graph(
         graph.graph.node.append(onnx.helper.make_node("Identity", [f"result/{name}"], [name]))
     for value, name in zip(graph.graph.output, outputs, strict=True):
         value.name = name
+    names: dict[str, str] = {}
+    for value, each in zip(graph.graph.input, axes, strict=True):
+        names |= {value.type.tensor_type.shape.dim[at].dim_param: name for at, name in each.items()}
+    for value in (*graph.graph.input, *graph.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = names.get(dim.dim_param, "")
     return graph
 
 

@@ -88,8 +88,9 @@ def fit(
             if record["metric"] > best["metric"]:
                 best = {"metric": record["metric"], "epoch": epoch, "state": copy.deepcopy(average.state_dict())}
         records.append(record)
-        shown = {key: f"{value:.4g}" for key, value in record.items() if key in ("loss", "metric", "rows_per_s")}
-        console.print(f"{name} epoch {epoch}: {shown}", highlight=False)
+        metric = f", validation {record['metric']:.4f}" if validate else ""
+        speed = f"{record['rows_per_s']:,.0f} rows/s"
+        console.print(f"{name} epoch {epoch}: loss {record['loss']:.4f}{metric}, {speed}", highlight=False)
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
             models = {"model": model.state_dict(), "average": average.state_dict()}

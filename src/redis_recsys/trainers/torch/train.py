@@ -35,39 +35,72 @@ SMOOTHING = 5.0
 
 
 def train(dataset: Dataset, settings: TrainSettings, target: Path) -> Bundle:
-    """Train two-tower and DLRM on a dataset and write the bundle to ``target``.
+    """Train two-tower and DLRM on a dataset and write the bundle to ``target``; see :class:`Trainer`."""
+    trainer = Trainer(dataset, settings, target)
+    trainer.fit_retrieval()
+    trainer.fit_ranking()
+    return trainer.export()
 
-    Both models are first trained on the train part and stopped early on the valid part; with ``refit`` they are
-    then trained anew for as many epochs on both parts, so that the newest interactions are learnt too.
 
-    Raises:
-        TrainingError: no cuda device where one was asked for, no clicks, a loss that is not finite.
+class Trainer:
+    """Trains the two models one after the other and writes the bundle.
+
+    Both are trained on the train part and stopped early on the valid part. With ``refit`` they are then trained anew
+    for as many epochs on both parts, so that the newest interactions are learnt too.
     """
-    device = _device(settings.device)
-    fitting, validation = dataset.rows("train"), dataset.rows("valid")
-    for part, rows in (("train", fitting), ("valid", validation)):
-        if not rows.target.any():
-            raise TrainingError(f"the {part} part of {dataset.path} has no clicks: there is nothing to learn")
-    checkpoint = target.parent / f".{target.name}.checkpoint"
-    if not settings.resume:
-        shutil.rmtree(checkpoint, ignore_errors=True)
 
-    curves: dict[str, Any] = {}
-    data = _Data(dataset, fitting, settings, device)
-    retrieval, curves["retrieval"] = data.fit_two_tower(
-        _retrieval_metric(data, validation), settings.epochs, checkpoint
-    )
-    ranker, curves["ranking"] = data.fit_dlrm(_ranking_metric(data, validation), settings.epochs, checkpoint)
-    everything = fitting + validation
-    if settings.refit:
-        data = _Data(dataset, everything, settings, device)
-        epochs = {name: max(records, key=lambda r: r["metric"])["epoch"] for name, records in curves.items()}
-        console.print(f"training again on train + valid for {epochs} epochs", highlight=False)
-        retrieval, curves["retrieval_refit"] = data.fit_two_tower(None, epochs["retrieval"], checkpoint, "_refit")
-        ranker, curves["ranking_refit"] = data.fit_dlrm(None, epochs["ranking"], checkpoint, "_refit")
-    bundle = _write(dataset, everything, retrieval, ranker, curves, target)
-    shutil.rmtree(checkpoint, ignore_errors=True)
-    return bundle
+    def __init__(self, dataset: Dataset, settings: TrainSettings, target: Path) -> None:
+        """
+        Raises:
+            TrainingError: no cuda device where one was asked for, or no clicks to learn from.
+        """
+        self.dataset, self.settings, self.target = dataset, settings, target
+        self.curves: dict[str, list[dict[str, Any]]] = {}
+        self._device = _device(settings.device)
+        self._fitting, self._validation = dataset.rows("train"), dataset.rows("valid")
+        for part, rows in (("train", self._fitting), ("valid", self._validation)):
+            if not rows.target.any():
+                raise TrainingError(f"the {part} part of {dataset.path} has no clicks: there is nothing to learn")
+        self._data = _Data(dataset, self._fitting, settings, self._device)
+        self._checkpoint = target.parent / f".{target.name}.checkpoint"
+        if not settings.resume:
+            shutil.rmtree(self._checkpoint, ignore_errors=True)
+
+    def fit_retrieval(self) -> list[dict[str, Any]]:
+        """Train the two towers; one record per epoch (see :func:`loop.fit`), the metric being NDCG@10."""
+        metric = _retrieval_metric(self._data, self._validation)
+        self._retrieval, records = self._data.fit_two_tower(metric, self.settings.epochs, self._checkpoint)
+        self.curves["retrieval"] = records
+        return records
+
+    def fit_ranking(self) -> list[dict[str, Any]]:
+        """Train the DLRM; one record per epoch."""
+        metric = _ranking_metric(self._data, self._validation)
+        self._ranker, records = self._data.fit_dlrm(metric, self.settings.epochs, self._checkpoint)
+        self.curves["ranking"] = records
+        return records
+
+    def export(self) -> Bundle:
+        """Refit if that is set, write the ONNX files, compare them with the torch models, and complete the bundle.
+
+        Raises:
+            TrainingError: one of the models has not been trained.
+            BundleError: an ONNX file differs from its model.
+        """
+        if len(self.curves) < 2:
+            raise TrainingError("train both models before the export: fit_retrieval(), then fit_ranking()")
+        everything = self._fitting + self._validation
+        if self.settings.refit:
+            best = {name: max(records, key=lambda r: r["metric"])["epoch"] for name, records in self.curves.items()}
+            console.print(f"training again on train + valid, epochs: {best}", highlight=False)
+            data = _Data(self.dataset, everything, self.settings, self._device)
+            towers = data.fit_two_tower(None, best["retrieval"], self._checkpoint, "_refit")
+            ranker = data.fit_dlrm(None, best["ranking"], self._checkpoint, "_refit")
+            self._retrieval, self.curves["retrieval_refit"] = towers
+            self._ranker, self.curves["ranking_refit"] = ranker
+        bundle = _write(self.dataset, everything, self._retrieval, self._ranker, self.curves, self.target)
+        shutil.rmtree(self._checkpoint, ignore_errors=True)
+        return bundle
 
 
 class _Data:
