@@ -20,7 +20,12 @@ from .store.connection import connect
 from .store.recommendations import Recommendations, get_many
 
 # MovieLens-100k has few users and fashions that change within weeks. These values were chosen on its valid part.
-MOVIELENS: dict[str, Any] = {"half_life": 20.0, "feature_dropout": 0.5, "epochs": 8, "ranking_lr": 0.001}
+MOVIELENS: dict[str, Any] = {"half_life": 20.0, "feature_dropout": 0.5, "epochs": 8, "patience": 3}
+
+
+def movielens_training(settings: Settings) -> TrainSettings:
+    """Training settings for MovieLens-100k; those that the user has set win."""
+    return TrainSettings(**MOVIELENS | settings.train.model_dump(exclude_unset=True))
 
 
 def demo(settings: Settings, users: int = 3) -> tuple[Report, list[Recommendations]]:
@@ -43,8 +48,7 @@ def demo(settings: Settings, users: int = 3) -> tuple[Report, list[Recommendatio
         encode(settings.data / "raw" / "movielens-100k", folder / "dataset", Split())
     dataset = Dataset(folder / "dataset")
     with _step("3/5  train two-tower and DLRM, export to ONNX"):
-        chosen = TrainSettings(**MOVIELENS | settings.train.model_dump(exclude_unset=True))
-        bundle = train(dataset, chosen, folder / "bundle")
+        bundle = train(dataset, movielens_training(settings), folder / "bundle")
     with _step("4/5  evaluate on the newest 10%, over the full catalogue"):
         candidates = settings.batch.candidates
         towers, both = Everyone(bundle, candidates, ranked=False), Everyone(bundle, candidates)

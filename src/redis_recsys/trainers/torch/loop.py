@@ -36,6 +36,7 @@ def fit(
     patience: int,
     batch_size: int,
     learning_rate: float,
+    l2: float,
     seed: int,
     device: torch.device,
     checkpoint: Path | None = None,
@@ -55,6 +56,7 @@ def fit(
         patience: epochs without a better metric before stopping.
         batch_size: interactions per step.
         learning_rate: of Adam.
+        l2: penalty on the squared weights, added to the gradient.
         seed: of shuffling and sampling; a resumed run draws what an uninterrupted one would.
         device: where the model lies; on cuda the forward pass runs in bfloat16.
         checkpoint: folder for the state after each epoch.
@@ -66,7 +68,7 @@ def fit(
     Raises:
         TrainingError: the loss is not finite, or a checkpoint does not fit the model.
     """
-    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, weight_decay=l2, fused=True)
     average = copy.deepcopy(model).eval()
     records: list[dict[str, Any]] = []
     best: dict[str, Any] = {"metric": float("-inf"), "epoch": 0, "state": copy.deepcopy(model.state_dict())}

@@ -158,7 +158,7 @@ class _Data:
         data = self.interactions(clicks, self.ends[self.clicks], weights)
         records = fit(
             "retrieval" + suffix, model, lambda: data, metric, epochs, s.patience,
-            s.retrieval_batch, s.retrieval_lr, s.seed, self.device, checkpoint, s.resume,
+            s.retrieval_batch, s.retrieval_lr, 0.0, s.seed, self.device, checkpoint, s.resume,
         )  # fmt: skip
         return model, records
 
@@ -183,7 +183,7 @@ class _Data:
 
         records = fit(
             "ranking" + suffix, model, draw, metric, epochs, s.patience,
-            s.ranking_batch, s.ranking_lr, s.seed, self.device, checkpoint, s.resume,
+            s.ranking_batch, s.ranking_lr, s.ranking_l2, s.seed, self.device, checkpoint, s.resume,
         )  # fmt: skip
         return model, records
 
