@@ -83,7 +83,10 @@ def test_the_history_shares_the_vocabulary_of_the_item_id(path: Path) -> None:
         ([USER, ITEM, USER | {"name": "other"}], "exactly one column must have side user and role id"),
         ([USER, ITEM, USER], "columns named twice: user"),
         ([USER, ITEM | {"kind": "numeric"}], "column 'item': the id role needs side user or item and kind categorical"),
-        ([USER, ITEM, COLUMNS[4] | {"max_length": None}], "column 'genres' is multi-categorical and needs a max_length"),
+        (
+            [USER, ITEM, COLUMNS[4] | {"max_length": None}],
+            "column 'genres' is multi-categorical and needs a max_length",
+        ),
         ([USER, ITEM | {"max_length": 2}], "column 'item': max_length and separator belong to multi-categorical"),
         ([USER, ITEM, COLUMNS[2] | {"side": "item"}], "column 'recent': the history role needs side user"),
         ([USER, ITEM, COLUMNS[5] | {"role": None}], "column 'title': kind text and role label go together"),

@@ -41,6 +41,10 @@ class Entities:
     def __len__(self) -> int:
         return len(self.raw_ids)
 
+    def rows(self, which: np.ndarray | slice) -> Entities:
+        """Some of the entities, without labels."""
+        return Entities(self.raw_ids[which], self.categorical[which], self.numeric[which])
+
 
 def write_entities(path: Path, schema: Schema, side: Side, entities: Entities) -> None:
     """Write a table of entities as parquet in row groups that readers can stream."""

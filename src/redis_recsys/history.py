@@ -43,6 +43,10 @@ class History:
         ends[order] = np.cumsum(positive) - positive
         return ends
 
+    def of_users(self, first: int, last: int) -> History:
+        """The history of users ``first`` to ``last``, who are 1, 2, ... in it."""
+        return History(self.starts[np.r_[first, first : last + 2]], self.items)
+
     def __getitem__(self, user: int) -> np.ndarray:
         return self.items[self.starts[user] : self.starts[user + 1]]
 

@@ -12,7 +12,7 @@ import onnxruntime
 from .errors import BundleError
 
 RANKER_INPUTS = ("user_categorical", "user_numeric", "item_categorical", "item_numeric")
-HEAD_INPUTS = ("user_matrix", "user_bias", "item_side")
+HEAD_INPUTS = ("user_matrix", "user_bias", "item_vectors", "item_log_odds")
 
 
 def session(model: Path | onnx.ModelProto, threads: int = 1) -> onnxruntime.InferenceSession:
@@ -68,11 +68,7 @@ class Ranker:
 
 
 class SplitRanker:
-    """The ranker cut where its sides meet, so that the item side is computed once for the whole catalogue.
-
-    Attributes:
-        catalogue: float32[items + 1, width], what each item contributes; row 0 is the unknown item.
-    """
+    """The ranker cut where its sides meet, so that the item side is computed once for the whole catalogue."""
 
     def __init__(self, path: Path, categorical: np.ndarray, numeric: np.ndarray, threads: int = 1) -> None:
         """
@@ -82,18 +78,21 @@ class SplitRanker:
             numeric: float32[items, Fi].
             threads: that one run may use.
         """
+        sides = list(HEAD_INPUTS[2:])
         try:
             extractor = onnx.utils.Extractor(onnx.load(path))
-            item_side = extractor.extract_model(list(RANKER_INPUTS[2:]), [HEAD_INPUTS[2]])
-            rest = extractor.extract_model([*RANKER_INPUTS[:2], HEAD_INPUTS[2]], ["probability"])
+            item_side = extractor.extract_model(list(RANKER_INPUTS[2:]), sides)
+            rest = extractor.extract_model([*RANKER_INPUTS[:2], *sides], ["probability"])
         except Exception as error:  # onnx raises a different type for each defect
-            raise BundleError(f"{path} cannot be cut at {HEAD_INPUTS[2]}: {error}") from error
+            raise BundleError(f"{path} cannot be cut at {', '.join(sides)}: {error}") from error
         padded = [np.concatenate([np.zeros((1, a.shape[1]), a.dtype), a]) for a in (categorical, numeric)]
         inputs = dict(zip(RANKER_INPUTS[2:], (a[None] for a in padded), strict=True))
-        self.catalogue = session(item_side, threads).run(None, inputs)[0][0]
+        # what each item contributes, float32[items + 1, ...]; row 0 is the unknown item
+        self._catalogue = [output[0] for output in session(item_side, threads).run(sides, inputs)]
         self._session = session(rest, threads)
 
     def __call__(self, user_categorical: np.ndarray, user_numeric: np.ndarray, items: np.ndarray) -> np.ndarray:
         """int32[b, Cu], float32[b, Fu] and entity numbers int[b, n] -> float32[b, n]."""
-        inputs = (user_categorical, user_numeric, self.catalogue[items])
-        return self._session.run(None, dict(zip((*RANKER_INPUTS[:2], HEAD_INPUTS[2]), inputs, strict=True)))[0]
+        inputs = (user_categorical, user_numeric, *(side[items] for side in self._catalogue))
+        names = (*RANKER_INPUTS[:2], *HEAD_INPUTS[2:])
+        return self._session.run(None, dict(zip(names, inputs, strict=True)))[0]

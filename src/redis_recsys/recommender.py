@@ -15,6 +15,8 @@ from .inference import SplitRanker, Tower
 from .ordering import order
 from .topk import topk
 
+PIECE = 64
+
 
 class Scored(NamedTuple):
     """Recommendations of n users.
@@ -56,7 +58,7 @@ class Recommender:
         """
         scores = self._tower.embed(users.categorical, users.numeric) @ self._catalogue
         row = np.repeat(np.arange(len(users)), np.diff(history.starts[1:]))
-        scores[row, history.items - 1] = -np.inf
+        scores[row, history.items[history.starts[1] : history.starts[-1]] - 1] = -np.inf
         found = topk(scores, self.candidates)
         return np.where(np.take_along_axis(scores, found, axis=1) > -np.inf, found + 1, 0)
 
@@ -68,11 +70,15 @@ class Recommender:
     def recommend(
         self, users: Entities, history: History, k: int, temperature: float, rng: np.random.Generator
     ) -> Scored:
-        """Retrieve, rank and order the best ``k`` for n users."""
-        items = self.retrieve(users, history)
-        scores = self.rank(users, items)
-        chosen = order(scores, k, temperature, rng)
-        return Scored(np.take_along_axis(items, chosen, axis=1), np.take_along_axis(scores, chosen, axis=1))
+        """Retrieve, rank and order the best ``k`` for n users, in pieces that fit into the processor's cache."""
+        parts = []
+        for start in range(0, len(users), PIECE):
+            piece = users.rows(slice(start, start + PIECE))
+            items = self.retrieve(piece, history.of_users(start + 1, start + len(piece)))
+            scores = self.rank(piece, items)
+            chosen = order(scores, k, temperature, rng)
+            parts.append([np.take_along_axis(each, chosen, axis=1) for each in (items, scores)])
+        return Scored(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
 
 @dataclass
@@ -121,5 +127,4 @@ class Everyone:
         assert self._history is not None
         lists = [self._history[user] for user in users]
         starts = np.concatenate([[0, 0], np.cumsum([len(items) for items in lists])]).astype(np.int64)
-        entities = Entities(self._users.raw_ids[rows], self._users.categorical[rows], self._users.numeric[rows])
-        return entities, History(starts, np.concatenate(lists) if lists else np.empty(0, np.int32))
+        return self._users.rows(rows), History(starts, np.concatenate(lists) if lists else np.empty(0, np.int32))

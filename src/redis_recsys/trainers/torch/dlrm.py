@@ -72,24 +72,25 @@ class UserSide(nn.Module):
         model = self.model
         user = model.user(categorical, numeric)
         weight = model.from_dots.weight.view(FIRST, model.item.count, model.user.count)
+        # what the first layer sees of the item vectors themselves is linear in them too, and joins the same matrix
         # sum_g weight[h, f, g] <item_f, user_g>  =  sum_{f, e} item[f, e] (sum_g weight[h, f, g] user[g, e])
         by_vector = weight.permute(1, 0, 2).reshape(model.item.count * FIRST, model.user.count) @ user
         matrix = by_vector.view(-1, model.item.count, FIRST, model.dim).transpose(-1, -2)
-        return matrix.reshape(-1, model.item.count * model.dim, FIRST), model.from_user(user.flatten(-2)).unsqueeze(-2)
+        matrix = matrix.reshape(-1, model.item.count * model.dim, FIRST) + model.from_item.weight.T
+        return matrix, model.from_user(user.flatten(-2)).unsqueeze(-2)
 
 
 class ItemSide(nn.Module):
-    """What an item contributes, the same for all users: its vectors, their share of the first layer, its log-odds."""
+    """What an item contributes, the same for all users: its vectors and its log-odds."""
 
     def __init__(self, model: DLRM) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, categorical: Tensor, numeric: Tensor) -> Tensor:
-        """int32[..., Ci], float32[..., Fi] -> float32[..., item_vectors * dim + FIRST + 1]."""
-        item = self.model.item(categorical, numeric).flatten(-2)
+    def forward(self, categorical: Tensor, numeric: Tensor) -> tuple[Tensor, Tensor]:
+        """int32[..., Ci], float32[..., Fi] -> vectors float32[..., item_vectors * dim], log-odds float32[..., 1]."""
         log_odds = self.model.log_odds(categorical[..., self.model.id_slot])
-        return torch.cat([item, self.model.from_item(item), log_odds], dim=-1)
+        return self.model.item(categorical, numeric).flatten(-2), log_odds
 
 
 class Head(nn.Module):
@@ -99,7 +100,6 @@ class Head(nn.Module):
         super().__init__()
         self.top = model.top
 
-    def forward(self, matrix: Tensor, bias: Tensor, items: Tensor) -> Tensor:
+    def forward(self, matrix: Tensor, bias: Tensor, vectors: Tensor, log_odds: Tensor) -> Tensor:
         """Outputs of ``UserSide`` for b users and of ``ItemSide`` as float32[b, n, ...] -> probabilities [b, n]."""
-        vectors, share, log_odds = items.split((items.shape[-1] - FIRST - 1, FIRST, 1), dim=-1)
-        return torch.sigmoid(self.top(vectors @ matrix + share + bias) + log_odds).squeeze(-1)
+        return torch.sigmoid(self.top(vectors @ matrix + bias) + log_odds).squeeze(-1)

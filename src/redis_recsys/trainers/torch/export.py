@@ -61,11 +61,12 @@ def export_ranker(model: DLRM, users: Table, items: Table, folder: Path) -> dict
     user_axes, item_axes = {0: "users"}, {0: "users", 1: "items"}
     with torch.inference_mode():
         matrix, bias = UserSide(model)(*user)
-        vectors = ItemSide(model)(*item)
-    names, joints = list(RANKER_INPUTS), ["matrix", "bias", "items"]
+        vectors, log_odds = ItemSide(model)(*item)
+    names, joints = list(RANKER_INPUTS), ["matrix", "bias", "vectors", "log_odds"]
     user_side = _graph(UserSide(model), tuple(user), names[:2], list(HEAD_INPUTS[:2]), [user_axes] * 2)
-    item_side = _graph(ItemSide(model), tuple(item), names[2:], [HEAD_INPUTS[2]], [item_axes] * 2)
-    head = _graph(Head(model), (matrix, bias, vectors), joints, ["probability"], [user_axes, user_axes, item_axes])
+    item_side = _graph(ItemSide(model), tuple(item), names[2:], list(HEAD_INPUTS[2:]), [item_axes] * 2)
+    head_axes = [user_axes] * 2 + [item_axes] * 2
+    head = _graph(Head(model), (matrix, bias, vectors, log_odds), joints, ["probability"], head_axes)
     sides = onnx.compose.merge_models(user_side, item_side, io_map=[])
     joined = onnx.compose.merge_models(sides, head, io_map=list(zip(HEAD_INPUTS, joints, strict=True)))
     path = folder / "ranker.onnx"

@@ -240,7 +240,7 @@ def _ranking_metric(data: _Data, validation: Rows) -> Callable[[DLRM], float]:
         items = ItemSide(model)(*data.items.known())
 
         def scores(packed: Packed) -> np.ndarray:
-            return Head(model)(*UserSide(model)(*packed), items).cpu().numpy()
+            return Head(model)(*UserSide(model)(*packed), *items).cpu().numpy()
 
         return holdout.ndcg(scores)
 

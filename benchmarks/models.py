@@ -1,0 +1,66 @@
+"""Training speed, where its time goes, and how good the models are: on synthetic data and on MovieLens-100k."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import FOLDER, in_child
+
+
+def synthetic(rows: int = 1_000_000) -> dict[str, Any]:
+    """Train on synthetic data with the default settings and evaluate beside the baselines and the oracle."""
+    return in_child(_synthetic, rows)
+
+
+def movielens() -> dict[str, Any]:
+    """What ``recsys demo`` does, and how long it takes."""
+    return in_child(_movielens)
+
+
+def _synthetic(rows: int) -> dict[str, Any]:
+    from redis_recsys.baselines import fit_baselines
+    from redis_recsys.config import TrainSettings
+    from redis_recsys.data.synthetic import generate
+    from redis_recsys.dataset import Dataset
+    from redis_recsys.etl import encode
+    from redis_recsys.evaluate import evaluate
+    from redis_recsys.recommender import Everyone
+    from redis_recsys.split import Split
+    from redis_recsys.trainers.torch.train import train
+
+    raw, home = FOLDER / f"synthetic-{rows}", FOLDER / f"models-{rows}"
+    if not raw.exists():
+        generate(raw, rows)
+    encode(raw, home / "dataset", Split())
+    dataset = Dataset(home / "dataset")
+    started = time.perf_counter()
+    bundle = train(dataset, TrainSettings(), home / "bundle")
+    seconds = time.perf_counter() - started
+    both = Everyone(bundle)
+    report = evaluate(dataset, [*fit_baselines(dataset), Everyone(bundle, ranked=False), both], predict=both.predict)
+    return {"rows": rows, "train_s": seconds, "speed": _speed(bundle.manifest.metrics["curves"]), **report.to_dict()}
+
+
+def _movielens() -> dict[str, Any]:
+    from redis_recsys.config import RedisSettings, load_settings
+    from redis_recsys.demo import demo
+
+    settings = load_settings()
+    settings.redis = RedisSettings(folder=Path(FOLDER / "redis"))
+    started = time.perf_counter()
+    report, _ = demo(settings)
+    return {"demo_s": time.perf_counter() - started, **report.to_dict()}
+
+
+def _speed(curves: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """Per model: rows per second over all epochs, and the share of loader, forward and backward in an epoch."""
+    speed = {}
+    for name in ("retrieval", "ranking"):
+        parts = {part: sum(epoch[f"{part}_s"] for epoch in curves[name]) for part in ("loader", "forward", "backward")}
+        total = sum(parts.values())
+        rates = [epoch["rows_per_s"] for epoch in curves[name]]
+        speed[name] = {"rows_per_s": sorted(rates)[len(rates) // 2]}
+        speed[name] |= {part: seconds / total for part, seconds in parts.items()}
+    return speed
