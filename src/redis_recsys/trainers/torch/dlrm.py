@@ -26,6 +26,8 @@ HIDDEN_ITEMS = 0.01
 class DLRM(nn.Module):
     """Click logits of user-item pairs."""
 
+    prior: Tensor
+
     def __init__(self, schema: Schema, log_odds: np.ndarray, settings: TrainSettings) -> None:
         """
         Args:
@@ -38,7 +40,9 @@ class DLRM(nn.Module):
         self.schema, self.dim, self.id_slot = schema, dim, id_slot(schema, "item")
         self.user = FeatureVectors(schema, "user", dim, settings.feature_dropout)
         self.item = FeatureVectors(schema, "item", dim)
-        self.log_odds = nn.Embedding.from_pretrained(torch.from_numpy(log_odds).float()[:, None], freeze=False)
+        self.register_buffer("prior", torch.from_numpy(log_odds).float()[:, None])
+        self.correction = nn.Embedding(len(log_odds), 1)  # apart from the prior, so that L2 pulls towards the prior
+        nn.init.zeros_(self.correction.weight)
         self.from_user = nn.Linear(self.user.count * dim, FIRST)
         self.from_item = nn.Linear(self.item.count * dim, FIRST, bias=False)
         self.from_dots = nn.Linear(self.item.count * self.user.count, FIRST, bias=False)
@@ -46,12 +50,17 @@ class DLRM(nn.Module):
         nn.init.zeros_(last.weight)
         self.top = nn.Sequential(nn.ReLU(), nn.Linear(FIRST, SECOND), nn.ReLU(), last)
 
+    def log_odds(self, categorical: Tensor) -> Tensor:
+        """Log-odds float32[..., 1] of the items of packed rows int32[..., Ci]."""
+        ids = categorical[..., self.id_slot]
+        return functional.embedding(ids, self.prior) + self.correction(ids)
+
     def forward(self, batch: Batch) -> Tensor:
         """Logits float32[n] of n pairs."""
         user, item = self.user(*batch.users), self.item(*batch.items)
         dots = item @ user.transpose(-1, -2)
         first = self.from_user(user.flatten(-2)) + self.from_item(item.flatten(-2)) + self.from_dots(dots.flatten(-2))
-        return (self.top(first) + self.log_odds(batch.items.categorical[..., self.id_slot])).squeeze(-1)
+        return (self.top(first) + self.log_odds(batch.items.categorical)).squeeze(-1)
 
     def compute_loss(self, batch: Batch) -> Tensor:
         """Mean binary cross-entropy with the clicks."""
@@ -89,8 +98,7 @@ class ItemSide(nn.Module):
 
     def forward(self, categorical: Tensor, numeric: Tensor) -> tuple[Tensor, Tensor]:
         """int32[..., Ci], float32[..., Fi] -> vectors float32[..., item_vectors * dim], log-odds float32[..., 1]."""
-        log_odds = self.model.log_odds(categorical[..., self.model.id_slot])
-        return self.model.item(categorical, numeric).flatten(-2), log_odds
+        return self.model.item(categorical, numeric).flatten(-2), self.model.log_odds(categorical)
 
 
 class Head(nn.Module):
