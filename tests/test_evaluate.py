@@ -198,5 +198,5 @@ def test_the_report_is_json_and_two_tables(dataset: Dataset):
         console.quiet = False
         console.print(report.table(k=2), report.ranker_table())
     text = capture.get()
-    for word in ("good", "bad", "NDCG@2", "NDCG@2 cold", "3 test users", "2 with a history", "oracle", "0.8889"):
+    for word in ("good", "bad", "NDCG@2", "±", "cold", "3 test users", "2 with a history", "oracle", "0.8889"):
         assert word in text

@@ -89,14 +89,13 @@ class Dataset:
         self.path = Path(path)
         try:
             self.manifest: dict[str, Any] = json.loads((self.path / "manifest.json").read_text())
+            version = self.manifest.get("version")
         except (FileNotFoundError, NotADirectoryError):
             raise DataError(f"no dataset at {self.path}: make one with 'recsys data ...'") from None
-        except ValueError as error:
+        except (ValueError, AttributeError) as error:
             raise DataError(f"{self.path / 'manifest.json'} is damaged: {error}; make the dataset again") from error
-        if self.manifest.get("version") != DATASET_VERSION:
-            raise DataError(
-                f"{self.path} has dataset version {self.manifest.get('version')}, this code reads {DATASET_VERSION}"
-            )
+        if version != DATASET_VERSION:
+            raise DataError(f"{self.path} has dataset version {version}, this code reads {DATASET_VERSION}")
         self.schema = Schema.load(self.path / "schema.yaml")
 
     @cached_property

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from .dataset import Dataset, Rows
 from .errors import DataError
-from .metrics import auc, coverage, impression_ndcg, list_metrics, log_loss, title_of
+from .metrics import auc, coverage, impression_ndcg, list_metrics, log_loss
 from .progress import progress
 
 BLOCK_SCORES = 1 << 24
@@ -69,26 +69,25 @@ class Report:
 
     def table(self, k: int = 10) -> Table:
         """One row per recommender, NDCG with its standard error, the best value of each column in bold."""
-        columns = [f"ndcg@{k}", f"recall@{k}", f"hit_rate@{k}", "mrr", f"coverage@{k}"]
-        values = {name: [metrics[c] for c in columns] for name, metrics in self.retrieval.items()}
-        titles = [title_of(c) for c in columns]
+        names = {f"ndcg@{k}": "NDCG", f"ndcg@{k}_error": "±", f"recall@{k}": "recall", f"hit_rate@{k}": "hits"}
+        names |= {"mrr": "MRR", f"coverage@{k}": "coverage"}
+        values = {name: [metrics[c] for c in names] for name, metrics in self.retrieval.items()}
+        titles = list(names.values())
         if self.warm and self.cold:
-            titles += [f"NDCG@{k} warm", f"NDCG@{k} cold"]
+            titles += ["warm", "cold"]
             for name, row in values.items():
                 row += [self.warm[name][f"ndcg@{k}"], self.cold[name][f"ndcg@{k}"]]
         best = [max(column) for column in zip(*values.values(), strict=True)]
-        table = Table(
-            title="{all:,} test users, of these {warm:,} with a history (warm) and {cold:,} without (cold)".format(
-                **self.users
-            )
-        )
-        table.add_column("recommender")
+        title = f"NDCG@{k} of {{all:,}} test users; warm: {{warm:,}} with a history, cold: {{cold:,}} without"
+        table = Table(title=title.format(**self.users), box=None, padding=(0, 2, 0, 0))
+        table.add_column("recommender", no_wrap=True)
         for title in titles:
-            table.add_column(title, justify="right")
+            table.add_column(title, justify="right", no_wrap=True)
         for name, row in values.items():
-            texts = [f"{value:.4f}" for value in row]
-            texts[0] += f" ± {self.retrieval[name][f'ndcg@{k}_error']:.4f}"
-            cells = [f"[bold]{t}[/]" if v == top else t for t, v, top in zip(texts, row, best, strict=True)]
+            cells = [
+                f"[bold]{value:.3f}[/]" if value == top and title != "±" else f"{value:.3f}"
+                for title, value, top in zip(titles, row, best, strict=True)
+            ]
             table.add_row(name, *cells)
         return table
 
