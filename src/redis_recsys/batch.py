@@ -56,6 +56,7 @@ def batch(bundle: Bundle, client: redis.Redis, settings: BatchSettings) -> Batch
     fingerprint = f"{bundle.fingerprint}:{settings.model_dump_json(include=_RESULT)}"
     raw_items = bundle.items.raw_ids
     with GenerationWriter.begin(client, fingerprint, settings.grace) as writer:
+        writer.done -= writer.done % settings.block  # a block that was cut in the middle is scored and written again
         resumed_at = writer.done
         with progress("scoring users", bundle.manifest.users) as advance:
             advance(resumed_at)
@@ -79,7 +80,8 @@ def score(bundle: Bundle, settings: BatchSettings, skip: int = 0) -> Iterator[tu
         skip: users that were done before, whole blocks.
     """
     models = Recommender(bundle, settings.candidates)
-    workers = settings.workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = settings.workers or cores
 
     def work(number: int, users: Entities, history: History) -> tuple[Entities, Scored]:
         rng = np.random.default_rng([settings.seed, number])
@@ -92,7 +94,7 @@ def score(bundle: Bundle, settings: BatchSettings, skip: int = 0) -> Iterator[tu
                 if number * settings.block < skip:
                     continue
                 waiting.append(pool.submit(work, number, users, history))
-                if len(waiting) > 2 * (workers or 1):
+                if len(waiting) > 2 * workers:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

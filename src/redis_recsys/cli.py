@@ -15,6 +15,7 @@ import typer
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from .config import BatchSettings, RedisSettings, TrainSettings, load_settings
 from .errors import ConfigError, DataError, RecsysError
@@ -37,6 +38,7 @@ data = typer.Typer(help="Fetch or make data and encode it into a dataset.", no_a
 app.add_typer(data, name="data")
 out = Console()
 
+INTERRUPTED = 130  # what Typer exits with after Ctrl-C
 DATASET, BUNDLE = Path("data/dataset"), Path("data/bundle")
 
 
@@ -285,12 +287,14 @@ def demo(as_json: Json = False) -> None:
 
 def _table(found: Recommendations, labels: dict[str, str]) -> Table:
     """What one user is recommended."""
-    table = Table(title=f"user {found.user}: {found.source} items, generation {found.generation}", title_justify="left")
+    title = Text(f"user {found.user}: {found.source} items, generation {found.generation}")
+    table = Table(title=title, title_justify="left")
     for heading in ("#", "item", *(["label"] if labels else []), "score"):
         table.add_column(heading)
     for rank, (item, score) in enumerate(zip(found.items, found.scores, strict=True), 1):
         label = [labels.get(str(item), "")] if labels else []
-        table.add_row(str(rank), str(item), *label, f"{score:.4g}")
+        # as Text, since Rich would read brackets in a plain string as markup
+        table.add_row(*map(Text, (str(rank), str(item), *label, f"{score:.4g}")))
     return table
 
 
@@ -344,3 +348,7 @@ def main() -> None:
     except RecsysError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            print("error: interrupted", file=sys.stderr)
+        raise
