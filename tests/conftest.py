@@ -44,6 +44,15 @@ def client(server: EmbeddedRedis) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
+def use_server(server: EmbeddedRedis, client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> redis.Redis:
+    """The shared Redis, empty, set as the configured one."""
+    monkeypatch.setenv("RECSYS_REDIS_HOST", server.host)
+    monkeypatch.setenv("RECSYS_REDIS_PORT", str(server.port))
+    monkeypatch.setenv("RECSYS_REDIS_PASSWORD", server.password)
+    return client
+
+
+@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "own redis"
 

@@ -41,13 +41,14 @@ def planted(
     lists: bool = True,
     history: bool = True,
     text_ids: bool = False,
+    spare: int = 1,
 ) -> Path:
     """A raw folder in which users click on items of their own group (number modulo 4) and hardly on others.
 
-    The last user and the last item have features and no interactions. Some lists are empty, some numbers null.
+    The last ``spare`` users and items have features and no interactions. Some lists are empty, some numbers null.
     """
     random = np.random.default_rng(7)
-    user, item = random.integers(users - 1, size=rows), random.integers(items - 1, size=rows)
+    user, item = random.integers(users - spare, size=rows), random.integers(items - spare, size=rows)
     click = random.random(rows) < np.where(user % GROUPS == item % GROUPS, 0.8, 0.08)
     time = np.arange(rows) * 60
     if not target:

@@ -282,16 +282,16 @@ def demo(as_json: Json = False) -> None:
     out.print(report.table(), report.ranker_table())
     labels = _titles(settings.data / "demo" / "bundle")
     for each in found:
-        out.print(_table(each, labels))
+        out.print(_table(each, labels, 10))
 
 
-def _table(found: Recommendations, labels: dict[str, str]) -> Table:
-    """What one user is recommended."""
+def _table(found: Recommendations, labels: dict[str, str], most: int | None = None) -> Table:
+    """What one user is recommended, the first ``most`` items."""
     title = Text(f"user {found.user}: {found.source} items, generation {found.generation}")
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", min_width=title.cell_len)
     for heading in ("#", "item", *(["label"] if labels else []), "score"):
         table.add_column(heading)
-    for rank, (item, score) in enumerate(zip(found.items, found.scores, strict=True), 1):
+    for rank, (item, score) in enumerate(zip(found.items[:most], found.scores[:most], strict=True), 1):
         label = [labels.get(str(item), "")] if labels else []
         # as Text, since Rich would read brackets in a plain string as markup
         table.add_row(*map(Text, (str(rank), str(item), *label, f"{score:.4g}")))
