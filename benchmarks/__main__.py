@@ -83,8 +83,9 @@ def tables(results: dict[str, Any]) -> str:
             *_quality(movielens),
             "",
             "![Quality on MovieLens-100k](assets/quality-movielens.png)\n",
-            f"**Synthetic, {synthetic['rows']:,} rows**: the ranker's AUC is {ranker['auc']:.4f}, the best possible "
-            f"(true probabilities) {ranker['oracle']['auc']:.4f}: {ranker['share_of_oracle_auc']:.1%} of that above 0.5. "
+            f"**Synthetic, {synthetic['rows']:,} rows**: the ranker's AUC is {ranker['auc']:.4f}, the best "
+            f"possible (true probabilities) {ranker['oracle']['auc']:.4f}: "
+            f"{ranker['share_of_oracle_auc']:.1%} of what it has above 0.5. "
             f"NDCG@10 of each user's impressions: {ranker['impression_ndcg@10']:.4f}, oracle "
             f"{ranker['oracle']['impression_ndcg@10']:.4f}. The two towers' recall@10 is "
             f"{towers['recall@10'] / popular['recall@10']:.1f} times that of popularity.\n",

@@ -241,8 +241,12 @@ def test_a_disk_that_fills_while_data_is_generated(
 def test_a_disk_that_fills_while_a_dataset_is_encoded(recsys: Recsys, mine: Path, small_disk: Path, leave: int) -> None:
     # the planted data is too small to fill what is left, so that rows are taken many times
     table = pq.read_table(mine / "interactions" / "part-0.parquet")
-    rows = np.random.default_rng(1).integers(len(table), size=500_000)
-    pq.write_table(table.take(rows), mine / "interactions" / "part-0.parquet")
+    random = np.random.default_rng(1)
+    table = table.take(random.integers(len(table), size=100_000))
+    time = pa.array(random.integers(2**40, size=len(table)))
+    pq.write_table(
+        table.set_column(table.schema.get_field_index("time"), "time", time), mine / "interactions" / "part-0.parquet"
+    )
     fill(small_disk, leave)
     tables = ("--users", mine / "users.parquet", "--items", mine / "items.parquet")
     target = small_disk / "dataset"

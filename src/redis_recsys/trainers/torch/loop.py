@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import pickle
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import TrainingError
+from ...files import disk_error
 from ...progress import console, progress
 from .features import Batch, Interactions
 
@@ -30,7 +32,7 @@ class Model(Protocol):
 def fit(
     name: str,
     model: nn.Module,
-    draw: Callable[[], Interactions],
+    draw: Callable[[int], Interactions],
     validate: Callable[[Any], float] | None,
     epochs: int,
     patience: int,
@@ -50,7 +52,7 @@ def fit(
     Args:
         name: shown in the progress bar, and the checkpoint's file name.
         model: with a ``compute_loss``.
-        draw: the interactions of an epoch (drawn anew each time where negatives are sampled).
+        draw: epoch -> its interactions (the same each time, but for negatives that are sampled).
         validate: the metric to maximise after each epoch; None trains for exactly ``epochs``.
         epochs: at most so many.
         patience: epochs without a better metric before stopping.
@@ -94,11 +96,9 @@ def fit(
         speed = f"{record['rows_per_s']:,.0f} rows/s"
         console.print(f"{name} epoch {epoch}: loss {record['loss']:.4f}{metric}, {speed}", highlight=False)
         if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
             models = {"model": model.state_dict(), "average": average.state_dict()}
             state = models | {"optimizer": optimizer.state_dict(), "records": records, "best": best}
-            torch.save(state, path.with_suffix(".writing"))
-            path.with_suffix(".writing").rename(path)
+            _save(state, path)
     model.load_state_dict(best["state"] if validate else average.state_dict())
     model.eval()
     return records
@@ -110,14 +110,14 @@ def _epoch(
     model: nn.Module,
     average: nn.Module,
     optimizer: torch.optim.Optimizer,
-    draw: Callable[[], Interactions],
+    draw: Callable[[int], Interactions],
     batch_size: int,
     device: torch.device,
 ) -> dict[str, float]:
     model.train()
     clock = time.perf_counter
     started = clock()
-    data = draw()
+    data = draw(epoch)
     order = data.order()
     size = min(batch_size, len(data))
     batches = order[: len(data) // size * size].split(size)  # a smaller last batch would see fewer negatives
@@ -155,6 +155,18 @@ def _epoch(
         "forward_s": forward,
         "backward_s": backward,
     }
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    aside = path.with_suffix(".writing")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(state, aside)
+        aside.rename(path)
+    except OSError as error:
+        raise disk_error(error, path) from error
+    except RuntimeError as error:  # what PyTorch makes of a short write
+        raise disk_error(OSError(errno.ENOSPC, str(error)), path) from error
 
 
 def _restore(

@@ -137,6 +137,8 @@ class _Data:
         others: np.ndarray = np.bincount(ids, weights * ~self.clicks, minlength=size)
         if self.schema.target is None:
             others = others + self.settings.ranking_negatives * len(self.rows) / size
+        if not others.any():
+            raise TrainingError("the train part has only clicks: drop the target column, and negatives will be drawn")
         rate = clicks.sum() / (clicks.sum() + others.sum())
         return np.log((clicks + SMOOTHING * rate) / (others + SMOOTHING * (1 - rate)))
 
@@ -157,7 +159,7 @@ class _Data:
         model = TwoTower(self.schema, self.items, counts, s).to(self.device)
         data = self.interactions(clicks, self.ends[self.clicks], weights)
         records = fit(
-            "retrieval" + suffix, model, lambda: data, metric, epochs, s.patience,
+            "retrieval" + suffix, model, lambda _: data, metric, epochs, s.patience,
             s.retrieval_batch, s.retrieval_lr, 0.0, s.seed, self.device, checkpoint, s.resume,
         )  # fmt: skip
         return model, records
@@ -169,17 +171,14 @@ class _Data:
         s = self.settings
         torch.manual_seed(s.seed)
         model = DLRM(self.schema, self.log_odds(), s).to(self.device)
-        if self.schema.target:
-            shown = self.interactions(self.rows, self.ends, self.weights)
-            draw = lambda: shown  # noqa: E731
-        else:
-            rng = np.random.default_rng(s.seed)
+        shown = self.interactions(self.rows, self.ends, self.weights) if self.schema.target else None
 
-            def draw() -> Interactions:
-                rows, source = with_negatives(self.rows, len(self.items), s.ranking_negatives, rng)
-                return self.interactions(
-                    rows, self.ends[source], None if self.weights is None else self.weights[source]
-                )
+        def draw(epoch: int) -> Interactions:
+            if shown is not None:
+                return shown
+            rng = np.random.default_rng([s.seed, epoch])
+            rows, source = with_negatives(self.rows, len(self.items), s.ranking_negatives, rng)
+            return self.interactions(rows, self.ends[source], None if self.weights is None else self.weights[source])
 
         records = fit(
             "ranking" + suffix, model, draw, metric, epochs, s.patience,
