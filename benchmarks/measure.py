@@ -49,7 +49,10 @@ def matmul_rate(repeats: int = 7) -> float:
 def in_child(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
     """Run ``work`` in a fresh process and add ``peak_mb``, the most memory that process held."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_with_peak, (work, arguments))
+        result: dict[str, Any] = pool.apply(_with_peak, (work, arguments))
+        pool.close()
+        pool.join()
+        return result
 
 
 def _with_peak(work: Callable[..., dict[str, Any]], arguments: tuple[Any, ...]) -> dict[str, Any]:
