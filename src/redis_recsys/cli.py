@@ -6,6 +6,7 @@ Heavy libraries are imported inside the verb that needs them, so that ``recsys -
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from enum import Enum
 from pathlib import Path
@@ -342,7 +343,8 @@ def _titles(bundle: Path) -> dict[str, str]:
 
 
 def main() -> None:
-    """Entry point: errors become one line and a non-zero exit code."""
+    """Entry point: errors become one line and a non-zero exit code; SIGTERM tidies up like Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except RecsysError as error:

@@ -28,9 +28,9 @@ Weights = dict[str, torch.Tensor]
 LEARNS = {"epochs": 12, "patience": 12, "ranking_dim": 8, "ranking_batch": 64, "ranking_lr": 0.01, "ranking_l2": 0.0}
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Small matrices gain nothing from more."""
+    """Small matrices gain nothing from more, and on busy cores threads that wait for each other take for ever."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
