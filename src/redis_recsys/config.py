@@ -75,7 +75,7 @@ class BatchSettings(Section):
     topk: int = Field(20, ge=1, description="recommendations kept per user")
     temperature: float = Field(0.0, ge=0, description="0 orders strictly by score, more samples (softmax)")
     seed: int = 42
-    block: int = Field(512, ge=1, description="users scored together")
+    block: int = Field(2048, ge=1, description="users scored together")
     workers: int | None = Field(None, ge=1, description="threads; default: one per core")
     grace: int = Field(3600, ge=0, description="seconds the replaced generation stays readable")
     popular: int = Field(1000, ge=1, description="popular items stored for users without recommendations")
