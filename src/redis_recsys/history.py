@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .dataset import Rows
+from .schema import Schema
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,13 @@ class History:
         ends = np.empty(len(rows), np.int64)
         ends[order] = np.cumsum(positive) - positive
         return ends
+
+    def fill(self, categorical: np.ndarray, schema: Schema) -> None:
+        """Write every user's newest items into the history column, if there is one, of int32[users, width] in place."""
+        column = schema.history
+        if column is not None:
+            recent = self.recent(np.arange(1, len(categorical) + 1), column.width)
+            categorical[:, schema.slots(column)] = np.where(recent < (column.cardinality or 0), recent, 0)
 
     def of_users(self, first: int, last: int) -> History:
         """The history of users ``first`` to ``last``, who are 1, 2, ... in it."""

@@ -147,6 +147,12 @@ class Schema(BaseModel):
         """int32 slots of a packed row."""
         return sum(c.width for c in self.categorical(side))
 
+    def slots(self, column: Column) -> slice:
+        """Where a categorical column lies in the packed row of its side."""
+        before = self.categorical(column.side)  # type: ignore[arg-type]  # categorical columns are of users or items
+        start = sum(c.width for c in before[: before.index(column)])
+        return slice(start, start + column.width)
+
     def vocabulary_name(self, column: Column) -> str:
         """Name of the column whose vocabulary ``column`` uses: its own, or the item id's for the history."""
         return self.id_column("item").name if column.role == "history" else column.name

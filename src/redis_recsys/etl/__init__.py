@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from ..dataset import DATASET_VERSION, PARTS, Dataset
@@ -66,7 +65,9 @@ def encode(raw: Path, target: Path, split: Split) -> None:
             counts = {f"{side}s": len(encoded[side]) for side in SIDES}
             manifest = {"version": DATASET_VERSION, **description, **counts}
             (aside / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
-            _fill_history(encoded["user"].categorical, aside, schema)
+            if schema.history:
+                users = encoded["user"].categorical
+                History.of(Dataset(aside).rows("train"), len(users)).fill(users, schema)
             for side in SIDES:
                 write_entities(aside / f"{side}s.parquet", schema, side, encoded[side])
 
@@ -151,18 +152,6 @@ def _share_vocabulary(schema: Schema) -> Schema:
     cardinality = schema.id_column("item").cardinality
     columns = [c.model_copy(update={"cardinality": cardinality}) if c.role == "history" else c for c in schema.columns]
     return schema.model_copy(update={"columns": columns})
-
-
-def _fill_history(users: np.ndarray, aside: Path, schema: Schema) -> None:
-    """Write each user's most recent items at the end of training into the history slots of int32[users, width]."""
-    if schema.history is None:
-        return
-    columns = schema.categorical("user")
-    start = sum(c.width for c in columns[: columns.index(schema.history)])
-    width = schema.history.width
-    recent = History.of(Dataset(aside).rows("train"), len(users)).recent(np.arange(1, len(users) + 1), width)
-    cardinality = schema.id_column("item").cardinality or 1
-    users[:, start : start + width] = np.where(recent < cardinality, recent, 0)
 
 
 @contextmanager

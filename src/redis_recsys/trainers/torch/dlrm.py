@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from ...config import TrainSettings
 from ...schema import Schema
-from .features import Batch, FeatureVectors, hide_ids, id_slot
+from .features import Batch, FeatureVectors, hide_ids
 
 FIRST, SECOND = 64, 32
 HIDDEN_ITEMS = 0.01
@@ -37,7 +37,7 @@ class DLRM(nn.Module):
         """
         super().__init__()
         dim = settings.ranking_dim
-        self.schema, self.dim, self.id_slot = schema, dim, id_slot(schema, "item")
+        self.schema, self.dim, self.id_slot = schema, dim, schema.slots(schema.id_column("item")).start
         self.user = FeatureVectors(schema, "user", dim, settings.feature_dropout)
         self.item = FeatureVectors(schema, "item", dim)
         self.register_buffer("prior", torch.from_numpy(log_odds).float()[:, None])

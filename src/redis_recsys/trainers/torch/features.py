@@ -55,48 +55,27 @@ class RecentItems(nn.Module):
 
     def __init__(self, history: History, schema: Schema) -> None:
         super().__init__()
-        self.column = slot_range(schema)
         column = schema.history
+        self.slots = schema.slots(column) if column else None
         self.vocabulary = (column.cardinality or 0) if column else 0
         self.register_buffer("items", torch.from_numpy(history.items.astype(np.int64)), persistent=False)
         self.register_buffer("starts", torch.from_numpy(history.starts), persistent=False)
 
     def forward(self, users: Packed, numbers: Tensor, ends: Tensor) -> Packed:
         """``users`` with the newest items before position ``ends`` (int64[n], see ``History.ends_before``)."""
-        if self.column is None or not len(self.items):
+        if self.slots is None or not len(self.items):
             return users
-        start, stop = self.column
-        at = ends[:, None] - 1 - torch.arange(stop - start, device=ends.device)
+        at = ends[:, None] - 1 - torch.arange(self.slots.stop - self.slots.start, device=ends.device)
         recent = torch.where(at >= self.starts[numbers][:, None], self.items[at.clamp(min=0)], 0)
         recent = torch.where(recent < self.vocabulary, recent, 0).to(torch.int32)
         filled = users.categorical.clone()
-        filled[:, start:stop] = recent
+        filled[:, self.slots] = recent
         return Packed(filled, users.numeric)
-
-
-def slot_range(schema: Schema) -> tuple[int, int] | None:
-    """Where the history column lies in the packed user row."""
-    start = 0
-    for column in schema.categorical("user"):
-        if column.role == "history":
-            return start, start + column.width
-        start += column.width
-    return None
-
-
-def id_slot(schema: Schema, side: Side) -> int:
-    """Position of the raw id in a packed row."""
-    slot = 0
-    for column in schema.categorical(side):
-        if column.role == "id":
-            break
-        slot += column.width
-    return slot
 
 
 def hide_ids(packed: Packed, schema: Schema, side: Side, hidden: Tensor) -> Packed:
     """Replace the raw ids by "unknown" where bool[n] ``hidden``, so that id 0 learns to stand for new entities."""
-    slot = id_slot(schema, side)
+    slot = schema.slots(schema.id_column(side)).start
     categorical = packed.categorical.clone()
     categorical[:, slot] = torch.where(hidden, 0, categorical[:, slot])
     return Packed(categorical, packed.numeric)

@@ -14,7 +14,7 @@ import torch
 from ...bundle import Bundle, finish, write_tables, writing_bundle
 from ...config import TrainSettings
 from ...dataset import Dataset, Rows
-from ...entities import Entities, write_entities
+from ...entities import write_entities
 from ...errors import TrainingError
 from ...history import History
 from ...inference import Tower
@@ -23,7 +23,7 @@ from ...progress import console
 from ...topk import topk
 from .dlrm import DLRM, Head, ItemSide, UserSide
 from .export import export_ranker, export_towers
-from .features import Interactions, Packed, RecentItems, Table, slot_range
+from .features import Interactions, Packed, RecentItems, Table
 from .loop import fit
 from .two_tower import TwoTower
 
@@ -286,7 +286,8 @@ def _write(
 ) -> Bundle:
     """Export, check and write everything; nothing is visible before it is complete."""
     history = History.of(rows, len(dataset.users))
-    users = _with_recent_items(dataset, history)
+    users = replace(dataset.users, categorical=dataset.users.categorical.copy())
+    history.fill(users.categorical, dataset.schema)
     tables = Table(users), Table(dataset.items)
     with writing_bundle(target) as folder:
         console.print("exporting to ONNX and comparing with the torch models", highlight=False)
@@ -301,17 +302,6 @@ def _write(
         metrics = {"curves": curves, "onnx_difference": differences}
         finish(folder, dataset.schema, "torch", metrics, embeddings.shape[1], len(users), len(dataset.items))
     return Bundle(target, verify=False)
-
-
-def _with_recent_items(dataset: Dataset, history: History) -> Entities:
-    """The users with the history column as it is after all rows."""
-    place, column = slot_range(dataset.schema), dataset.schema.history
-    if place is None or column is None:
-        return dataset.users
-    recent = history.recent(np.arange(1, len(dataset.users) + 1), column.width)
-    categorical = dataset.users.categorical.copy()
-    categorical[:, slice(*place)] = np.where(recent < (column.cardinality or 0), recent, 0)
-    return replace(dataset.users, categorical=categorical)
 
 
 def _device(wanted: str) -> torch.device:
