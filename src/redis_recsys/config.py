@@ -81,6 +81,68 @@ class BatchSettings(Section):
     popular: int = Field(1000, ge=1, description="popular items stored for users without recommendations")
 
 
+class DeploySettings(Section):
+    """What `recsys deploy` writes, and for how long the replaced deployment stays readable."""
+
+    models: Path = Field(Path("data/deployed"), description="folder of deployed bundles, which the servers read")
+    feast: bool = Field(True, description="apply the feature repository and materialize into Feast's own layout")
+    recall: float = Field(0.97, gt=0, le=1, description="of the vector index, against exact search")
+    history: int = Field(1000, ge=1, description="newest interactions kept per user")
+    grace: int = Field(3600, ge=0, description="seconds the replaced deployment stays readable")
+
+
+class OnlineSettings(Section):
+    """How recommendations are computed on demand."""
+
+    retrieval: Literal["local", "redis"] = Field(
+        "local", description="local: exact search in the server's memory; redis: the vector set in Redis"
+    )
+    users: Literal["packed", "feast"] = Field(
+        "packed", description="user features from: packed values in Redis, or the Feast SDK"
+    )
+    items: Literal["memory", "packed", "attributes", "feast"] = Field(
+        "memory",
+        description="item features from: the server's memory, packed values in Redis, the answer of the vector query "
+        "(needs retrieval redis), or the Feast SDK",
+    )
+    nearest: int = Field(80, ge=1, description="candidates from the vector index")
+    similar: int = Field(10, ge=0, description="candidates similar to the item viewed last")
+    popular: int = Field(10, ge=0, description="candidates that are popular")
+    allow: dict[str, list[int | str]] = Field({}, description="recommend only items with one of these raw values")
+    deny: dict[str, list[int | str]] = Field({}, description="never recommend items with one of these raw values")
+    topk: int = Field(20, ge=1, description="recommendations per user")
+    temperature: float = Field(0.0, ge=0, description="0 orders strictly by score, more samples (softmax)")
+    diversity: float = Field(0.0, ge=0, le=1, description="0: by score alone; more: items unlike those before (MMR)")
+    seed: int | None = Field(None, description="of the sampling; default: a new one at every start")
+    timeout: float = Field(0.1, gt=0, description="seconds a request waits for Redis before it is answered without")
+    pause: float = Field(0.5, ge=0, description="seconds without Redis after it failed, before it is tried again")
+
+
+class TritonSettings(Section):
+    """Where Triton is. Without a host, `recsys serve` starts the project's own real Triton on this machine."""
+
+    host: str | None = None
+    grpc_port: int = Field(8001, ge=1, le=65535)
+    http_port: int = Field(8000, ge=1, le=65535)
+    metrics_port: int = Field(8002, ge=1, le=65535)
+    environment: Path = Field(Path(".venv-serving"), description="Python environment of the server, see `make serving`")
+    repository: Path = Field(Path("data/triton"), description="folder for the generated model repository and the log")
+    partition: Literal["staged", "consolidated", "fused"] = Field(
+        "fused", description="fused: one model; staged: one per stage; consolidated: staged, items with their features"
+    )
+    instances: int = Field(2, ge=1, description="processes per model")
+    max_batch: int = Field(64, ge=1, description="users that are computed together")
+    queue_delay: int = Field(0, ge=0, description="microseconds a request waits for others to be computed with")
+    cache: bool = Field(False, description="answer repeated requests from Triton's response cache")
+    explain: bool = Field(True, description="offer candidates, sources, similarities and stage times as outputs")
+    tls_certificate: Path | None = Field(None, description="of the server, turns on TLS")
+    tls_key: Path | None = Field(None, description="of the server")
+    tls_ca: Path | None = Field(None, description="certificate authority that the client trusts")
+    tls: bool = Field(False, description="whether the client uses TLS")
+    token: SecretStr | None = Field(None, description="that clients have to send; from the environment only")
+    timeout: float = Field(5.0, gt=0, description="seconds that a client waits for an answer")
+
+
 class Settings(BaseSettings):
     """Everything that can be set."""
 
@@ -92,6 +154,9 @@ class Settings(BaseSettings):
     redis: RedisSettings = RedisSettings()
     train: TrainSettings = TrainSettings()
     batch: BatchSettings = BatchSettings()
+    deploy: DeploySettings = DeploySettings()
+    online: OnlineSettings = OnlineSettings()
+    triton: TritonSettings = TritonSettings()
 
     @classmethod
     def settings_customise_sources(
@@ -119,9 +184,13 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(document, dict):
         raise ConfigError(f"{path} must hold sections of settings, such as 'batch:'")
-    redis = document.get("redis")
-    if isinstance(redis, dict) and "password" in redis:
-        raise ConfigError(f"{path} holds redis.password: set RECSYS_REDIS_PASSWORD instead, secrets are for no file")
+    for section, secret in (("redis", "password"), ("triton", "token")):
+        values = document.get(section)
+        if isinstance(values, dict) and secret in values:
+            raise ConfigError(
+                f"{path} holds {section}.{secret}: set RECSYS_{section.upper()}_{secret.upper()} instead, "
+                "secrets are for no file"
+            )
     return document
 
 

@@ -29,3 +29,7 @@ class BundleError(RecsysError):
 
 class StoreError(RecsysError):
     """Redis cannot be reached, refuses, or does not hold what was asked for."""
+
+
+class ServingError(RecsysError):
+    """Triton cannot be started or reached, or refuses a request."""

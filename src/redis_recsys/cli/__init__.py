@@ -1,0 +1,31 @@
+"""The command line: one verb per step, in the order in which data flows.
+
+Heavy libraries are imported inside the verb that needs them, so that ``recsys --help`` and ``recsys get`` are quick.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+from ..errors import RecsysError
+from . import data, offline, online
+from .app import app
+
+__all__ = ["data", "main", "offline", "online"]
+
+INTERRUPTED = 130  # what Typer exits with after Ctrl-C
+
+
+def main() -> None:
+    """Entry point: errors become one line and a non-zero exit code; SIGTERM tidies up like Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        app()
+    except RecsysError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            print("error: interrupted", file=sys.stderr)
+        raise

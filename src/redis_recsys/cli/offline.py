@@ -1,0 +1,161 @@
+"""Verbs of the offline way: train, evaluate, score everyone ahead of time, read back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..config import BatchSettings, RedisSettings, TrainSettings, load_settings
+from ..errors import DataError
+from .app import BUNDLE, DATASET, Bundle_, Dataset_, Json, app, out, ranked, setting, titles
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..store.recommendations import Recommendations
+
+
+@app.command()
+def train(
+    dataset: Dataset_ = DATASET,
+    target: Annotated[Path, typer.Option("--out", help="bundle folder to write")] = BUNDLE,
+    device: Annotated[str | None, setting(TrainSettings, "device")] = None,
+    epochs: Annotated[int | None, setting(TrainSettings, "epochs")] = None,
+    patience: Annotated[int | None, setting(TrainSettings, "patience")] = None,
+    seed: Annotated[int | None, setting(TrainSettings, "seed")] = None,
+    embedding_dim: Annotated[int | None, setting(TrainSettings, "embedding_dim")] = None,
+    temperature: Annotated[float | None, setting(TrainSettings, "temperature")] = None,
+    uniform_negatives: Annotated[int | None, setting(TrainSettings, "uniform_negatives")] = None,
+    ranking_negatives: Annotated[int | None, setting(TrainSettings, "ranking_negatives")] = None,
+    feature_dropout: Annotated[float | None, setting(TrainSettings, "feature_dropout")] = None,
+    half_life: Annotated[float | None, setting(TrainSettings, "half_life")] = None,
+    refit: Annotated[bool | None, setting(TrainSettings, "refit")] = None,
+    resume: Annotated[bool | None, setting(TrainSettings, "resume")] = None,
+) -> None:
+    """Train retrieval and ranking models and export them as a bundle."""
+    from ..dataset import Dataset
+    from ..trainers.torch.train import train as fit
+
+    flags = {name: value for name, value in locals().items() if name in TrainSettings.model_fields}
+    bundle = fit(Dataset(dataset), load_settings(train=flags).train, target)
+    out.print(f"bundle with {bundle.manifest.users:,} users and {bundle.manifest.items:,} items in {target}")
+
+
+@app.command()
+def evaluate(
+    bundle: Bundle_ = BUNDLE,
+    dataset: Annotated[Path, typer.Option(help="dataset folder the bundle was trained on")] = DATASET,
+    candidates: Annotated[int | None, setting(BatchSettings, "candidates")] = None,
+    baselines: Annotated[
+        bool, typer.Option(help="also fit and measure popularity (of all time and recent), item-kNN, ALS and BPR")
+    ] = True,
+    plot: Annotated[Path | None, typer.Option(help="write a bar chart to this .png or .svg")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a bundle on the test part over the full catalogue, beside simple baselines."""
+    report = _evaluate(bundle, dataset, load_settings(batch={"candidates": candidates}).batch.candidates, baselines)
+    if plot:
+        from ..plots import metric_bars
+
+        metric_bars(report.retrieval, highlight=("two-tower", "two-tower + DLRM"), path=plot)
+    if as_json:
+        print(json.dumps(report.to_dict(), indent=2))
+    else:
+        out.print(report.table(), report.ranker_table())
+
+
+@app.command()
+def batch(
+    bundle: Bundle_ = BUNDLE,
+    topk: Annotated[int | None, setting(BatchSettings, "topk")] = None,
+    candidates: Annotated[int | None, setting(BatchSettings, "candidates")] = None,
+    temperature: Annotated[float | None, setting(BatchSettings, "temperature")] = None,
+    seed: Annotated[int | None, setting(BatchSettings, "seed")] = None,
+    block: Annotated[int | None, setting(BatchSettings, "block")] = None,
+    workers: Annotated[int | None, setting(BatchSettings, "workers")] = None,
+    grace: Annotated[int | None, setting(BatchSettings, "grace")] = None,
+    host: Annotated[str | None, setting(RedisSettings, "host")] = None,
+    port: Annotated[int | None, setting(RedisSettings, "port")] = None,
+    as_json: Json = False,
+) -> None:
+    """Score every user and publish the recommendations in Redis. Run again after a cut, it goes on where it stopped."""
+    from ..batch import batch as run
+    from ..bundle import Bundle
+    from ..store.connection import connect
+
+    flags = {name: value for name, value in locals().items() if name in BatchSettings.model_fields}
+    settings = load_settings(batch=flags, redis={"host": host, "port": port})
+    with connect(settings.redis) as client:
+        report = run(Bundle(bundle), client, settings.batch)
+    if as_json:
+        print(json.dumps(vars(report) | {"users_per_second": report.users_per_second}))
+    else:
+        resumed = f", resumed at {report.resumed_at:,}" if report.resumed_at else ""
+        out.print(
+            f"{report.users:,} users in generation {report.generation}: {report.seconds:.1f} s, "
+            f"{report.users_per_second:,.0f} users/s{resumed}"
+        )
+
+
+@app.command()
+def get(
+    users: Annotated[list[str], typer.Argument(help="raw user ids", metavar="USER...")],
+    bundle: Annotated[Path | None, typer.Option(help="show the items' labels from this bundle")] = None,
+    host: Annotated[str | None, setting(RedisSettings, "host")] = None,
+    port: Annotated[int | None, setting(RedisSettings, "port")] = None,
+    as_json: Json = False,
+) -> None:
+    """Read recommendations from Redis. A user without any gets the popular items, marked as such."""
+    from ..store.connection import connect
+    from ..store.recommendations import get_many
+
+    with connect(load_settings(redis={"host": host, "port": port}).redis) as client:
+        found = get_many(client, users)
+    if as_json:
+        records = [vars(each) for each in found]
+        print(json.dumps(records[0] if len(records) == 1 else records, default=str))
+        return
+    labels = titles(bundle) if bundle else {}
+    for each in found:
+        out.print(_table(each, labels))
+
+
+@app.command()
+def demo(as_json: Json = False) -> None:
+    """The whole way on MovieLens-100k: fetch, train, compare with baselines, write to Redis, read three users back."""
+    from ..demo import demo as run
+
+    settings = load_settings()
+    report, found = run(settings)
+    if as_json:
+        print(json.dumps(report.to_dict() | {"recommendations": [vars(each) for each in found]}, default=str))
+        return
+    out.print(report.table(), report.ranker_table())
+    labels = titles(settings.data / "demo" / "bundle")
+    for each in found:
+        out.print(_table(each, labels, 10))
+
+
+def _table(found: Recommendations, labels: dict[str, str], most: int | None = None) -> Table:
+    """What one user is recommended, the first ``most`` items."""
+    title = f"user {found.user}: {found.source} items, generation {found.generation}"
+    return ranked(title, found.items[:most], found.scores[:most], labels)
+
+
+def _evaluate(bundle: Path, dataset: Path, candidates: int, with_baselines: bool) -> Any:
+    from ..baselines import fit_baselines
+    from ..bundle import Bundle
+    from ..dataset import Dataset
+    from ..evaluate import evaluate as measure
+    from ..recommender import Everyone
+
+    opened, rows = Bundle(bundle), Dataset(dataset)
+    if opened.manifest.users != len(rows.users) or opened.manifest.items != len(rows.items):
+        raise DataError(f"{bundle} was not trained on {dataset}: the numbers of users or items differ")
+    baselines = fit_baselines(rows) if with_baselines else []
+    towers = Everyone(opened, candidates, ranked=False)
+    both = Everyone(opened, candidates)
+    return measure(rows, [*baselines, towers, both], predict=both.predict)
