@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from redis_recsys.ordering import order
+from redis_recsys.ordering import diversify, order
 
 SCORES = np.array([0.1, 0.9, 0.5, 0.3], np.float32)
 DRAWS = 20_000
@@ -58,3 +58,48 @@ def test_the_same_seed_draws_the_same() -> None:
     first, second, other = (order(scores, 4, 1.0, np.random.default_rng(seed)) for seed in (7, 7, 8))
     assert (first == second).all()
     assert (first != other).any()
+
+
+def one_by_one(scores: np.ndarray, embeddings: np.ndarray, k: int, diversity: float) -> list[int]:
+    """Maximal marginal relevance, straight from its definition."""
+    usable = np.flatnonzero(scores > -np.inf).tolist()
+    low, high = scores[usable].min(), scores[usable].max()
+    relevance = (scores - low) / (high - low)
+    chosen: list[int] = []
+    while usable and len(chosen) < k:
+
+        def gain(item: int) -> float:
+            if not chosen:
+                return float(relevance[item])
+            alike = max(float(embeddings[item] @ embeddings[other]) for other in chosen)
+            return float((1 - diversity) * relevance[item] - diversity * alike)
+
+        chosen.append(max(usable, key=gain))
+        usable.remove(chosen[-1])
+    return chosen
+
+
+@pytest.mark.parametrize("diversity", [0.0, 0.3, 0.7, 1.0])
+def test_diversity_is_maximal_marginal_relevance(diversity: float) -> None:
+    random = np.random.default_rng(8)
+    scores = random.random((6, 30)).astype(np.float32)
+    scores[:, ::7] = -np.inf
+    embeddings = random.normal(size=(6, 30, 4)).astype(np.float32)
+    embeddings /= np.linalg.norm(embeddings, axis=2, keepdims=True)
+    found = diversify(scores, embeddings, 12, diversity, 0.0, random)
+    for row in range(6):
+        assert found[row].tolist() == one_by_one(scores[row], embeddings[row], 12, diversity)
+
+
+def test_without_diversity_it_is_the_order_by_score() -> None:
+    scores = np.random.default_rng(9).random((5, 20)).astype(np.float32)
+    embeddings = np.ones((5, 20, 2), np.float32)
+    rng = np.random.default_rng(0)
+    np.testing.assert_array_equal(diversify(scores, embeddings, 20, 0.0, 0.0, rng), order(scores, 20, 0.0, rng))
+
+
+def test_with_missing_candidates_diversity_still_takes_each_once() -> None:
+    scores = np.array([[-np.inf, 0.4, -np.inf, 0.2]], np.float32)
+    found = diversify(scores, np.ones((1, 4, 2), np.float32), 4, 0.5, 0.0, np.random.default_rng(0))[0]
+    assert sorted(found.tolist()) == [0, 1, 2, 3]
+    assert found[:2].tolist() == [1, 3]

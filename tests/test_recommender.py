@@ -9,7 +9,7 @@ from planted import Trained, one_by_one
 from redis_recsys.bundle import Bundle
 from redis_recsys.dataset import Rows
 from redis_recsys.entities import read_entities
-from redis_recsys.inference import Ranker, SplitRanker
+from redis_recsys.inference import ItemSide, Ranker, RankerHead
 from redis_recsys.recommender import Everyone, Recommender, Scored
 
 CANDIDATES = 15
@@ -59,11 +59,12 @@ def test_a_click_probability_of_a_row_is_the_rankers(variant: Trained) -> None:
 def test_the_ranker_in_parts_equals_the_ranker_whole(variant: Trained) -> None:
     bundle = variant.bundle
     users, items = next(bundle.users(9))[0], np.random.default_rng(3).integers(1, bundle.manifest.items + 1, (9, 7))
-    parts = SplitRanker(bundle.path / "ranker.onnx", bundle.items.categorical, bundle.items.numeric)
-    whole = Ranker(bundle.path / "ranker.onnx")
+    path = bundle.path / "ranker.onnx"
+    item_side, head = ItemSide(path, bundle.items.categorical, bundle.items.numeric), RankerHead(path)
+    whole = Ranker(path)
     features = bundle.items.categorical[items - 1], bundle.items.numeric[items - 1]
     expected = whole(users.categorical, users.numeric, *features)
-    np.testing.assert_allclose(parts(users.categorical, users.numeric, items), expected, atol=1e-6)
+    np.testing.assert_allclose(head(users.categorical, users.numeric, *item_side(items)), expected, atol=1e-6)
 
 
 def test_more_candidates_than_unseen_items_are_filled_with_zero(trained: Trained) -> None:

@@ -1,4 +1,4 @@
-"""The bundle's models in ONNX Runtime: towers, and the ranker whole or cut into its three parts."""
+"""The bundle's models in ONNX Runtime: towers, and the ranker whole or cut where its sides meet."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ class Ranker:
         return self._session.run(["probability"], dict(zip(RANKER_INPUTS, inputs, strict=True)))[0]
 
 
-class SplitRanker:
-    """The ranker cut where its sides meet, so that the item side is computed once for the whole catalogue."""
+class ItemSide:
+    """What each item contributes to the ranker, computed once for the whole catalogue."""
 
     def __init__(self, path: Path, categorical: np.ndarray, numeric: np.ndarray, threads: int = 1) -> None:
         """
@@ -76,23 +76,50 @@ class SplitRanker:
             path: ``ranker.onnx``.
             categorical: int32[items, Ci], the catalogue.
             numeric: float32[items, Fi].
-            threads: that one run may use.
+            threads: that the computation may use.
+
+        Raises:
+            BundleError: the file is missing or not such a ranker.
         """
-        sides = list(HEAD_INPUTS[2:])
-        try:
-            extractor = onnx.utils.Extractor(onnx.load(path))
-            item_side = extractor.extract_model(list(RANKER_INPUTS[2:]), sides)
-            rest = extractor.extract_model([*RANKER_INPUTS[:2], *sides], ["probability"])
-        except Exception as error:  # onnx raises a different type for each defect
-            raise BundleError(f"{path} cannot be cut at {', '.join(sides)}: {error}") from error
         padded = [np.concatenate([np.zeros((1, a.shape[1]), a.dtype), a]) for a in (categorical, numeric)]
         inputs = dict(zip(RANKER_INPUTS[2:], (a[None] for a in padded), strict=True))
-        # what each item contributes, float32[items + 1, ...]; row 0 is the unknown item
-        self._catalogue = [output[0] for output in session(item_side, threads).run(sides, inputs)]
-        self._session = session(rest, threads)
+        outputs = list(HEAD_INPUTS[2:])
+        side = session(_part(path, list(RANKER_INPUTS[2:]), outputs), threads)
+        # float32[items + 1, ...]; row 0 is the unknown item
+        self._catalogue = [output[0] for output in side.run(outputs, inputs)]
 
-    def __call__(self, user_categorical: np.ndarray, user_numeric: np.ndarray, items: np.ndarray) -> np.ndarray:
-        """int32[b, Cu], float32[b, Fu] and entity numbers int[b, n] -> float32[b, n]."""
-        inputs = (user_categorical, user_numeric, *(side[items] for side in self._catalogue))
+    def __call__(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Entity numbers int[b, n] -> vectors float32[b, n, V], log-odds float32[b, n, 1]."""
+        vectors, log_odds = (side[items] for side in self._catalogue)
+        return vectors, log_odds
+
+
+class RankerHead:
+    """The ranker without its item side."""
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        """
+        Args:
+            path: ``ranker.onnx``.
+            threads: that one run may use.
+
+        Raises:
+            BundleError: the file is missing or not such a ranker.
+        """
+        self._session = session(_part(path, [*RANKER_INPUTS[:2], *HEAD_INPUTS[2:]], ["probability"]), threads)
+
+    def __call__(
+        self, user_categorical: np.ndarray, user_numeric: np.ndarray, vectors: np.ndarray, log_odds: np.ndarray
+    ) -> np.ndarray:
+        """int32[b, Cu], float32[b, Fu] and what ``ItemSide`` returns for b x n items -> float32[b, n]."""
+        inputs = (user_categorical, user_numeric, vectors, log_odds)
         names = (*RANKER_INPUTS[:2], *HEAD_INPUTS[2:])
         return self._session.run(None, dict(zip(names, inputs, strict=True)))[0]
+
+
+def _part(path: Path, inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
+    """The ranker cut at named tensors."""
+    try:
+        return onnx.utils.Extractor(onnx.load(path)).extract_model(inputs, outputs)
+    except Exception as error:  # onnx raises a different type for each defect
+        raise BundleError(f"{path} cannot be cut at {', '.join(HEAD_INPUTS[2:])}: {error}") from error

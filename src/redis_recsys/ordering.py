@@ -26,3 +26,44 @@ def order(scores: np.ndarray, k: int, temperature: float, rng: np.random.Generat
     if temperature > 0:
         scores = scores / temperature + rng.gumbel(size=scores.shape)
     return topk(scores, k)
+
+
+def diversify(
+    scores: np.ndarray, embeddings: np.ndarray, k: int, diversity: float, temperature: float, rng: np.random.Generator
+) -> np.ndarray:
+    """As :func:`order`, but each next item is the best by maximal marginal relevance (Carbonell and Goldstein 1998).
+
+    That is (1 - diversity) * relevance - diversity * (highest cosine with an item chosen before), where relevance is
+    the score, with sampling noise if any, brought to the range 0 to 1 within each row.
+
+    Args:
+        scores: float32[n, m].
+        embeddings: float32[n, m, D], unit vectors of the candidates.
+        k: at most m are chosen.
+        diversity: 0 to 1.
+        temperature: of the softmax, not negative.
+        rng: source of randomness.
+
+    Returns:
+        int64[n, min(k, m)].
+    """
+    if temperature > 0:
+        scores = scores / temperature + rng.gumbel(size=scores.shape)
+    usable = scores > -np.inf
+    low = np.where(usable, scores, np.inf).min(axis=1, keepdims=True)
+    high = np.where(usable, scores, -np.inf).max(axis=1, keepdims=True)
+    span = np.maximum(high - low, np.finfo(np.float32).tiny)
+    with np.errstate(invalid="ignore"):
+        relevance = np.where(usable, (scores - low) / span, -np.inf)
+    chosen = np.empty((len(scores), min(k, scores.shape[1])), np.int64)
+    alike = np.full(scores.shape, -1.0, np.float32)
+    taken = np.zeros(scores.shape, bool)
+    rows = np.arange(len(scores))
+    for place in range(chosen.shape[1]):
+        gain = relevance if place == 0 else (1 - diversity) * relevance - diversity * alike
+        gain = np.where(usable & ~taken, gain, np.where(taken, -np.inf, np.finfo(np.float32).min))
+        best = gain.argmax(axis=1)
+        chosen[:, place] = best
+        taken[rows, best] = True
+        alike = np.maximum(alike, np.einsum("nmd,nd->nm", embeddings, embeddings[rows, best]))
+    return chosen

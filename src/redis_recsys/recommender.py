@@ -11,7 +11,7 @@ from .bundle import Bundle
 from .dataset import Rows
 from .entities import Entities, read_entities
 from .history import History
-from .inference import SplitRanker, Tower
+from .inference import ItemSide, RankerHead, Tower
 from .ordering import order
 from .topk import topk
 
@@ -46,7 +46,8 @@ class Recommender:
         """
         self.candidates = candidates
         self._tower = Tower(bundle.path / "user_tower.onnx")
-        self._ranker = SplitRanker(bundle.path / "ranker.onnx", bundle.items.categorical, bundle.items.numeric)
+        self._item_side = ItemSide(bundle.path / "ranker.onnx", bundle.items.categorical, bundle.items.numeric)
+        self._head = RankerHead(bundle.path / "ranker.onnx")
         self._catalogue = np.ascontiguousarray(bundle.item_embeddings.T)
 
     def retrieve(self, users: Entities, history: History) -> np.ndarray:
@@ -64,7 +65,7 @@ class Recommender:
 
     def rank(self, users: Entities, items: np.ndarray) -> np.ndarray:
         """Click probabilities float32[n, m] of items int[n, m]; -inf where the item is 0."""
-        scores = self._ranker(users.categorical, users.numeric, items)
+        scores = self._head(users.categorical, users.numeric, *self._item_side(items))
         return np.where(items > 0, scores, -np.inf)
 
     def recommend(

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import redis
-from redis.backoff import ExponentialBackoff
+from pydantic import SecretStr
+from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.retry import Retry
 
 from ..config import RedisSettings
@@ -42,23 +43,38 @@ def connect(settings: RedisSettings) -> Iterator[redis.Redis]:
 
 @contextmanager
 def _connected(settings: RedisSettings, password: str | None) -> Iterator[redis.Redis]:
-    if settings.tls_ca is not None and not settings.tls_ca.is_file():
-        raise StoreError(f"RECSYS_REDIS_TLS_CA names {settings.tls_ca}, which is not a file")
-    with redis.Redis(
-        host=settings.host or "",
-        port=settings.port,
-        username=settings.username,
-        password=password,
-        ssl=settings.tls,
-        ssl_ca_certs=str(settings.tls_ca) if settings.tls_ca is not None else None,
-        socket_timeout=settings.timeout,
-        socket_connect_timeout=settings.timeout,
-        retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), settings.retries),
-        health_check_interval=30,
-    ) as client:
+    secret = SecretStr(password) if password is not None else None
+    with client_of(settings.model_copy(update={"password": secret}), settings.timeout, settings.retries) as client:
         with store_errors(client):
             client.ping()
         yield client
+
+
+def client_of(settings: RedisSettings, timeout: float, retries: int) -> redis.Redis:
+    """A client of the configured Redis that has not tried the connection yet.
+
+    Args:
+        settings: with a host.
+        timeout: seconds to wait for a connection or an answer.
+        retries: further attempts after a lost connection; one is made at once, several with growing pauses.
+
+    Raises:
+        StoreError: the certificate authority's file is missing.
+    """
+    if settings.tls_ca is not None and not settings.tls_ca.is_file():
+        raise StoreError(f"RECSYS_REDIS_TLS_CA names {settings.tls_ca}, which is not a file")
+    return redis.Redis(
+        host=settings.host or "",
+        port=settings.port,
+        username=settings.username,
+        password=settings.password.get_secret_value() if settings.password is not None else None,
+        ssl=settings.tls,
+        ssl_ca_certs=str(settings.tls_ca) if settings.tls_ca is not None else None,
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        retry=Retry(ExponentialBackoff(cap=1.0, base=0.05) if retries > 1 else NoBackoff(), retries),
+        health_check_interval=30,
+    )
 
 
 @contextmanager

@@ -1,0 +1,321 @@
+"""The online pipeline: which stages there are, how they are shared out among models, and what runs them.
+
+The runner owns what is the same for every stage: the check that every input is there, the time each takes, the
+answer when Redis fails (popular items, marked ``degraded``), and the change from one deployment to the next. A
+request is answered by one deployment from its first stage to its last.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .config import OnlineSettings, Settings
+from .deployment import Deployment
+from .errors import BundleError, RecsysError, ServingError, StoreError
+from .stages.candidates import Candidates, CandidatesWithFeatures
+from .stages.filter import Filter
+from .stages.item_features import ItemFeatures, ItemFeaturesInMemory
+from .stages.ordering import Ordering
+from .stages.ranking import Ranking, RankingOfFeatures
+from .stages.stage import Columns, Field, Stage, stack
+from .stages.user_embedding import UserEmbedding
+from .stages.user_features import UserFeatures
+from .store import deployments, popular
+from .store.connection import client_of
+
+CONSOLIDATED = ("candidates", "filter", "item_features")  # that the partition ``consolidated`` puts into one model
+STATUS = (Field("degraded", "bool"), Field("generation", "int64"))
+OUTWARD = ("item_ids", "scores")
+EXPLAINING = ("candidates", "similarity", "sources", "items", "probability", "position")
+TICK = 0.1  # seconds between looks at the pointer to the live deployment
+RETRY = 2.0  # seconds until what failed in the background is tried again
+KEPT = 3  # deployments in memory: the live one, the next, and the one before, which a staged request may still need
+BUCKETS = tuple(round(1e-5 * factor * 10**power, 6) for power in range(5) for factor in (1, 2, 5))  # 10 us to 0.5 s
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Model:
+    """One part of a partition: stages that run in one process.
+
+    Attributes:
+        name: of the model; the outermost is ``recommender``.
+        stages: names, in order.
+        inputs, outputs: columns that come from and go to other models or the client.
+    """
+
+    name: str
+    stages: tuple[str, ...]
+    inputs: tuple[Field, ...]
+    outputs: tuple[Field, ...]
+
+
+def stages_of(settings: OnlineSettings) -> dict[str, type[Stage]]:
+    """The stages in order, in the alternatives that the settings choose."""
+    stages: list[type[Stage]] = [UserFeatures, UserEmbedding]
+    if settings.users == "feast":
+        from .stages.feast import UserFeaturesFromFeast
+
+        stages[0] = UserFeaturesFromFeast
+    if settings.items == "attributes":
+        stages += [CandidatesWithFeatures, Filter]
+    else:
+        items: type[Stage] = ItemFeaturesInMemory if settings.items == "memory" else ItemFeatures
+        if settings.items == "feast":
+            from .stages.feast import ItemFeaturesFromFeast
+
+            items = ItemFeaturesFromFeast
+        stages += [Candidates, Filter, items]
+    stages += [Ranking if settings.items == "memory" else RankingOfFeatures, Ordering]
+    return {stage.name: stage for stage in stages}
+
+
+def models(settings: Settings, user_ids: str, item_ids: str) -> list[Model]:
+    """How the stages are shared out among models, in order; the only or outermost one is ``recommender``.
+
+    Every model after the first takes ``degraded`` and ``generation`` in, and every one hands ``degraded`` on.
+
+    Args:
+        settings: the partition, and the alternatives of the stages.
+        user_ids, item_ids: type of the raw ids, ``int`` or ``str``.
+    """
+    stages = stages_of(settings.online)
+    partition = settings.triton.partition
+    if partition == "fused":
+        groups = [("recommender", tuple(stages))]
+    else:
+        merged = CONSOLIDATED if partition == "consolidated" else ()
+        groups = [
+            (name, tuple(each for each in stages if each in merged) if name in merged else (name,))
+            for name in stages
+            if name not in merged[1:]
+        ]
+    ids = {"user": user_ids, "item": item_ids}
+    outward = OUTWARD + (EXPLAINING if settings.triton.explain else ())
+    result = []
+    for place, (name, names) in enumerate(groups):
+        here = [stages[each] for each in names]
+        later = [stages[each] for _, rest in groups[place + 1 :] for each in rest]
+        made = {field.name: field for stage in here for field in stage.outputs}
+        read = {field.name: field for stage in here for field in stage.inputs if field.name not in made}
+        wanted = {field.name for stage in later for field in stage.inputs} | set(outward)
+        timings = [Field(f"us_{each}", "float32") for each in names if settings.triton.explain]
+        degraded, generation = STATUS
+        inputs = [*read.values(), *(STATUS if place else ())]
+        outputs = [*(field for field in made.values() if field.name in wanted), degraded, *timings]
+        if not place:
+            outputs.append(generation)
+        result.append(Model(name, names, *(tuple(_typed(f, ids) for f in each) for each in (inputs, outputs))))
+    return result
+
+
+def _typed(field: Field, ids: dict[str, str]) -> Field:
+    return replace(field, dtype={"int": "int64", "str": "object"}[ids[field.dtype]]) if field.dtype in ids else field
+
+
+class Timings:
+    """How long stages took, as Prometheus histograms; one thread adds, another reads."""
+
+    def __init__(self, stages: Sequence[str]) -> None:
+        self.counts = {stage: np.zeros(len(BUCKETS) + 1, np.int64) for stage in stages}
+        self.seconds = dict.fromkeys(stages, 0.0)
+        self.requests = 0
+        self.degraded = 0
+
+    def add(self, stage: str, seconds: float) -> None:
+        """One run of a stage."""
+        self.counts[stage][bisect_left(BUCKETS, seconds)] += 1
+        self.seconds[stage] += seconds
+
+
+@dataclass
+class _Loaded:
+    """A deployment in memory; without stages if it could not be loaded."""
+
+    generation: str
+    popular: dict[str, np.ndarray]  # what degraded requests are answered with, by column, each [k]
+    stages: list[Stage] | None
+    since: float
+
+
+class Runner:
+    """Runs some stages, those of one model, for whatever deployment is live; loads the next one beside requests."""
+
+    def __init__(self, names: Sequence[str], settings: Settings) -> None:
+        """Load the live deployment.
+
+        Args:
+            names: of the stages, in order.
+            settings: of everything; Redis must be configured.
+
+        Raises:
+            StoreError: Redis fails, or nothing is deployed.
+            ConfigError: settings that contradict each other.
+        """
+        stages = stages_of(settings.online)
+        self._settings, self._stages = settings, [stages[name] for name in names]
+        self._first, self._last = names[0] == next(iter(stages)), names[-1] == next(reversed(stages))
+        self.timings = Timings(names)
+        self._client = client_of(settings.redis, settings.online.timeout, retries=1)
+        self._patient = client_of(settings.redis, settings.redis.timeout, settings.redis.retries)
+        self._loaded: dict[str, _Loaded] = {}
+        self._loading = threading.Lock()
+        self._paused_until = 0.0
+        live = deployments.live(self._patient)
+        if live is None:
+            raise StoreError("this Redis holds no deployment yet: make one with 'recsys deploy'")
+        self._live = self._of(live)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="follows deployments", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop following deployments."""
+        self._stop.set()
+        self._thread.join()
+        self._client.close()
+        self._patient.close()
+
+    def __call__(self, columns: Columns) -> dict[str, np.ndarray]:
+        """The outputs for b requests.
+
+        Args:
+            columns: the inputs, each [b, ...].
+
+        Returns:
+            Every output of the stages, ``degraded`` and ``generation`` as bool and int64 [b, 1], and per stage the
+            microseconds that the batch spent in it, float32[b, 1], as ``us_<stage>``.
+
+        Raises:
+            ServingError: an input is missing.
+        """
+        if self._first:
+            live, count = self._live, len(columns["user_id"])
+            status = {
+                "degraded": np.zeros((count, 1), bool),
+                "generation": np.full((count, 1), int(live.generation), np.int64),
+            }
+            return self._run(live, {**columns, **status})
+        of = columns["generation"][:, 0]
+        generations = np.unique(of)
+        rows = [np.flatnonzero(of == generation) for generation in generations]
+        parts = [
+            self._run(self._of(str(generation)), {name: column[at] for name, column in columns.items()})
+            for generation, at in zip(generations, rows, strict=True)
+        ]
+        back = np.argsort(np.concatenate(rows), kind="stable")
+        return {name: stack([part[name] for part in parts])[back] for name in parts[0]}
+
+    def _run(self, loaded: _Loaded, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        count = len(columns["generation"])
+        failed = loaded.stages is None or time.monotonic() < self._paused_until or columns["degraded"].all()
+        if not failed:
+            try:
+                for stage in loaded.stages or ():
+                    began = time.perf_counter()
+                    columns |= self._checked(stage, columns)
+                    seconds = time.perf_counter() - began
+                    self.timings.add(stage.name, seconds)
+                    columns["us_" + stage.name] = np.full((count, 1), seconds * 1e6, np.float32)
+            except StoreError as error:
+                log.warning("%s: answering with popular items for %.1f s", error, self._settings.online.pause)
+                self._paused_until = time.monotonic() + self._settings.online.pause
+                failed = True
+        if failed:
+            self._fill(columns, count)
+        if self._last:
+            degraded = columns["degraded"]
+            if degraded.any():
+                for name, instead in loaded.popular.items():
+                    columns[name] = np.where(degraded, instead, columns[name] if columns[name].shape[1] else instead)
+                self.timings.degraded += int(degraded.sum())
+            self.timings.requests += count
+        return columns
+
+    @staticmethod
+    def _checked(stage: Stage, columns: Columns) -> dict[str, np.ndarray]:
+        missing = [field.name for field in stage.inputs if field.name not in columns]
+        if missing:
+            raise ServingError(f"stage {stage.name} lacks its input {', '.join(missing)}: check the partition")
+        return stage(columns)
+
+    def _fill(self, columns: dict[str, np.ndarray], count: int) -> None:
+        """Mark all requests degraded, and put empty columns where the stages made none."""
+        columns["degraded"] = np.ones((count, 1), bool)
+        for stage in self._stages:
+            columns["us_" + stage.name] = np.zeros((count, 1), np.float32)
+            for field in stage.outputs:
+                dtype = field.dtype if field.dtype != "item" else object
+                columns[field.name] = np.zeros((count, *(max(size, 0) for size in field.shape)), dtype)
+
+    def _of(self, generation: str) -> _Loaded:
+        """A deployment, loaded if need be; while Redis fails, one without stages."""
+        with self._loading:
+            loaded = self._loaded.get(generation)
+            if loaded is None or (loaded.stages is None and time.monotonic() - loaded.since > RETRY):
+                try:
+                    loaded = self._load(generation)
+                except StoreError as error:
+                    if not hasattr(self, "_live"):
+                        raise
+                    log.error("generation %s: %s", generation, error)
+                    return replace(self._live, stages=None)
+                self._loaded[generation] = loaded
+                while len(self._loaded) > KEPT:
+                    del self._loaded[min(self._loaded, key=int)]
+            return loaded
+
+    def _load(self, generation: str) -> _Loaded:
+        online = self._settings.online
+        record = deployments.read(self._patient, generation)
+        items, counts = popular.read(self._patient, generation, online.topk, record.item_ids)
+        shown = {
+            "item_ids": np.full(online.topk, -1 if record.item_ids == "int" else b""),
+            "scores": np.full(online.topk, -np.inf, np.float32),
+            "position": np.full(online.topk, -1, np.int32),
+        }
+        if record.item_ids == "str":
+            shown["item_ids"] = shown["item_ids"].astype(object)
+        shown["item_ids"][: len(items)] = [item.encode() if isinstance(item, str) else item for item in items]
+        shown["scores"][: len(items)] = counts
+        stages = None
+        try:
+            deployment = Deployment(record, self._settings)
+            stages = [stage(deployment, online, self._client) for stage in self._stages]
+        except BundleError as error:
+            log.error("generation %s cannot be served: %s", generation, error)
+        return _Loaded(generation, shown, stages, time.monotonic())
+
+    def _follow(self) -> None:
+        """Stay with what is deployed until told to stop; the thread outlives every error."""
+        pause = TICK
+        while not self._stop.wait(pause):
+            pause = TICK
+            try:
+                self._look()
+            except RecsysError as error:
+                log.warning("%s", error)
+                pause = RETRY
+            except Exception:
+                log.exception("following deployments failed")
+                pause = RETRY
+
+    def _look(self) -> None:
+        """Load what is deployed and switch to what is live; a deployment that cannot be loaded changes nothing."""
+        live, upcoming = deployments.live(self._patient), deployments.upcoming(self._patient)
+        if upcoming is not None:
+            self._of(upcoming)
+        if live is not None:
+            loaded = self._of(live)
+            if loaded.stages is not None or self._live.stages is None:
+                self._live = loaded
+        for stage in self._live.stages or ():
+            stage.refresh()

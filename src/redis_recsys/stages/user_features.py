@@ -1,0 +1,67 @@
+"""Who asks: the user's packed features and the items already seen, in one round trip for the whole batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import redis
+
+from ..config import OnlineSettings
+from ..deployment import Deployment
+from ..store import features, history
+from ..store.connection import store_errors
+from .stage import Columns, Field, Stage
+
+
+class UserFeatures(Stage):
+    """Packed features from Redis. Live events are in them as soon as they are applied."""
+
+    name = "user_features"
+    inputs = (Field("user_id", "user"),)
+    outputs = (
+        Field("known", "bool"),
+        Field("user_categorical", "int32", (-1,)),
+        Field("user_numeric", "float32", (-1,)),
+        Field("seen", "int32", (-1,)),
+    )
+
+    def __init__(self, deployment: Deployment, settings: OnlineSettings, client: redis.Redis) -> None:
+        self._deployment, self._client = deployment, client
+        self._number_of = deployment.bundle.items.number_of
+
+    def __call__(self, columns: Columns) -> dict[str, np.ndarray]:
+        users = raw_users(columns["user_id"])
+        with store_errors(self._client), self._client.pipeline(transaction=False) as pipe:
+            self._request(pipe, users)
+            history.read(pipe, users)
+            answers = pipe.execute()
+        lists = answers[-len(users) :]
+        categorical, numeric, known = self._features(users, answers[: -len(users)])
+        return {
+            "known": known[:, None],
+            "user_categorical": categorical,
+            "user_numeric": numeric,
+            "seen": self._seen(lists),
+        }
+
+    def _request(self, pipe: redis.client.Pipeline, users: list[Any]) -> None:
+        features.read(pipe, self._deployment.generation, "user", users)
+
+    def _features(self, users: list[Any], answers: list[Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """int32[b, Cu], float32[b, Fu], bool[b]."""
+        return features.unpack(answers[0], *self._deployment.user_widths)
+
+    def _seen(self, lists: list[Any]) -> np.ndarray:
+        """Entity numbers int32[b, longest], newest first, padded with 0; items that the catalogue lacks are 0 too."""
+        raw = history.parse(lists, self._deployment.record.item_ids)
+        lengths = np.array([len(each) for each in raw])
+        seen = np.zeros((len(raw), lengths.max(initial=0)), np.int32)
+        seen[np.arange(seen.shape[1]) < lengths[:, None]] = self._number_of(np.concatenate(raw))
+        return seen
+
+
+def raw_users(column: np.ndarray) -> list[Any]:
+    """User ids [b, 1] as int or str; text that is not UTF-8 belongs to no user."""
+    ids = column[:, 0].tolist()
+    return ids if column.dtype != object else [each.decode(errors="replace") for each in ids]
