@@ -45,8 +45,11 @@ class Tower:
         self._session = session(path, threads)
 
     def embed(self, categorical: np.ndarray, numeric: np.ndarray) -> np.ndarray:
-        """int32[n, C], float32[n, F] -> float32[n, D]."""
-        return self._session.run(["embedding"], {"categorical": categorical, "numeric": numeric})[0]
+        """int32[n, C], float32[n, F] -> float32[n, D], the same to the bit for a row alone and for one among many."""
+        count = len(categorical)
+        if count == 1:  # a matrix product sums a single row in another order
+            categorical, numeric = np.repeat(categorical, 2, axis=0), np.repeat(numeric, 2, axis=0)
+        return self._session.run(["embedding"], {"categorical": categorical, "numeric": numeric})[0][:count]
 
 
 class Ranker:

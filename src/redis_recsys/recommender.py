@@ -11,9 +11,9 @@ from .bundle import Bundle
 from .dataset import Rows
 from .entities import Entities, read_entities
 from .history import History
+from .index import LocalIndex
 from .inference import ItemSide, RankerHead, Tower
 from .ordering import order
-from .topk import topk
 
 PIECE = 64
 
@@ -48,7 +48,7 @@ class Recommender:
         self._tower = Tower(bundle.path / "user_tower.onnx")
         self._item_side = ItemSide(bundle.path / "ranker.onnx", bundle.items.categorical, bundle.items.numeric)
         self._head = RankerHead(bundle.path / "ranker.onnx")
-        self._catalogue = np.ascontiguousarray(bundle.item_embeddings.T)
+        self._index = LocalIndex(bundle.item_embeddings)
 
     def retrieve(self, users: Entities, history: History) -> np.ndarray:
         """The nearest unseen items of each user, nearest first: int64[n, candidates] numbers, 0 where there are fewer.
@@ -57,11 +57,10 @@ class Recommender:
             users: n users.
             history: what they have seen; user 1 is the first of ``users``.
         """
-        scores = self._tower.embed(users.categorical, users.numeric) @ self._catalogue
-        row = np.repeat(np.arange(len(users)), np.diff(history.starts[1:]))
-        scores[row, history.items[history.starts[1] : history.starts[-1]] - 1] = -np.inf
-        found = topk(scores, self.candidates)
-        return np.where(np.take_along_axis(scores, found, axis=1) > -np.inf, found + 1, 0)
+        seen = np.zeros((len(users), int(np.diff(history.starts).max(initial=0))), np.int32)
+        lengths = np.diff(history.starts[1:])
+        seen[np.arange(seen.shape[1]) < lengths[:, None]] = history.items[history.starts[1] : history.starts[-1]]
+        return self._index.search(self._tower.embed(users.categorical, users.numeric), self.candidates, seen)[0]
 
     def rank(self, users: Entities, items: np.ndarray) -> np.ndarray:
         """Click probabilities float32[n, m] of items int[n, m]; -inf where the item is 0."""

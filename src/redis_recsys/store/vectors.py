@@ -1,0 +1,306 @@
+"""Item embeddings of a generation in a Redis vector set, and the stream of what has changed in it since.
+
+::
+
+    items:{gen}           vector set: entity number as decimal text -> embedding, with attributes as JSON
+    items:{gen}:changes   stream of what was put (item, embedding) and removed (item) since the set was loaded
+
+The set holds the vectors as they are (``NOQUANT``): 8-bit ones take a sixth less memory, but need more neighbours
+explored for the same recall, and a third more time for each query. Queries run in the main thread of Redis
+(``NOTHREAD``): each takes a few tenths of a millisecond, and handing it to a thread costs two thirds more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import orjson
+import redis
+
+from ..entities import RAW_ID, Entities
+from ..errors import StoreError
+from ..index import Change, LocalIndex
+from ..progress import progress
+from ..schema import Schema
+from .connection import store_errors
+
+# Neighbours per node, and neighbours explored when one is added. Of 8 to 64 and 100 to 400, queries at recall 0.97 are
+# fastest from these on; more only costs memory and loading time.
+LINKS, BUILD_EF = 32, 200
+PIPELINE = 250  # commands sent before their answers are read
+PAGE = 1000  # changes read at a time
+
+TUNING_QUERIES = 200
+TUNING_STEP = 1.15
+TUNING_LIMIT = 5000  # neighbours explored; exact search in memory has long been faster
+TIE = 1e-6  # difference of similarities that is rounding
+
+
+def key(gen: str) -> str:
+    """Where the vector set of a generation lies."""
+    return f"items:{gen}"
+
+
+def changes_key(gen: str) -> str:
+    """Where the stream of changes to the vector set lies."""
+    return f"items:{gen}:changes"
+
+
+def load(client: redis.Redis, gen: str, embeddings: np.ndarray, attributes: Iterable[bytes]) -> None:
+    """Fill the vector set of a generation that is not live yet, on one connection.
+
+    Redis adds vectors in its main thread, so further connections would add nothing.
+
+    Args:
+        client: a connected Redis.
+        gen: the generation.
+        embeddings: float32[n, D], unit vectors; row i belongs to item i + 1.
+        attributes: JSON of each item, n times.
+
+    Raises:
+        StoreError: Redis fails.
+    """
+    with store_errors(client), progress("loading vectors", len(embeddings)) as advance:
+        rows = enumerate(zip(embeddings, attributes, strict=True), 1)
+        while part := list(islice(rows, PIPELINE)):
+            with client.pipeline(transaction=False) as pipe:
+                for item, (embedding, document) in part:
+                    _add(pipe, gen, item, embedding, document)
+                pipe.execute()
+            advance(len(part))
+        # an empty stream, so that it expires with the set even if nothing ever changes before
+        client.xadd(changes_key(gen), {"item": 0}, maxlen=0, approximate=False)
+
+
+def _add(pipe: Any, gen: str, item: int, embedding: np.ndarray, attributes: bytes) -> None:
+    vector = np.asarray(embedding, "<f4").tobytes()
+    options = ("NOQUANT", "EF", BUILD_EF, "SETATTR", attributes, "M", LINKS)
+    pipe.execute_command("VADD", key(gen), "FP32", vector, str(item), *options)
+
+
+def attributes_of(items: Entities, schema: Schema) -> Iterator[bytes]:
+    """JSON of each item: its raw id, and every feature as the models see it, by name of the column."""
+    slots = [(c.name, schema.slots(c), c.max_length) for c in schema.categorical("item")]
+    names = [c.name for c in schema.numeric("item")]
+    for raw, ids, numbers in zip(items.raw_ids.tolist(), items.categorical.tolist(), items.numeric, strict=True):
+        document: dict[str, Any] = {RAW_ID: raw}
+        document |= {name: ids[at] if several else ids[at.start] for name, at, several in slots}
+        document |= dict(zip(names, numbers, strict=True))
+        yield orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)  # of float32: as few digits as it has
+
+
+def tune(
+    client: redis.Redis, gen: str, embeddings: np.ndarray, queries: np.ndarray, count: int = 100, target: float = 0.97
+) -> tuple[int, float]:
+    """How many neighbours queries have to explore for a recall, and the recall that this gives.
+
+    An item counts as found if it is as near as the ``count``-th of exact search: of items that lie in the same
+    place, it does not matter which ones come.
+
+    Args:
+        client: a connected Redis.
+        gen: a generation whose vector set is loaded.
+        embeddings: float32[n, D] that are in it.
+        queries: float32[q, D], unit vectors; some 200 of them, evenly spread, are used.
+        count: neighbours looked for.
+        target: recall among them, of at most 1.
+
+    Returns:
+        EF, at least ``count``, and the recall.
+
+    Raises:
+        StoreError: the recall cannot be reached at a reasonable cost, or Redis fails.
+    """
+    queries = queries[np.unique(np.linspace(0, len(queries) - 1, min(len(queries), TUNING_QUERIES)).astype(int))]
+    present = min(count, len(embeddings))
+    local = LocalIndex(embeddings)
+    _, exact = local.search(queries, present, _none(queries))
+    scores = local.scores(queries)
+    ef, recall, limit = count, 0.0, min(max(len(embeddings), count), TUNING_LIMIT)
+    while True:
+        index = RedisIndex(client, gen, ef)
+        parts = [queries[start : start + 16] for start in range(0, len(queries), 16)]
+        found = np.concatenate([index.search(part, present, _none(part))[0] for part in parts])
+        near = np.take_along_axis(scores, np.maximum(found, 1) - 1, axis=1) >= exact[:, -1:] - TIE
+        recall = float((near & (found > 0)).mean())
+        if recall >= target:
+            return ef, recall
+        if ef >= limit:
+            raise StoreError(
+                f"vector set {key(gen)} has recall {recall:.4f} at EF {ef}, not {target}: lower RECSYS_DEPLOY_RECALL"
+            )
+        ef = min(int(ef * TUNING_STEP) + 1, limit)
+
+
+def _none(queries: np.ndarray) -> np.ndarray:
+    return np.zeros((len(queries), 0), np.int32)
+
+
+def put(client: redis.Redis, gen: str, item: int, embedding: np.ndarray, attributes: bytes) -> None:
+    """Add an item or replace its embedding and attributes, and tell the followers, in one transaction.
+
+    Args:
+        client: a connected Redis.
+        gen: a generation whose vector set is loaded.
+        item: entity number, which may be beyond the catalogue that was deployed.
+        embedding: float32[D], unit vector.
+        attributes: JSON.
+
+    Raises:
+        StoreError: the generation has no vector set (any more), or Redis fails.
+    """
+    blob = np.asarray(embedding, "<f4").tobytes()
+    _change(client, gen, {"item": item, "embedding": blob}, lambda pipe: _add(pipe, gen, item, embedding, attributes))
+
+
+def remove(client: redis.Redis, gen: str, item: int) -> None:
+    """Take an item out of the vector set and tell the followers, in one transaction; it may be gone already.
+
+    Raises:
+        StoreError: the generation has no vector set (any more), or Redis fails.
+    """
+    _change(client, gen, {"item": item}, lambda pipe: pipe.execute_command("VREM", key(gen), str(item)))
+
+
+def _change(client: redis.Redis, gen: str, fields: dict[Any, Any], queue: Callable[[Any], object]) -> None:
+    def body(pipe: Any) -> None:
+        if not pipe.exists(key(gen)):  # a new set would never expire
+            raise _missing(gen)
+        pipe.multi()
+        queue(pipe)
+        pipe.xadd(changes_key(gen), fields, nomkstream=True)
+
+    with store_errors(client):
+        client.transaction(body, key(gen))
+
+
+def changes(client: redis.Redis, gen: str, after: str) -> tuple[str, list[Change]]:
+    """What has changed in the vector set, oldest first, without waiting for more.
+
+    Args:
+        client: a connected Redis.
+        gen: the generation.
+        after: last id that this returned before; ``0`` for all changes since the set was loaded.
+
+    Returns:
+        The id to go on from, and the changes; none of a generation that has expired.
+
+    Raises:
+        StoreError: Redis fails.
+    """
+    found: list[Change] = []
+    while True:
+        with store_errors(client):
+            entries: Any = client.xrange(changes_key(gen), f"({after}", "+", count=PAGE)
+        for _, fields in entries:
+            vector = fields.get(b"embedding")
+            found.append(Change(int(fields[b"item"]), None if vector is None else np.frombuffer(vector, "<f4")))
+        if entries:
+            after = entries[-1][0].decode()
+        if len(entries) < PAGE:
+            return after, found
+
+
+class RedisIndex:
+    """Approximate search in the vector set of a generation. Threads may share one."""
+
+    def __init__(self, client: redis.Redis, gen: str, ef: int) -> None:
+        """
+        Args:
+            client: of the Redis that holds the set.
+            gen: the generation.
+            ef: neighbours explored by each query, from :func:`tune`.
+        """
+        self._client, self._gen, self._ef = client, gen, ef
+
+    def search(self, queries: np.ndarray, count: int, exclude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See :class:`redis_recsys.index.VectorIndex`; one pipelined round trip."""
+        answers = self._ask(queries, count, exclude)
+        items, similarity, _ = _nearest(answers, [list(answer.values()) for answer in answers], count, exclude)
+        return items, similarity
+
+    def search_with_attributes(
+        self, queries: np.ndarray, count: int, exclude: np.ndarray, schema: Schema
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """As ``search``, and the packed features that the set holds as attributes of the items.
+
+        Args:
+            queries, count, exclude: see ``search``.
+            schema: that the attributes were made with.
+
+        Returns:
+            items int32[b, count], similarities float32[b, count], categorical int32[b, count, Ci] and numeric
+            float32[b, count, Fi]; all 0 where there are fewer items.
+
+        Raises:
+            StoreError: Redis fails, has no such vector set, or an item has not the attributes of the schema.
+        """
+        answers = self._ask(queries, count, exclude, "WITHATTRIBS")
+        values = [list(answer.values()) for answer in answers]
+        items, similarity, picks = _nearest(answers, [[score for score, _ in row] for row in values], count, exclude)
+        slots = [(c.name, schema.slots(c)) for c in schema.categorical("item")]
+        names = [c.name for c in schema.numeric("item")]
+        categorical = np.zeros((*items.shape, schema.categorical_width("item")), np.int32)
+        numeric = np.zeros((*items.shape, len(names)), np.float32)
+        try:
+            for row, place in zip(*np.nonzero(items), strict=True):
+                document = orjson.loads(values[row][picks[row, place]][1])
+                for name, at in slots:
+                    categorical[row, place, at] = document[name]
+                numeric[row, place] = [document[name] for name in names]
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(
+                f"item {items[row, place]} of vector set {key(self._gen)} has not the attributes of the schema "
+                f"({error!r}): deploy again"
+            ) from error
+        return items, similarity, categorical, numeric
+
+    def _ask(self, queries: np.ndarray, count: int, exclude: np.ndarray, *options: str) -> list[dict[bytes, Any]]:
+        """Each query's nearest items with what is told about them, enough of them to drop the excluded ones."""
+        with store_errors(self._client), self._client.pipeline(transaction=False) as pipe:
+            for query, more in zip(np.asarray(queries, "<f4"), np.count_nonzero(exclude, axis=1).tolist(), strict=True):
+                wanted, explored = count + more, max(self._ef, count) + more
+                pipe.execute_command(
+                    "VSIM", key(self._gen), "FP32", query.tobytes(), "WITHSCORES", *options, "COUNT", wanted,
+                    "EF", explored, "NOTHREAD",
+                )  # fmt: skip
+            answers = [_by_item(answer, len(options)) for answer in pipe.execute()]
+        if not all(answers):  # Redis answers with nothing where it has no such key, and keeps no empty sets
+            raise _missing(self._gen)
+        return answers
+
+
+def _by_item(answer: Any, attributes: int) -> dict[bytes, Any]:
+    """An answer to VSIM as protocol 3 gives it; protocol 2 gives a flat list with scores as text."""
+    if isinstance(answer, dict):
+        return answer
+    if attributes:
+        return {item: (float(score), more) for item, score, more in zip(*[iter(answer)] * 3, strict=True)}
+    return dict(zip(answer[::2], map(float, answer[1::2]), strict=True))
+
+
+def _nearest(
+    answers: Sequence[dict[bytes, Any]], scores: Sequence[list[float]], count: int, exclude: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The first ``count`` items of each answer that are not excluded, their cosines, and their places in the answer."""
+    width = max([count, *map(len, answers)])
+    found, score = np.zeros((len(answers), width), np.int32), np.zeros((len(answers), width), np.float32)
+    for row, (answer, values) in enumerate(zip(answers, scores, strict=True)):
+        found[row, : len(answer)] = np.fromstring(b" ".join(answer), np.int32, sep=" ")
+        score[row, : len(answer)] = values
+    highest = found.max(initial=0)
+    banned = np.zeros((len(answers), highest + 1), bool)
+    np.put_along_axis(banned, np.where(exclude <= highest, exclude, 0), True, axis=1)
+    banned[:, 0] = True
+    dropped = np.take_along_axis(banned, found, axis=1)
+    picks = np.argsort(dropped, axis=1, kind="stable")[:, :count]
+    items = np.take_along_axis(np.where(dropped, 0, found), picks, axis=1)
+    cosine = 2 * np.take_along_axis(score, picks, axis=1) - 1  # Redis tells (1 + cosine) / 2
+    return items, np.where(items > 0, cosine, 0).astype(np.float32), picks
+
+
+def _missing(gen: str) -> StoreError:
+    return StoreError(f"vector set {key(gen)} is not in this Redis: it has expired, or deploy with 'recsys deploy'")

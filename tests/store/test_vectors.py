@@ -1,0 +1,200 @@
+"""The vector set on a real Redis: recall, exclusions, attributes, changes and those who follow them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import orjson
+import pytest
+import redis
+from planted import Trained
+
+from redis_recsys.errors import StoreError
+from redis_recsys.index import LocalIndex
+from redis_recsys.store import vectors
+from redis_recsys.store.embedded import EmbeddedRedis
+from redis_recsys.store.vectors import RedisIndex
+
+GEN = "7"
+ITEMS = 1200
+
+
+def unit(rows: int, dim: int = 16, seed: int = 0) -> np.ndarray:
+    values = np.random.default_rng(seed).standard_normal((rows, dim)).astype(np.float32)
+    return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+def load(client: redis.Redis, embeddings: np.ndarray) -> None:
+    vectors.load(client, GEN, embeddings, (b"{}" for _ in embeddings))
+
+
+@pytest.fixture(params=[2, 3])
+def speaking(request: pytest.FixtureRequest, server: EmbeddedRedis, client: redis.Redis) -> Iterator[redis.Redis]:
+    """A client of either protocol."""
+    with redis.Redis(server.host, server.port, password=server.password, protocol=request.param) as client:
+        yield client
+
+
+def test_tuning_finds_an_ef_whose_recall_holds(client: redis.Redis) -> None:
+    embeddings, queries = unit(3 * ITEMS, 32), unit(150, 32, seed=1)
+    load(client, embeddings)
+    none = np.zeros((150, 0), np.int32)
+    ef, recall = vectors.tune(client, GEN, embeddings, queries, count=50, target=0.99)
+    exact, near = LocalIndex(embeddings).search(queries, 50, none)
+    found, similarity = RedisIndex(client, GEN, ef).search(queries, 50, none)
+    again = np.mean([len(set(a) & set(b)) / 50 for a, b in zip(exact.tolist(), found.tolist(), strict=True)])
+    assert recall >= 0.99
+    assert ef > 50
+    assert again == pytest.approx(recall, abs=1e-3)
+    same = exact == found
+    assert same.mean() > 0.5
+    np.testing.assert_allclose(similarity[same], near[same], atol=1e-5)
+
+
+def test_a_recall_that_cannot_be_reached_is_an_error(client: redis.Redis) -> None:
+    embeddings = unit(ITEMS)
+    load(client, embeddings[: ITEMS // 2])
+    with pytest.raises(StoreError, match=f"items:{GEN} has recall 0\\.[45].* at EF {ITEMS}.*RECSYS_DEPLOY_RECALL"):
+        vectors.tune(client, GEN, embeddings, unit(100, seed=1))
+
+
+def test_items_in_the_same_place_count_as_found_whichever_come(client: redis.Redis) -> None:
+    embeddings = np.repeat(unit(10), 12, axis=0)
+    load(client, embeddings)
+    assert vectors.tune(client, GEN, embeddings, unit(20, seed=1), count=6, target=1.0)[1] == 1.0
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_excluded_items_are_replaced_by_the_next_nearest(speaking: redis.Redis, batch: int) -> None:
+    embeddings, queries = unit(ITEMS), unit(batch, seed=1)
+    load(speaking, embeddings)
+    local, index = LocalIndex(embeddings), RedisIndex(speaking, GEN, 400)
+    nearest, _ = local.search(queries, 300, np.zeros((batch, 0), np.int32))
+    exclude = np.zeros((batch, 302), np.int32)
+    exclude[:, 1:301] = nearest
+    exclude[0, 100:] = 0  # another number of them in each row
+    exclude[-1, -1] = 10_000_000
+    exact, near = local.search(queries, 80, exclude)
+    found, similarity = index.search(queries, 80, exclude)
+    assert found.dtype == np.int32
+    assert similarity.dtype == np.float32
+    for row in range(batch):
+        assert not set(found[row]) & set(exclude[row])
+        assert len(set(exact[row]) & set(found[row])) >= 78
+        assert (np.diff(similarity[row]) <= 0).all()
+    np.testing.assert_allclose(similarity, near, atol=0.05)
+
+
+def test_a_catalogue_smaller_than_the_count_is_padded(speaking: redis.Redis) -> None:
+    embeddings, queries = unit(6), unit(2, seed=1)
+    load(speaking, embeddings)
+    exclude = np.array([[3, 0], [1, 2]], np.int32)
+    found, similarity = RedisIndex(speaking, GEN, 100).search(queries, 10, exclude)
+    exact, near = LocalIndex(embeddings).search(queries, 10, exclude)
+    assert found.tolist() == exact.tolist()
+    np.testing.assert_allclose(similarity, near, atol=1e-5)
+
+
+def test_everything_excluded_leaves_nothing(client: redis.Redis) -> None:
+    load(client, unit(3))
+    found, similarity = RedisIndex(client, GEN, 10).search(unit(1), 2, np.array([[3, 2, 1]], np.int32))
+    assert found.tolist() == [[0, 0]]
+    assert similarity.tolist() == [[0, 0]]
+
+
+def test_no_queries_give_no_answers(client: redis.Redis) -> None:
+    found, similarity = RedisIndex(client, GEN, 10).search(unit(0), 2, np.zeros((0, 3), np.int32))
+    assert found.shape == similarity.shape == (0, 2)
+
+
+def test_followers_find_the_same_as_redis(client: redis.Redis) -> None:
+    embeddings, queries, none = unit(30), unit(8, seed=1), np.zeros((8, 0), np.int32)
+    load(client, embeddings)
+    index, follower = RedisIndex(client, GEN, 100), LocalIndex(embeddings)
+    assert vectors.changes(client, GEN, "0") == ("0", [])
+    new = unit(3, seed=2)
+    vectors.put(client, GEN, 5, new[0], b'{"a":1}')
+    vectors.remove(client, GEN, 6)
+    vectors.put(client, GEN, 33, new[1], b"{}")  # an item that the deployed catalogue did not have
+    after, changes = vectors.changes(client, GEN, "0")
+    assert [(change.item, change.embedding is None) for change in changes] == [(5, False), (6, True), (33, False)]
+    follower.apply(changes)
+    assert follower.search(queries, 31, none)[0].tolist() == index.search(queries, 31, none)[0].tolist()
+    assert follower.search(new[:1], 1, none[:1])[0].tolist() == [[5]]
+    vectors.put(client, GEN, 6, new[2], b"{}")
+    vectors.remove(client, GEN, 77)  # was never there
+    again, changes = vectors.changes(client, GEN, after)
+    assert [change.item for change in changes] == [6, 77]
+    follower.apply(changes)
+    assert follower.search(queries, 33, none)[0].tolist() == index.search(queries, 33, none)[0].tolist()
+    assert vectors.changes(client, GEN, again) == (again, [])
+
+
+def test_any_number_of_changes_is_read(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vectors, "PAGE", 3)
+    load(client, unit(9))
+    for item in range(1, 7):
+        vectors.remove(client, GEN, item)
+    assert [change.item for change in vectors.changes(client, GEN, "0")[1]] == [1, 2, 3, 4, 5, 6]
+
+
+def test_put_replaces_the_attributes(client: redis.Redis) -> None:
+    load(client, unit(9))
+    vectors.put(client, GEN, 4, unit(1)[0], b'{"price":2}')
+    assert orjson.loads(client.execute_command("VGETATTR", vectors.key(GEN), "4")) == {"price": 2}
+
+
+def test_loading_starts_a_stream_that_can_expire_with_the_set(client: redis.Redis) -> None:
+    load(client, unit(2))
+    assert client.exists(vectors.key(GEN), vectors.changes_key(GEN)) == 2
+    assert client.xlen(vectors.changes_key(GEN)) == 0
+
+
+def test_a_set_that_is_missing_is_an_error_and_not_made_anew(client: redis.Redis) -> None:
+    index, none = RedisIndex(client, GEN, 100), np.zeros((2, 0), np.int32)
+    for act in (
+        lambda: index.search(unit(2), 5, none),
+        lambda: vectors.put(client, GEN, 1, unit(1)[0], b"{}"),
+        lambda: vectors.remove(client, GEN, 1),
+    ):
+        with pytest.raises(StoreError, match=f"vector set items:{GEN} is not in this Redis.*recsys deploy"):
+            act()
+    assert client.keys("*") == []
+
+
+def test_queries_of_another_width_are_an_error(client: redis.Redis) -> None:
+    load(client, unit(5))
+    with pytest.raises(StoreError, match="dimension"):
+        RedisIndex(client, GEN, 100).search(unit(1, dim=8), 5, np.zeros((1, 0), np.int32))
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_packed_features_come_back_from_the_attributes(
+    variant: Trained, server: EmbeddedRedis, client: redis.Redis, protocol: int
+) -> None:
+    bundle = variant.bundle
+    items, schema = bundle.items, bundle.schema
+    vectors.load(client, GEN, bundle.item_embeddings, vectors.attributes_of(items, schema))
+    queries, exclude = bundle.item_embeddings[:3], np.array([[1], [0], [0]], np.int32)
+    with redis.Redis(server.host, server.port, password=server.password, protocol=protocol) as speaking:
+        index = RedisIndex(speaking, GEN, 100)
+        found, similarity, categorical, numeric = index.search_with_attributes(queries, len(items), exclude, schema)
+        plain = index.search(queries, len(items), exclude)
+    assert found.tolist() == plain[0].tolist()
+    assert similarity.tolist() == plain[1].tolist()
+    assert found[0, -1] == 0
+    there, rows = found > 0, np.maximum(found, 1) - 1
+    assert categorical.dtype == np.int32
+    assert np.array_equal(categorical, np.where(there[..., None], items.categorical[rows], 0))
+    assert numeric.dtype == np.float32
+    assert np.array_equal(numeric, np.where(there[..., None], items.numeric[rows], 0))
+    document = orjson.loads(client.execute_command("VGETATTR", vectors.key(GEN), "1"))
+    assert document["raw_id"] == items.raw_ids.tolist()[0]
+
+
+def test_attributes_of_another_schema_are_an_error(trained: Trained, client: redis.Redis) -> None:
+    load(client, trained.bundle.item_embeddings)
+    index, none = RedisIndex(client, GEN, 100), np.zeros((1, 0), np.int32)
+    with pytest.raises(StoreError, match=f"of vector set items:{GEN} has not the attributes of the schema"):
+        index.search_with_attributes(trained.bundle.item_embeddings[:1], 5, none, trained.bundle.schema)
