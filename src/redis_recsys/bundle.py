@@ -33,11 +33,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .entities import ROW_GROUP, Entities, read_entities, stream_entities, stream_parquet
+from .entities import RAW_ID, ROW_GROUP, Entities, read_entities, stream_entities, stream_parquet
 from .errors import BundleError
 from .files import sha256, written_aside
 from .history import History
-from .schema import Schema, explain
+from .schema import IdKind, Schema, Side, explain
 
 BUNDLE_VERSION = 1
 MODELS = ("user_tower.onnx", "item_tower.onnx", "ranker.onnx")
@@ -118,6 +118,15 @@ class Bundle:
     def fingerprint(self) -> str:
         """Changes whenever any file of the bundle does."""
         return sha256(self.path / "manifest.json")[:16]
+
+    @cached_property
+    def id_kinds(self) -> dict[Side, IdKind]:
+        """Whether the raw ids of users and of items are integers or texts."""
+        return {side: self._id_kind(side) for side in ("user", "item")}
+
+    def _id_kind(self, side: Side) -> IdKind:
+        table = next(stream_parquet(self.path / f"{side}_features.parquet", [RAW_ID], block=1), None)
+        return "str" if table is not None and pa.types.is_string(table.column(RAW_ID).type) else "int"
 
     @cached_property
     def items(self) -> Entities:

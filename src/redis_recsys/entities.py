@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,39 @@ class Entities:
     def rows(self, which: np.ndarray | slice) -> Entities:
         """Some of the entities, without labels."""
         return Entities(self.raw_ids[which], self.categorical[which], self.numeric[which])
+
+    @cached_property
+    def number_of(self) -> Numbers:
+        """Raw ids -> entity numbers, where these entities are a whole table."""
+        return Numbers(self.raw_ids)
+
+
+class Numbers:
+    """Raw ids -> entity numbers.
+
+    Example:
+        >>> Numbers(np.array([30, 10, 20]))(np.array([10, 11]))
+        array([2, 0], dtype=int32)
+    """
+
+    def __init__(self, raw_ids: np.ndarray) -> None:
+        """int64[n] or object[n] of str, in table order."""
+        self._numbers: dict[str, int] | None = None
+        if raw_ids.dtype == object:  # hashing text is quicker than comparing it
+            self._numbers = dict(zip(raw_ids.tolist(), range(1, len(raw_ids) + 1), strict=True))
+        else:
+            self._order = np.argsort(raw_ids).astype(np.int32)
+            self._sorted = raw_ids[self._order]
+
+    def __call__(self, raw: np.ndarray) -> np.ndarray:
+        """int64[...] or object[...] of str, of the same kind as the table's -> int32[...]; 0 where unknown."""
+        if self._numbers is not None:
+            found = [self._numbers.get(each, 0) for each in raw.ravel().tolist()]
+            return np.array(found, np.int32).reshape(raw.shape)
+        if not len(self._sorted):
+            return np.zeros(raw.shape, np.int32)
+        at = np.minimum(np.searchsorted(self._sorted, raw), len(self._sorted) - 1)
+        return np.where(self._sorted[at] == raw, self._order[at] + 1, 0).astype(np.int32)
 
 
 def write_entities(path: Path, schema: Schema, side: Side, entities: Entities) -> None:

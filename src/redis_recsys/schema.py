@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from .errors import SchemaError
 
 Side = Literal["user", "item"]
+IdKind = Literal["int", "str"]  # of raw ids
 SCHEMA_VERSION = 1
 
 

@@ -2,7 +2,8 @@
 
 A run writes its recommendations as a new *generation*, which nobody reads until it is complete. Then the pointer
 ``recs:live`` moves to it and the keys of the old generation get a time to live, long enough for readers that still
-hold the old pointer. A run that was cut off leaves the live generation as it was, and can be taken up again.
+hold the old pointer. A run that was cut off leaves the live generation as it was, and can be taken up again. What
+generations of every kind have in common is in ``generations``.
 
 ::
 
@@ -20,10 +21,8 @@ one user.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
@@ -32,10 +31,10 @@ import redis
 
 from ..errors import StoreError
 from .connection import store_errors
+from .generations import PIPELINE, Generation
 from .lock import WriterLock
 
-LIVE, GENERATIONS, COUNTER, LOCK = "recs:live", "recs:generations", "recs:counter", "recs:lock"
-PIPELINE = 1000  # commands sent before their answers are read
+LIVE, LOCK = "recs:live", "recs:lock"
 
 
 @dataclass(frozen=True)
@@ -104,11 +103,10 @@ def _popular(client: redis.Redis, gen: str) -> tuple[list[int] | list[str], list
     return ([int(item) for item, _ in pairs] if kind == b"int" else [item.decode() for item, _ in pairs]), counts
 
 
-class GenerationWriter:
+class GenerationWriter(Generation):
     """Writes one generation and makes it the live one.
 
     Attributes:
-        generation: its name.
         done: users that are already in it, from the start of the list; more than 0 when an earlier run was cut off.
 
     Example:
@@ -118,50 +116,20 @@ class GenerationWriter:
         ...     writer.publish(popular_items, popular_counts)
     """
 
+    prefix, resumes = "recs", True
+
     def __init__(self, client: redis.Redis, lock: WriterLock, grace: int) -> None:
-        self._client, self._lock, self._grace = client, lock, grace
-        self.generation = ""
+        super().__init__(client, lock, grace)
         self.done = 0
 
-    @classmethod
-    def begin(cls, client: redis.Redis, fingerprint: str, grace: int) -> GenerationWriter:
-        """Become the one writer, tidy up after earlier runs, and go on with or start a generation.
-
-        Args:
-            fingerprint: of everything the recommendations depend on. An unfinished generation with the same one is
-                taken up where it stopped; others are removed.
-            grace: seconds that a replaced generation stays readable.
-
-        Raises:
-            StoreError: another run is writing, or Redis fails.
-        """
-        with store_errors(client):
-            writer = cls(client, WriterLock(client, LOCK), grace)
-            try:
-                writer._take_up(fingerprint)
-            except BaseException:
-                writer.close()
-                raise
-        return writer
+    @staticmethod
+    def keys(gen: str) -> tuple[list[str], list[str | bytes]]:
+        return [f"recs:{gen}", f"popular:{gen}"], [f"recs:{gen}:*"]
 
     def _take_up(self, fingerprint: str) -> None:
-        generations: Any = self._client.hgetall(GENERATIONS)
-        for name, state in generations.items():
-            gen = name.decode()
-            if state == b"retiring":
-                self._retire(gen)
-            elif state == b"writing":
-                written, done = self._client.hmget(f"recs:{gen}", ["fingerprint", "done"])
-                if written == fingerprint.encode():
-                    self.generation, self.done = gen, int(done or 0)
-                else:
-                    self._discard(gen)
-        if not self.generation:
-            self.generation = str(self._client.incr(COUNTER))
-            with self._client.pipeline() as pipe:
-                pipe.hset(f"recs:{self.generation}", mapping={"fingerprint": fingerprint, "done": 0})
-                pipe.hset(GENERATIONS, self.generation, "writing")
-                pipe.execute()
+        super()._take_up(fingerprint)
+        (done,) = self._client.hmget(f"recs:{self.generation}", ["done"])
+        self.done = int(done or 0)
 
     def write(self, user_ids: np.ndarray, items: np.ndarray, scores: np.ndarray, counts: np.ndarray) -> None:
         """Add the next users.
@@ -210,69 +178,7 @@ class GenerationWriter:
                 self._client.zadd(f"popular:{self.generation}", dict(members[start : start + PIPELINE]))
             kind = "int" if popular_items.dtype.kind in "iu" else "str"
             self._client.hset(f"recs:{self.generation}", "items", kind)
-            old: Any = self._client.transaction(self._switch, LOCK, value_from_callable=True)
-        if old is not None:
-            with store_errors(self._client):
-                self._retire(old.decode())
-
-    def _switch(self, pipe: redis.client.Pipeline) -> Any:
-        """Queue the switch, to be done only if the lock stays ours; returns the generation that was live."""
-        holder: Any = pipe.get(LOCK)
-        self._lock.check(holder)
-        old = pipe.get(LIVE)
-        pipe.multi()
-        pipe.set(LIVE, self.generation)
-        pipe.hset(GENERATIONS, self.generation, "live")
-        if old is not None:
-            pipe.hset(GENERATIONS, old, "retiring")
-        return old
-
-    def close(self) -> None:
-        """Stop writing; an unpublished generation stays, unseen, for the next run with the same fingerprint."""
-        self._lock.release()
-
-    def __enter__(self) -> GenerationWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    @contextmanager
-    def _room_made(self) -> Iterator[None]:
-        """On out of memory, remove this generation, so that the live data can be written to again."""
-        with store_errors(self._client):
-            try:
-                yield
-            except redis.exceptions.OutOfMemoryError:
-                self._discard(self.generation)
-                raise
-
-    def _retire(self, gen: str) -> None:
-        """Give every key of a generation a time to live, unless it has one from a retirement that was cut off."""
-        for keys in self._pages(gen):
-            with self._client.pipeline(transaction=False) as pipe:
-                for key in keys:
-                    pipe.execute_command("EXPIRE", key, self._grace, "NX")
-                pipe.execute()
-        self._client.hdel(GENERATIONS, gen)
-
-    def _discard(self, gen: str) -> None:
-        """Remove a generation. Its fingerprint goes first, so that what a cut leaves is never taken up."""
-        self._client.unlink(f"recs:{gen}")
-        for keys in self._pages(gen):
-            self._client.unlink(*keys)
-        self._client.hdel(GENERATIONS, gen)
-
-    def _pages(self, gen: str) -> Iterator[list[Any]]:
-        """All keys of a generation, in lists of bounded length."""
-        yield [f"recs:{gen}".encode(), f"popular:{gen}".encode()]
-        cursor = -1
-        while cursor != 0:
-            cursor, keys = self._client.scan(max(cursor, 0), match=f"recs:{gen}:*", count=PIPELINE)
-            if keys:
-                yield keys
+        self.switch()
 
 
 def _encode(items: np.ndarray, scores: np.ndarray, counts: np.ndarray) -> list[bytes | None]:

@@ -1,0 +1,186 @@
+"""Deployments: which generation of features, vectors and models serves at present, and what each is made of.
+
+::
+
+    deploy:live          name of the live generation
+    deploy:next          generation that is complete and about to go live, which servers load meanwhile
+    deploy:generations   hash: generation -> writing | live | retiring
+    deploy:lock          who deploys at present
+    deploy:folders       hash: generation -> fingerprint, of every generation that may still have files on disk
+    deploy:{gen}         hash: fingerprint (names the folder with the models), ef, recall, users, items, feast,
+                         average_user
+
+The packed features, the vector set with its changes, the popular items and Feast's own keys of a generation expire
+with it.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, cast
+
+import numpy as np
+import redis
+
+from ..errors import StoreError
+from ..schema import IdKind
+from . import features, popular
+from .connection import store_errors
+from .generations import Generation
+
+LIVE, NEXT, GENERATIONS, FOLDERS = "deploy:live", "deploy:next", "deploy:generations", "deploy:folders"
+
+
+@dataclass(frozen=True)
+class DeploymentRecord:
+    """What a server has to know about a deployment.
+
+    Attributes:
+        generation: its name.
+        fingerprint: of the bundle, and name of its folder among the deployed ones.
+        ef: of vector queries, so many neighbours are explored.
+        recall: of the vector index at that ef, against exact search.
+        user_ids, item_ids: what kind the raw ids are of.
+        feast: whether the features are in Feast's layout too.
+        average_user: float32[D], unit embedding that stands in for unknown users.
+    """
+
+    generation: str
+    fingerprint: str
+    ef: int
+    recall: float
+    user_ids: IdKind
+    item_ids: IdKind
+    feast: bool
+    average_user: np.ndarray
+
+
+def feast_project(gen: str) -> str:
+    """Name of a generation's project in Feast; the keys that Feast writes into Redis end with it."""
+    return f"recsys_{gen}"
+
+
+def live(client: redis.Redis) -> str | None:
+    """The generation that serves; None before the first deployment."""
+    return _name(client, LIVE)
+
+
+def upcoming(client: redis.Redis) -> str | None:
+    """The generation that is about to go live."""
+    return _name(client, NEXT)
+
+
+def _name(client: redis.Redis, pointer: str) -> str | None:
+    with store_errors(client):
+        name: Any = client.get(pointer)
+    return None if name is None else name.decode()
+
+
+def known(client: redis.Redis) -> list[str]:
+    """Generations whose features are to follow live events: the live one, and one that is being written."""
+    with store_errors(client):
+        states: Any = client.hgetall(GENERATIONS)
+    return sorted((name.decode() for name, state in states.items() if state != b"retiring"), key=int)
+
+
+def read(client: redis.Redis, gen: str) -> DeploymentRecord:
+    """The record of a complete deployment.
+
+    Raises:
+        StoreError: there is none, it expired, or Redis fails.
+    """
+    names = ("fingerprint", "ef", "recall", "users", "items", "feast", "average_user")
+    with store_errors(client):
+        values: Any = client.hmget(f"deploy:{gen}", names)
+    if None in values:
+        raise StoreError(f"deployment {gen} is not in this Redis, or not complete: deploy with 'recsys deploy'")
+    fingerprint, ef, recall, users, items, feast, average_user = values
+    return DeploymentRecord(
+        gen,
+        fingerprint.decode(),
+        int(ef),
+        float(recall),
+        cast(IdKind, users.decode()),
+        cast(IdKind, items.decode()),
+        feast == b"1",
+        np.frombuffer(average_user, "<f4"),
+    )
+
+
+class DeploymentWriter(Generation):
+    """Writes one deployment and makes it the live one. Whatever is not complete is removed by the next run."""
+
+    prefix, resumes = "deploy", False
+
+    @staticmethod
+    def keys(gen: str) -> tuple[list[str], list[str | bytes]]:
+        names = [f"deploy:{gen}", popular.key(gen), f"items:{gen}", f"items:{gen}:changes"]
+        # Feast's keys: the number 1 of join keys, the type code 2 of text, the key and its value, then the project
+        return names, [features.pattern(gen), b"\x01\0\0\0\x02\0\0\0*" + feast_project(gen).encode()]
+
+    def _take_up(self, fingerprint: str) -> None:
+        super()._take_up(fingerprint)
+        self._client.hset(FOLDERS, self.generation, fingerprint)
+
+    def announce(self, record: DeploymentRecord) -> None:
+        """Store the record and let servers load the deployment, which is complete, before it goes live.
+
+        Raises:
+            StoreError: Redis fails.
+        """
+        values: dict[Any, Any] = {
+            "ef": record.ef,
+            "recall": record.recall,
+            "users": record.user_ids,
+            "items": record.item_ids,
+            "feast": int(record.feast),
+            "average_user": np.asarray(record.average_user, "<f4").tobytes(),
+        }
+        with store_errors(self._client), self._client.pipeline() as pipe:
+            pipe.hset(f"deploy:{self.generation}", mapping=values)
+            pipe.set(NEXT, self.generation)
+            pipe.execute()
+
+    def _switch(self, pipe: redis.client.Pipeline) -> Any:
+        old = super()._switch(pipe)
+        pipe.delete(NEXT)
+        return old
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop writing. What did not go live is removed; if Redis is gone, by the next run."""
+        if not self.switched:
+            with suppress(redis.RedisError):
+                # the answer to the switch may have been lost
+                if self._client.get(LIVE) != self.generation.encode():
+                    self._discard(self.generation)
+        super().__exit__(kind, error, trace)
+
+    def _discard(self, gen: str) -> None:
+        if self._client.get(NEXT) == gen.encode():
+            self._client.delete(NEXT)
+        super()._discard(gen)
+
+    def left_over(self) -> tuple[dict[str, str], set[str]]:
+        """Generations that are gone, with their fingerprints, and the fingerprints that are still in use.
+
+        Raises:
+            StoreError: Redis fails.
+        """
+        with store_errors(self._client):
+            folders: Any = self._client.hgetall(FOLDERS)
+            names = {gen.decode(): fingerprint.decode() for gen, fingerprint in folders.items()}
+            gone = {gen: each for gen, each in names.items() if not self._client.exists(f"deploy:{gen}")}
+        return gone, {fingerprint for gen, fingerprint in names.items() if gen not in gone}
+
+    def forget(self, gen: str) -> None:
+        """Note that a generation that is gone has no files any more.
+
+        Raises:
+            StoreError: Redis fails.
+        """
+        with store_errors(self._client):
+            self._client.hdel(FOLDERS, gen)

@@ -1,0 +1,423 @@
+"""Live events: a stream that anybody may add to, and what one event changes in Redis, atomically and once.
+
+::
+
+    events               stream of accepted events: user, item, type; time in epoch milliseconds, if not "now"; key
+    events:dead          stream of entries that cannot be applied: their id, the reason, what they held
+    events:users         sorted set: user -> acceptance of their last event that was applied, epoch milliseconds
+    applied:{user}       sorted set: keys of events that were applied and may come again -> acceptance
+    counts:{user}        hash: event type -> number of events
+
+An event is delivered at least once, to one of the consumers of the group ``features``. Its effects are one Lua script
+whose keys all lie in one cluster slot and which notes the event's key, so that a second delivery changes nothing,
+nor does a second entry that a client made because the answer to the first was lost. An entry without a key is known
+by its id. Every type of event puts the item into the history and so among the seen ones, negative feedback included.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+import re
+import secrets
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import redis
+
+from ..errors import DataError
+from . import features, history
+from .connection import store_errors
+
+STREAM, DEAD, USERS, GROUP = "events", "events:dead", "events:users", "features"
+BATCH = 500  # events read at once
+CLAIM_SECONDS = 5.0  # a consumer that leaves an event for so long has died: another one takes it
+TIDY_SECONDS = 1.0  # between looks for such events, and between removals of what is done
+REMEMBER_SECONDS = 86_400  # after a user's last event, that its key is kept to recognise a second delivery
+AGAIN_SECONDS = 600  # within which a client may add an event again whose acceptance it did not hear of
+FORGET_SECONDS = 3600  # after which a consumer without work and without life is removed from the group
+DEAD_KEPT = 10_000
+ID_BYTES = 512
+EARLIEST = 10**11  # ms, in 1973: what lies before it was meant to be seconds
+TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
+
+# KEYS: applied, history, counts, then the packed row of every generation that takes the event
+# ARGV: key, ms of acceptance, ms before which no event comes again, seconds to remember, item, time, cap, type,
+#       then per generation: the item's number and the first slot of the history as int32, its slots, the row's bytes
+APPLY = """
+if redis.call('ZADD', KEYS[1], 'NX', ARGV[2], ARGV[1]) == 0 then return 0 end
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. ARGV[3])
+redis.call('EXPIRE', KEYS[1], ARGV[4])
+local item = ARGV[5]
+redis.call('ZADD', KEYS[2], 'GT', ARGV[6], item)
+redis.call('ZREMRANGEBYRANK', KEYS[2], 0, -ARGV[7] - 1)
+redis.call('HINCRBY', KEYS[3], ARGV[8], 1)
+local score = redis.call('ZSCORE', KEYS[2], item)
+if not score then return 1 end
+local place = redis.call('ZCOUNT', KEYS[2], '(' .. score, '+inf')
+for k = 4, #KEYS do
+  local a = 4 * k - 7
+  local number, first, width, bytes = ARGV[a], tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3])
+  if place < width then
+    local row = redis.call('GET', KEYS[k])
+    if not row or #row ~= bytes then row = string.rep('\\0', bytes) end
+    number = struct.pack('<i4', number)
+    local slots = {}
+    for at = 4 * first + 1, 4 * (first + width), 4 do
+      local slot = row:sub(at, at + 3)
+      if slot ~= number then slots[#slots + 1] = slot end
+    end
+    table.insert(slots, math.min(place, #slots) + 1, number)
+    local recent = table.concat(slots) .. '\\0\\0\\0\\0'
+    row = row:sub(1, 4 * first) .. recent:sub(1, 4 * width) .. row:sub(4 * (first + width) + 1)
+    redis.call('SET', KEYS[k], row, 'KEEPTTL')
+  end
+end
+return 1
+"""
+APPLY_SHA = hashlib.sha1(APPLY.encode()).hexdigest()
+
+# A consumer that has no event and was not heard of is removed; looking and removing at once, so that none is lost.
+FORGET = """
+for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+  if consumer[4] == 0 and consumer[6] > tonumber(ARGV[2]) then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], consumer[2])
+  end
+end
+"""
+
+
+@dataclass(frozen=True)
+class Event:
+    """An accepted event.
+
+    Attributes:
+        id: in the stream, ``<ms>-<number>``.
+        user, item: raw ids as text.
+        type: a short word.
+        time: epoch milliseconds, at most the moment of acceptance.
+        key: the same in every entry of the stream that is this event.
+    """
+
+    id: str
+    user: str
+    item: str
+    type: str
+    time: int
+    key: str
+
+    @property
+    def accepted(self) -> int:
+        """Epoch milliseconds on Redis' clock."""
+        return int(self.id.partition("-")[0])
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where an event's item goes in one generation's packed row of the user.
+
+    Attributes:
+        generation: name.
+        number: of the item, an id of the history column.
+        first, width: slots of that column in the row.
+        length: bytes of the row, for a user who has none yet.
+    """
+
+    generation: str
+    number: int
+    first: int
+    width: int
+    length: int
+
+
+def publish(client: redis.Redis, user: int | str, item: int | str, kind: str, time_ms: int | None = None) -> str:
+    """Hand over an event; once this returns, it will be applied, whatever fails in between.
+
+    Args:
+        client: a connected Redis.
+        user, item: raw ids.
+        kind: type of event, such as ``click``: a word of at most 32 letters, digits, ``_`` and ``-``.
+        time_ms: epoch milliseconds, if it did not happen just now.
+
+    Returns:
+        the event's id in the stream.
+
+    Raises:
+        DataError: a value cannot be right; the message names the field.
+        StoreError: Redis fails; the event may have been accepted or not.
+    """
+    fields: dict[Any, Any] = {"user": _id("user", user), "item": _id("item", item), "type": _type(kind)}
+    if time_ms is not None:
+        fields["time"] = _time(time_ms)
+    fields["key"] = secrets.token_hex(8)  # the client below may add it again when it loses its connection
+    with store_errors(client):
+        accepted: Any = client.xadd(STREAM, fields)
+    return str(accepted.decode())
+
+
+def refusal(client: redis.Redis, event: str) -> str | None:
+    """Why an event was put aside instead of applied; None if it was not, or long ago.
+
+    Raises:
+        StoreError: Redis fails.
+    """
+    with store_errors(client):
+        entries: Any = client.xrevrange(DEAD, count=1000)
+    return next((found[b"reason"].decode() for _, found in entries if found.get(b"id") == event.encode()), None)
+
+
+def settled(client: redis.Redis, event: str) -> bool:
+    """Whether an event has been applied, or put aside: it is acknowledged and never delivered again.
+
+    Raises:
+        StoreError: Redis fails.
+    """
+    with store_errors(client):
+        if not client.exists(STREAM):
+            return False
+        delivered = [g["last-delivered-id"].decode() for g in _groups(client) if g["name"] == GROUP.encode()]
+        if not delivered or _order(delivered[0]) < _order(event):
+            return False
+        return not client.xpending_range(STREAM, GROUP, event, event, 1)
+
+
+def waiting(client: redis.Redis) -> int:
+    """Entries of the stream: accepted and not applied yet, and what was applied within the last second.
+
+    Raises:
+        StoreError: Redis fails.
+    """
+    with store_errors(client):
+        return int(client.xlen(STREAM))
+
+
+class Group:
+    """One consumer's view of the group: reads events, applies them, acknowledges them, and tidies up."""
+
+    def __init__(self, client: redis.Redis, consumer: str) -> None:
+        self._client, self._consumer = client, consumer
+        self._joined = False
+        self._resuming = True  # events that were delivered to this consumer before come first
+        self._claimed_to = "0-0"
+        self._next_tidy = 0.0
+        self._horizon = 0
+
+    def reset(self) -> None:
+        """After a failure: join again, and begin with the events that were delivered and not acknowledged."""
+        self._joined, self._resuming = False, True
+
+    def read(self, wait_ms: int) -> list[Event]:
+        """The next events, in the order of the stream; waits for one at most so long.
+
+        Of these come first the ones that this consumer has not acknowledged, then those that another one left.
+        Entries that are no events are put aside in ``events:dead``.
+
+        Raises:
+            StoreError: Redis fails, or the group is gone: ``reset`` and read again.
+        """
+        with store_errors(self._client):
+            if not self._joined:
+                self._join()
+            if time.monotonic() >= self._next_tidy:
+                self._tidy()
+                claimed: Any = self._client.xautoclaim(
+                    STREAM, GROUP, self._consumer, int(CLAIM_SECONDS * 1000), self._claimed_to, BATCH
+                )
+                self._claimed_to = claimed[0].decode()
+                if claimed[1]:
+                    return self._parsed(claimed[1])
+            if self._resuming:
+                own: Any = self._client.xreadgroup(GROUP, self._consumer, {STREAM: "0"}, BATCH)
+                if own and own[0][1]:
+                    return self._parsed(own[0][1])
+                self._resuming = False
+            new: Any = self._client.xreadgroup(GROUP, self._consumer, {STREAM: ">"}, BATCH, max(wait_ms, 1))
+            return self._parsed(new[0][1]) if new else []
+
+    def _join(self) -> None:
+        try:
+            self._client.xgroup_create(STREAM, GROUP, "0", mkstream=True)
+        except redis.ResponseError as error:
+            if "BUSYGROUP" not in str(error):  # the group is there already
+                raise
+        self._client.eval(FORGET, 1, STREAM, GROUP, FORGET_SECONDS * 1000)
+        self._joined = True
+
+    def _tidy(self) -> None:
+        """Remove what is done: everything before the oldest event that may be delivered (again)."""
+        self._next_tidy = time.monotonic() + TIDY_SECONDS
+        group = next((g for g in _groups(self._client) if g["name"] == GROUP.encode()), None)
+        if group is None:
+            raise redis.ResponseError(f"NOGROUP {GROUP} is gone")
+        # In this order: what is delivered in between comes after the last one delivered before.
+        pending: Any = self._client.xpending(STREAM, GROUP)
+        oldest = (pending["min"] or group["last-delivered-id"]).decode()
+        if _order(oldest) > _order(group["last-delivered-id"].decode()):
+            oldest = group["last-delivered-id"].decode()
+        self._client.xtrim(STREAM, minid=oldest, approximate=False)
+        self._horizon = _order(oldest)[0]
+
+    def _parsed(self, entries: Iterable[tuple[bytes, Mapping[bytes, bytes] | None]]) -> list[Event]:
+        events = []
+        refused = []
+        for name, fields in entries:
+            if not fields:  # somebody deleted it
+                self._client.xack(STREAM, GROUP, name)
+                continue
+            try:
+                events.append(_event(name.decode(), fields))
+            except DataError as error:
+                shown = {key[:100]: value[:200] for key, value in islice(fields.items(), 16)}
+                refused.append((name.decode(), str(error), repr(shown)))
+        self._put_aside(refused)
+        return events
+
+    def refuse(self, reasons: Sequence[tuple[Event, str]]) -> None:
+        """Put events that cannot be applied aside, with the reasons, and acknowledge them.
+
+        Raises:
+            StoreError: Redis fails.
+        """
+        with store_errors(self._client):
+            self._put_aside([(event.id, reason, repr(event)) for event, reason in reasons])
+
+    def _put_aside(self, refused: Sequence[tuple[str, str, str]]) -> None:
+        if refused:
+            with self._client.pipeline(transaction=False) as pipe:
+                for name, reason, entry in refused:
+                    pipe.xadd(DEAD, {"id": name, "reason": reason, "entry": entry}, maxlen=DEAD_KEPT, approximate=True)
+                pipe.execute()  # only what is safely there is acknowledged
+                self._client.xack(STREAM, GROUP, *[name for name, _, _ in refused])
+
+    def apply(
+        self, events: Sequence[Event], placements: Sequence[Sequence[Placement]], cap: int
+    ) -> list[tuple[Event, str]]:
+        """Give events their effects, each at once and once: history, counter, packed rows of the generations.
+
+        Args:
+            events: as read.
+            placements: of each event, one per generation whose rows it changes.
+            cap: items kept in a history.
+
+        Returns:
+            events that cannot be applied because the user's keys hold something else, with the reason.
+
+        Raises:
+            StoreError: Redis fails; repeating it does no harm.
+        """
+        with store_errors(self._client):
+            commands = [self._command(event, placed, cap) for event, placed in zip(events, placements, strict=True)]
+            answers = self._run(commands)
+            if any(isinstance(answer, redis.exceptions.NoScriptError) for answer in answers):
+                self._client.script_load(APPLY)
+                answers = self._run(commands)
+            impossible = []
+            latest: dict[str, int] = {}
+            for event, answer in zip(events, answers, strict=True):
+                if isinstance(answer, redis.RedisError):
+                    if not re.search("WRONGTYPE|not an integer|overflow", str(answer)):
+                        raise answer
+                    impossible.append((event, " ".join(str(answer).split())[:200]))
+                else:
+                    latest[event.user] = max(event.accepted, latest.get(event.user, 0))
+            if latest:
+                self._client.zadd(USERS, latest, gt=True)
+            return impossible
+
+    def _command(self, event: Event, placed: Sequence[Placement], cap: int) -> list[Any]:
+        user = event.user
+        keys = [f"applied:{{{user}}}", history.key(user), f"counts:{{{user}}}"]
+        keys += [features.key(p.generation, "user", user) for p in placed]
+        arguments: list[Any] = [event.key, event.accepted, self._horizon - AGAIN_SECONDS * 1000, REMEMBER_SECONDS]
+        arguments += [event.item, event.time, cap, event.type]
+        for p in placed:
+            arguments += [p.number, p.first, p.width, p.length]
+        return ["EVALSHA", APPLY_SHA, len(keys), *keys, *arguments]
+
+    def _run(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        with self._client.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)
+            return pipe.execute(raise_on_error=False)
+
+    def acknowledge(self, events: Sequence[Event]) -> None:
+        """Have events never delivered again.
+
+        Raises:
+            StoreError: Redis fails; they are delivered again.
+        """
+        if events:
+            with store_errors(self._client):
+                self._client.xack(STREAM, GROUP, *[event.id for event in events])
+
+
+def _groups(client: redis.Redis) -> list[dict[str, Any]]:
+    groups: Any = client.xinfo_groups(STREAM)
+    return list(groups)
+
+
+def _order(name: str) -> tuple[int, int]:
+    """Ids of a stream as what they are compared by."""
+    ms, _, number = name.partition("-")
+    return int(ms), int(number or 0)
+
+
+def _event(name: str, fields: Mapping[bytes, bytes]) -> Event:
+    """An entry of the stream as an event.
+
+    Raises:
+        DataError: it is none, with the field.
+    """
+    texts = {}
+    for field in ("user", "item", "type", "time", "key"):
+        value = fields.get(field.encode())
+        if value is None and field not in ("time", "key"):
+            raise DataError(f"event without {field}: it needs user, item and type")
+        try:
+            texts[field] = (value or b"").decode()
+        except UnicodeDecodeError:
+            raise DataError(f"event with a {field} that is not UTF-8") from None
+    accepted = _order(name)[0]
+    happened = _time(texts["time"]) if texts["time"] else accepted
+    user, item = _id("user", texts["user"]), _id("item", texts["item"])
+    # A clock that is ahead must not keep an item the newest for ever.
+    return Event(name, user, item, _type(texts["type"]), min(happened, accepted), texts["key"][:ID_BYTES] or name)
+
+
+def _id(field: str, value: object) -> str:
+    if isinstance(value, str):
+        text = value
+    else:
+        try:
+            text = str(operator.index(value))  # type: ignore[arg-type]  # what is no integer is refused below
+        except TypeError:
+            raise DataError(f"{field} of an event must be an integer or a text, not {type(value).__name__}") from None
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise DataError(f"{field} of an event is not a valid text: {text[:40]!a}") from None
+    if not 0 < size <= ID_BYTES:
+        raise DataError(f"{field} of an event must have 1 to {ID_BYTES} bytes, this has {size:,}")
+    return text
+
+
+def _type(value: object) -> str:
+    if not isinstance(value, str) or not TYPE.fullmatch(value):
+        raise DataError(
+            f"type of an event must be a word of at most 32 letters, digits, _ and -, such as click; "
+            f"this is {str(value)[:40]!a}"
+        )
+    return value
+
+
+def _time(value: object) -> int:
+    try:
+        number = int(value[:20]) if isinstance(value, str) else operator.index(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise DataError(f"time of an event must be epoch milliseconds, not {str(value)[:40]!a}") from None
+    if not EARLIEST <= number < 10**15:
+        raise DataError(f"time of an event must be epoch milliseconds, such as {time.time_ns() // 10**6}; got {number}")
+    return number

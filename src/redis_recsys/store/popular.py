@@ -1,0 +1,49 @@
+"""Popular items of a generation: ``popular:{gen}``, a sorted set raw item id -> count."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import redis
+
+from .connection import store_errors
+
+PIPELINE = 1000
+
+
+def key(gen: str) -> str:
+    """Where the popular items of a generation lie."""
+    return f"popular:{gen}"
+
+
+def write(client: redis.Redis, gen: str, items: np.ndarray, counts: np.ndarray) -> None:
+    """Replace the popular items of a generation.
+
+    Args:
+        items: raw ids, int64[m] or object[m] of str.
+        counts: int64[m].
+
+    Raises:
+        StoreError: Redis fails.
+    """
+    members = list(zip(items.tolist(), counts.tolist(), strict=True))
+    with store_errors(client):
+        client.delete(key(gen))
+        for start in range(0, len(members), PIPELINE):
+            client.zadd(key(gen), dict(members[start : start + PIPELINE]))
+
+
+def read(client: redis.Redis, gen: str, count: int | None, kind: str) -> tuple[list[int] | list[str], list[float]]:
+    """The most popular items, at most ``count`` of them, and their counts.
+
+    Args:
+        kind: ``int`` or ``str``, of the item ids.
+
+    Raises:
+        StoreError: Redis fails.
+    """
+    with store_errors(client):
+        pairs: Any = client.zrange(key(gen), 0, -1 if count is None else count - 1, desc=True, withscores=True)
+    counts = [score for _, score in pairs]
+    return ([int(item) for item, _ in pairs] if kind == "int" else [item.decode() for item, _ in pairs]), counts

@@ -1,0 +1,95 @@
+"""Live events once more, for a deployment whose rows come from a bundle that does not know of them.
+
+The rows of every user who ever had a live event are filled from ``history:{user}``, which outlives deployments: the
+newest items, as the new bundle numbers them. A row that changes meanwhile is filled again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import redis
+
+from ..entities import Numbers
+from ..schema import IdKind, Schema, Side
+from . import events, features, history
+from .connection import store_errors
+
+BLOCK = 100  # users whose rows are filled together, and again if an event of one of them comes in between
+
+
+def replay(
+    client: redis.Redis, gen: str, schema: Schema, numbers: Numbers, kinds: dict[Side, IdKind]
+) -> Iterator[list[Any]]:
+    """Fill the history column of the packed rows of all users with live events.
+
+    A user whom the bundle does not know gets a row of zeros with the history in it.
+
+    Args:
+        client: a connected Redis.
+        gen: generation whose rows are filled.
+        schema: of its bundle.
+        numbers: raw item ids -> entity numbers.
+        kinds: of the raw ids, ``Bundle.id_kinds``.
+
+    Yields:
+        raw ids of the users just done, as text or integers.
+
+    Raises:
+        StoreError: Redis fails.
+    """
+    if schema.history is None:
+        return
+    with store_errors(client):
+        names = (name for name, _ in client.zscan_iter(events.USERS, count=1000))
+        while block := list(islice(names, BLOCK)):
+            users = [user for name in block if (user := _raw(name, kinds["user"])) is not None]
+            if users:
+                while not _fill(client, gen, schema, numbers, kinds["item"], users):
+                    pass
+                yield users
+
+
+def _raw(name: bytes, kind: IdKind) -> int | str | None:
+    """The raw id; None of a user who cannot be of this bundle."""
+    if kind == "str":
+        return name.decode(errors="replace")
+    try:
+        return int(name)
+    except ValueError:
+        return None
+
+
+def _fill(
+    client: redis.Redis, gen: str, schema: Schema, numbers: Numbers, kind: IdKind, users: Sequence[int | str]
+) -> bool:
+    """Fill the rows of some users; False if an event came in between, and nothing was written."""
+    column = schema.history
+    assert column is not None
+    with client.pipeline() as pipe:
+        pipe.watch(*(key for user in users for key in (history.key(user), features.key(gen, "user", user))))
+        with client.pipeline(transaction=False) as reader:
+            features.read(reader, gen, "user", users)
+            history.read(reader, users)
+            packed, *answers = reader.execute()
+        width = schema.categorical_width("user"), len(schema.numeric("user"))
+        categorical, numeric, _ = features.unpack(packed, *width)
+        recent = np.zeros((len(users), column.width), np.int32)
+        for row, items in zip(recent, history.parse(answers, kind), strict=True):
+            found = numbers(items)
+            found = found[(found > 0) & (found < (column.cardinality or 0))][: column.width]
+            row[: len(found)] = found
+        filled = recent.any(axis=1)
+        categorical[filled, schema.slots(column)] = recent[filled]
+        pipe.multi()
+        for user, old, new in zip(users, packed, features.pack(categorical, numeric), strict=True):
+            if new != old and (old is not None or any(new)):
+                pipe.set(features.key(gen, "user", user), new)
+        try:
+            pipe.execute()
+        except redis.WatchError:
+            return False
+    return True
