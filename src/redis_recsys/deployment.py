@@ -81,7 +81,7 @@ class Deployment:
                 else:
                     vocabulary = pq.read_table(self.bundle.path / "vocab" / f"{name}.parquet")["value"].to_pylist()
                     ids = [number for number, value in enumerate(vocabulary, 1) if str(value) in wanted]
-                    having = np.isin(items.categorical[:, schema.slots(column)], ids).any(axis=1)
+                    having = np.asarray(np.isin(items.categorical[:, schema.slots(column)], ids).any(axis=1))
                 allowed[1:] &= having if rule == "allow" else ~having
         allowed[0] = False
         return allowed

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from redis_recsys.stages.candidates import NEAREST, POPULAR, SIMILAR, merge, sources_of
+from redis_recsys.stages.candidates import merge
+from redis_recsys.stages.stage import NEAREST, POPULAR, SIMILAR, sources_of
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -29,5 +30,5 @@ def test_an_item_of_several_sources_is_listed_once_with_all_of_them(seed: int) -
 
 
 def test_sources_have_names() -> None:
-    assert sources_of(NEAREST | POPULAR) == ["nearest", "popular"]
-    assert sources_of(0) == []
+    assert sources_of(NEAREST | POPULAR) == ("nearest", "popular")
+    assert sources_of(0) == ()

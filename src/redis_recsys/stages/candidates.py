@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import redis
 
@@ -11,15 +13,7 @@ from ..errors import ConfigError
 from ..index import LocalIndex, VectorIndex
 from ..store import vectors
 from ..store.vectors import RedisIndex
-from .stage import RAW_ITEMS, Columns, Field, Stage
-
-NEAREST, SIMILAR, POPULAR = 1, 2, 4
-SOURCES = {NEAREST: "nearest", SIMILAR: "similar", POPULAR: "popular"}
-
-
-def sources_of(bits: int) -> list[str]:
-    """Names of the sources in a value of the column ``sources``."""
-    return [name for bit, name in SOURCES.items() if bits & bit]
+from .stage import NEAREST, POPULAR, RAW_ITEMS, SIMILAR, SOURCES, Columns, Field, Stage
 
 
 class Candidates(Stage):
@@ -28,7 +22,7 @@ class Candidates(Stage):
     name = "candidates"
     inputs = (Field("user_embedding", "float32", (-1,)), Field("seen", "int32", (-1,)))
 
-    outputs = (
+    outputs: ClassVar[tuple[Field, ...]] = (
         Field("candidates", "int32", (-1,)),
         Field("similarity", "float32", (-1,)),
         Field("sources", "uint8", (-1,)),
@@ -64,7 +58,7 @@ class Candidates(Stage):
         further = [(bit, more) for bit, more in further if more.shape[1]]
         if further:
             items = np.concatenate([items, *(more for _, more in further)], axis=1)
-            added = items[:, sources.shape[1] :]
+            added = items[:, similarity.shape[1] :]
             # similarity of an item that another source brings: the dot product that the index would have computed
             dots = np.einsum("bnd,bd->bn", self._embeddings[np.maximum(added, 1) - 1], queries)
             similarity = np.concatenate([similarity, dots], axis=1)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import redis
 
-from ..config import OnlineSettings
-from ..deployment import Deployment
+if TYPE_CHECKING:
+    import redis
+
+    from ..config import OnlineSettings
+    from ..deployment import Deployment
 
 Columns = Mapping[str, np.ndarray]
 
@@ -31,6 +33,10 @@ class Field:
     dtype: str
     shape: tuple[int, ...] = (1,)
 
+
+NEAREST, SIMILAR, POPULAR = 1, 2, 4
+SOURCES = {NEAREST: "nearest", SIMILAR: "similar", POPULAR: "popular"}
+"""Bits of the column ``sources``: which brought a candidate."""
 
 RAW_ITEMS = (Field("item_categorical", "int32", (-1, -1)), Field("item_numeric", "float32", (-1, -1)))
 """What the ranker needs of candidates when it computes their side itself."""
@@ -75,6 +81,11 @@ class Stage(ABC):
 
     def refresh(self) -> None:  # noqa: B027  # most stages have nothing to follow
         """Follow what changed since the last call; called ten times a second, beside requests."""
+
+
+def sources_of(bits: int) -> tuple[str, ...]:
+    """Names of the sources in a value of the column ``sources``."""
+    return tuple(name for bit, name in SOURCES.items() if bits & bit)
 
 
 def stack(parts: Sequence[np.ndarray]) -> np.ndarray:
