@@ -1,21 +1,26 @@
-# Every target sets up what it needs: a Python of 3.11 or newer and make are enough. The environment in .venv is made
-# once, with the versions of constraints.txt, and again only when pyproject.toml or constraints.txt changes.
+# Every target sets up what it needs: a Python of 3.11 or newer and make are enough. The environments, .venv and, for
+# Triton's models, .venv-serving, are made once, with the versions of constraints.txt and constraints-serving.txt, and
+# again only when these or pyproject.toml change.
 
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+SERVING := .venv-serving/.ready
+SERVING_PIP := .venv-serving/bin/python -m pip --disable-pip-version-check -q
+NEWER := sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, $(PYTHON) is " \
+	+ sys.version.split()[0] + ": run make PYTHON=/path/to/python3.11")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench lock clean
+.PHONY: help demo test lint bench serving lock clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/make \1	\2/p' Makefile | expand -t 14
 
-demo: $(READY)  ## train on MovieLens-100k, compare with baselines, write to Redis, read back: a few minutes
+demo: $(READY) $(SERVING)  ## train on MovieLens-100k, compare with baselines, write to Redis, read back: a few minutes
 	@$(BIN)/recsys demo
 
-test: lint  ## linters, type checker and all tests, the notebook among them
+test: lint $(SERVING)  ## linters, type checker and all tests, the notebook among them
 	@$(BIN)/pytest
 
 lint: $(READY)  ## linters and type checker
@@ -26,19 +31,29 @@ lint: $(READY)  ## linters and type checker
 bench: $(READY)  ## measure speed and memory, print the table, draw the plot in assets/
 	@$(BIN)/python -m benchmarks
 
-lock: $(READY)  ## write the installed versions to constraints.txt
+serving: $(SERVING)  ## make .venv-serving, the environment of Triton, which demo and test need, too
+
+lock: $(READY) $(SERVING)  ## write the installed versions to constraints.txt and constraints-serving.txt
 	@head -1 constraints.txt > .venv/constraints.txt
 	@$(PIP) freeze --exclude-editable | sed 's/+cpu$$//' >> .venv/constraints.txt
-	@mv .venv/constraints.txt constraints.txt && touch $(READY)
+	@head -1 constraints-serving.txt > .venv/constraints-serving.txt
+	@$(SERVING_PIP) freeze --exclude-editable >> .venv/constraints-serving.txt
+	@mv .venv/constraints.txt .venv/constraints-serving.txt . && touch $(READY) $(SERVING)
 
-clean:  ## remove the environment and caches; data/ stays
-	@rm -rf .venv build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+clean:  ## remove the environments and caches; data/ stays
+	@rm -rf .venv .venv-serving build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, \
-	$(PYTHON) is " + sys.version.split()[0] + ": run make PYTHON=/path/to/python3.11")'
+	@$(PYTHON) -c 'import sys; $(NEWER)'
 	@echo "setting up .venv, a few minutes the first time"
 	@$(PYTHON) -m venv .venv
 	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(SERVING): pyproject.toml constraints-serving.txt
+	@$(PYTHON) -c 'import sys; $(NEWER)'
+	@echo "setting up .venv-serving, about a minute the first time"
+	@$(PYTHON) -m venv .venv-serving
+	@$(SERVING_PIP) install -c constraints-serving.txt -e '.[serving]'
 	@touch $@

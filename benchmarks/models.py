@@ -15,7 +15,7 @@ def synthetic(rows: int = 1_000_000) -> dict[str, Any]:
 
 
 def movielens() -> dict[str, Any]:
-    """What ``recsys demo`` does, and how long it takes."""
+    """What the offline half of ``recsys demo`` does, and how long it takes."""
     return in_child(_movielens)
 
 
@@ -45,12 +45,12 @@ def _synthetic(rows: int) -> dict[str, Any]:
 
 def _movielens() -> dict[str, Any]:
     from redis_recsys.config import RedisSettings, load_settings
-    from redis_recsys.demo import demo
+    from redis_recsys.demo import offline
 
     settings = load_settings()
     settings.redis = RedisSettings(folder=Path(FOLDER / "redis"))
     started = time.perf_counter()
-    report, _ = demo(settings)
+    report, _ = offline(settings)
     return {"demo_s": time.perf_counter() - started, **report.to_dict()}
 
 

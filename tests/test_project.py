@@ -113,7 +113,8 @@ def test_images_run_as_a_user_other_than_root_and_install_pinned_versions(path: 
 
 
 def test_every_installed_version_is_pinned_and_comes_from_the_package_index() -> None:
-    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    texts = [(ROOT / name).read_text() for name in ("constraints.txt", "constraints-serving.txt")]
+    lines = [line for text in texts for line in text.splitlines() if not line.startswith("#")]
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", line) for line in lines)
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines}
     project = (ROOT / "pyproject.toml").read_text()

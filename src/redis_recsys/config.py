@@ -119,12 +119,13 @@ class OnlineSettings(Section):
 
 
 class TritonSettings(Section):
-    """Where Triton is. Without a host, `recsys serve` starts the project's own real Triton on this machine."""
+    """Where Triton is. `recsys serve` starts the project's own; without a host, clients look for it on this machine."""
 
-    host: str | None = None
-    grpc_port: int = Field(8001, ge=1, le=65535)
-    http_port: int = Field(8000, ge=1, le=65535)
-    metrics_port: int = Field(8002, ge=1, le=65535)
+    host: str | None = Field(None, description="that clients connect to")
+    address: str = Field("127.0.0.1", description="that the server listens on")
+    grpc_port: int = Field(8001, ge=0, le=65535, description="0: any free one")
+    http_port: int = Field(8000, ge=0, le=65535)
+    metrics_port: int = Field(8002, ge=0, le=65535)
     environment: Path = Field(Path(".venv-serving"), description="Python environment of the server, see `make serving`")
     repository: Path = Field(Path("data/triton"), description="folder for the generated model repository and the log")
     partition: Literal["staged", "consolidated", "fused"] = Field(

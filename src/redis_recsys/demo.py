@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from .batch import batch
+from .bundle import Bundle
 from .config import Settings, TrainSettings
 from .data.movielens import fetch
 from .dataset import Dataset
+from .errors import StoreError
 from .etl import encode
 from .evaluate import Report, evaluate
 from .progress import console
@@ -19,8 +22,14 @@ from .split import Split
 from .store.connection import connect
 from .store.recommendations import Recommendations, get_many
 
+if TYPE_CHECKING:
+    from .deploy import DeployReport
+    from .triton.client import Answer
+
 # MovieLens-100k has few users and fashions that change within weeks. These values were chosen on its valid part.
 MOVIELENS: dict[str, Any] = {"half_life": 20.0, "feature_dropout": 0.5, "epochs": 10, "patience": 3}
+USERS = 3  # that are looked at
+APPLIED_SECONDS = 10.0  # that an event may take on a machine that is busy
 
 
 def movielens_training(settings: Settings) -> TrainSettings:
@@ -28,7 +37,7 @@ def movielens_training(settings: Settings) -> TrainSettings:
     return TrainSettings(**MOVIELENS | settings.train.model_dump(exclude_unset=True))
 
 
-def demo(settings: Settings, users: int = 3) -> tuple[Report, list[Recommendations]]:
+def offline(settings: Settings, users: int = USERS) -> tuple[Report, list[Recommendations]]:
     """Fetch, encode, train, evaluate beside baselines, score everyone into Redis, and read a few users back.
 
     Args:
@@ -42,22 +51,75 @@ def demo(settings: Settings, users: int = 3) -> tuple[Report, list[Recommendatio
     from .trainers.torch.train import train
 
     folder = settings.data / "demo"
-    with _step("1/5  MovieLens-100k"):
+    with _step("1/7  MovieLens-100k"):
         fetch(settings.data / "raw" / "movielens-100k", "100k", cache=settings.data / "downloads")
-    with _step("2/5  encode and split by time"):
+    with _step("2/7  encode and split by time"):
         encode(settings.data / "raw" / "movielens-100k", folder / "dataset", Split())
     dataset = Dataset(folder / "dataset")
-    with _step("3/5  train two-tower and DLRM, export to ONNX"):
+    with _step("3/7  train two-tower and DLRM, export to ONNX"):
         bundle = train(dataset, movielens_training(settings), folder / "bundle")
-    with _step("4/5  evaluate on the newest 10%, over the full catalogue"):
+    with _step("4/7  evaluate on the newest 10%, over the full catalogue"):
         candidates = settings.batch.candidates
         towers, both = Everyone(bundle, candidates, ranked=False), Everyone(bundle, candidates)
         report = evaluate(dataset, [*fit_baselines(dataset), towers, both], predict=both.predict)
-    with _step("5/5  score every user and write to Redis"), connect(settings.redis) as client:
+    with _step("5/7  score every user and write to Redis"), connect(settings.redis) as client:
         written = batch(bundle, client, settings.batch)
         console.print(f"{written.users:,} users written at {written.users_per_second:,.0f} users/s", highlight=False)
         first = next(bundle.users(users))[0].raw_ids
         return report, get_many(client, first.tolist())
+
+
+@dataclass(frozen=True)
+class Online:
+    """What the online half of the demo did.
+
+    Attributes:
+        deployment: what was written to Redis.
+        before: answers for the first users.
+        viewed: the item that the first user was shown first, and then viewed.
+        after: the first user's answer once that event was applied.
+    """
+
+    deployment: DeployReport
+    before: list[Answer]
+    viewed: int | str
+    after: Answer
+
+
+def online(settings: Settings, users: int = USERS) -> Online:
+    """Deploy the demo's bundle, serve it with Triton, ask for a few users, send an event, and ask again.
+
+    Args:
+        settings: of everything; Triton takes free ports, and everything that is started is stopped again.
+        users: how many users to ask for.
+    """
+    from .deploy import deploy
+    from .serving import serving
+    from .store.events import publish, settled
+    from .triton.client import Client
+
+    folder = settings.data / "demo"
+    bundle = Bundle(folder / "bundle")
+    own = {"host": None, "grpc_port": 0, "http_port": 0, "metrics_port": 0, "repository": folder / "triton"}
+    settings = settings.model_copy(update={"triton": settings.triton.model_copy(update=own)})
+    with connect(settings.redis) as client:
+        with _step("6/7  deploy: features by Feast, packed features, vector index, history"):
+            deployment = deploy(bundle, client, settings)
+        with (
+            _step("7/7  serve with Triton, recommend, an event, recommend again"),
+            serving(settings),
+            Client(settings.triton) as asking,
+        ):
+            first = next(bundle.users(users))[0].raw_ids.tolist()
+            before = asking.recommend(first)
+            viewed = before[0].items[0]
+            event = publish(client, first[0], viewed, "view")
+            deadline = time.monotonic() + APPLIED_SECONDS
+            while not settled(client, event):
+                if time.monotonic() > deadline:
+                    raise StoreError(f"event {event} was not applied within {APPLIED_SECONDS:.0f} s")
+                time.sleep(0.005)
+            return Online(deployment, before, viewed, asking.recommend(first[:1])[0])
 
 
 @contextmanager

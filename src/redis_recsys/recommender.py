@@ -44,12 +44,11 @@ class Recommender:
             bundle: with the models.
             candidates: items that retrieval hands on for each user.
         """
-        self.candidates = candidates
         self._tower = Tower(bundle.path / "user_tower.onnx")
         self._item_side = ItemSide(bundle.path / "ranker.onnx", bundle.items.categorical, bundle.items.numeric)
         self._head = RankerHead(bundle.path / "ranker.onnx")
         self._index = LocalIndex(bundle.item_embeddings)
-        self._count = min(candidates, bundle.manifest.items)
+        self._candidates = min(candidates, bundle.manifest.items)
 
     def retrieve(self, users: Entities, history: History) -> np.ndarray:
         """The nearest unseen items of each user, nearest first: int32[n, candidates] numbers, 0 where there are fewer.
@@ -61,7 +60,7 @@ class Recommender:
         seen = np.zeros((len(users), int(np.diff(history.starts).max(initial=0))), np.int32)
         lengths = np.diff(history.starts[1:])
         seen[np.arange(seen.shape[1]) < lengths[:, None]] = history.items[history.starts[1] : history.starts[-1]]
-        return self._index.search(self._tower.embed(users.categorical, users.numeric), self._count, seen)[0]
+        return self._index.search(self._tower.embed(users.categorical, users.numeric), self._candidates, seen)[0]
 
     def rank(self, users: Entities, items: np.ndarray) -> np.ndarray:
         """Click probabilities float32[n, m] of items int[n, m]; -inf where the item is 0."""

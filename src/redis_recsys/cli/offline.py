@@ -120,26 +120,10 @@ def get(
         return
     labels = titles(bundle) if bundle else {}
     for each in found:
-        out.print(_table(each, labels))
+        out.print(recommendations_table(each, labels))
 
 
-@app.command()
-def demo(as_json: Json = False) -> None:
-    """The whole way on MovieLens-100k: fetch, train, compare with baselines, write to Redis, read three users back."""
-    from ..demo import demo as run
-
-    settings = load_settings()
-    report, found = run(settings)
-    if as_json:
-        print(json.dumps(report.to_dict() | {"recommendations": [vars(each) for each in found]}, default=str))
-        return
-    out.print(report.table(), report.ranker_table())
-    labels = titles(settings.data / "demo" / "bundle")
-    for each in found:
-        out.print(_table(each, labels, 10))
-
-
-def _table(found: Recommendations, labels: dict[str, str], most: int | None = None) -> Table:
+def recommendations_table(found: Recommendations, labels: dict[str, str], most: int | None = None) -> Table:
     """What one user is recommended, the first ``most`` items."""
     title = f"user {found.user}: {found.source} items, generation {found.generation}"
     return ranked(title, found.items[:most], found.scores[:most], labels)

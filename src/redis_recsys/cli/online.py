@@ -1,3 +1,164 @@
 """Verbs of the online way: deploy a bundle, serve it, ask for recommendations, send events."""
 
 from __future__ import annotations
+
+import json
+import logging
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from ..config import DeploySettings, OnlineSettings, RedisSettings, TritonSettings, load_settings
+from ..errors import DataError, StoreError
+from .app import Json, app, out, ranked, setting, titles
+
+if TYPE_CHECKING:
+    from ..triton.client import Answer
+
+WAIT_SECONDS = 5.0  # for an event to be applied
+
+
+@app.command()
+def event(
+    user: Annotated[str, typer.Argument(help="raw user id")],
+    item: Annotated[str, typer.Argument(help="raw item id")],
+    kind: Annotated[str, typer.Argument(help="a word, such as click, view or purchase", metavar="TYPE")],
+    wait: Annotated[bool, typer.Option("--wait", help="until the event is applied, at most 5 s")] = False,
+    host: Annotated[str | None, setting(RedisSettings, "host")] = None,
+    port: Annotated[int | None, setting(RedisSettings, "port")] = None,
+    as_json: Json = False,
+) -> None:
+    """Hand over a live event: USER did TYPE with ITEM just now. Prints the event's id once it is accepted."""
+    from ..store.connection import connect
+    from ..store.events import publish, refusal, settled
+
+    with connect(load_settings(redis={"host": host, "port": port}).redis) as client:
+        name = publish(client, user, item, kind)
+        end = time.monotonic() + WAIT_SECONDS
+        while wait and not settled(client, name):
+            if time.monotonic() > end:
+                raise StoreError(
+                    f"event {name} is accepted and was not applied within {WAIT_SECONDS:.0f} s: "
+                    "it will be as soon as 'recsys consume' runs without trouble"
+                )
+            time.sleep(0.005)
+        reason = refusal(client, name) if wait else None
+    if reason is not None:
+        raise DataError(f"event {name} was put aside: {reason}")
+    if as_json:
+        print(json.dumps({"id": name, "state": "applied" if wait else "accepted"}))
+    else:
+        print(name)
+
+
+@app.command()
+def consume(
+    models: Annotated[Path | None, setting(DeploySettings, "models")] = None,
+    history: Annotated[int | None, setting(DeploySettings, "history")] = None,
+    feast: Annotated[bool | None, setting(DeploySettings, "feast")] = None,
+    host: Annotated[str | None, setting(RedisSettings, "host")] = None,
+    port: Annotated[int | None, setting(RedisSettings, "port")] = None,
+    as_json: Json = False,
+) -> None:
+    """Apply live events until Ctrl-C. Several may run; one that dies leaves its events to the others or the next."""
+    from ..events import Consumer
+    from ..store.connection import connect
+
+    flags = {name: value for name, value in locals().items() if name in DeploySettings.model_fields}
+    settings = load_settings(deploy=flags, redis={"host": host, "port": port})
+    with connect(settings.redis) as client, Consumer(client, settings) as consumer:
+        trouble: str | None = None
+        with suppress(KeyboardInterrupt), out.status("waiting for events") as status:
+            while True:
+                time.sleep(0.2)
+                status.update(f"{consumer.applied:,} events applied, {consumer.refused:,} put aside")
+                if consumer.trouble != trouble:
+                    trouble = consumer.trouble
+                    print(f"waiting: {trouble}" if trouble else "applying events again", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"applied": consumer.applied, "refused": consumer.refused}))
+    else:
+        out.print(f"{consumer.applied:,} events applied, {consumer.refused:,} put aside")
+
+
+@app.command()
+def serve(
+    partition: Annotated[str | None, setting(TritonSettings, "partition")] = None,
+    instances: Annotated[int | None, setting(TritonSettings, "instances")] = None,
+    max_batch: Annotated[int | None, setting(TritonSettings, "max_batch")] = None,
+    queue_delay: Annotated[int | None, setting(TritonSettings, "queue_delay")] = None,
+    cache: Annotated[bool | None, setting(TritonSettings, "cache")] = None,
+    explain: Annotated[bool | None, setting(TritonSettings, "explain")] = None,
+    address: Annotated[str | None, setting(TritonSettings, "address")] = None,
+    grpc_port: Annotated[int | None, setting(TritonSettings, "grpc_port")] = None,
+    http_port: Annotated[int | None, setting(TritonSettings, "http_port")] = None,
+    metrics_port: Annotated[int | None, setting(TritonSettings, "metrics_port")] = None,
+    retrieval: Annotated[str | None, setting(OnlineSettings, "retrieval")] = None,
+    temperature: Annotated[float | None, setting(OnlineSettings, "temperature")] = None,
+    events: Annotated[bool, typer.Option(help="also apply live events, as 'recsys consume' does")] = True,
+) -> None:
+    """Serve the live deployment with Triton until Ctrl-C. Triton and its models are started again if they die."""
+    from ..serving import serving
+
+    flags = dict(locals())
+    settings = load_settings(
+        **{
+            section: {name: value for name, value in flags.items() if name in model.model_fields}
+            for section, model in (("triton", TritonSettings), ("online", OnlineSettings))
+        }
+    )
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")  # restarts, on the error stream
+    with suppress(KeyboardInterrupt), serving(settings, events) as triton:
+        out.print(
+            f"Triton serves 'recommender' at {triton.host}: gRPC {triton.grpc_port}, HTTP {triton.http_port}, metrics "
+            f"{triton.metrics_port}; log in {triton.log}; Ctrl-C stops it",
+            highlight=False,
+        )
+        triton.watch(threading.Event())
+
+
+@app.command()
+def recommend(
+    users: Annotated[list[str], typer.Argument(help="raw user ids")],
+    explain: Annotated[bool, typer.Option("--explain", help="show where each item came from, and stage times")] = False,
+    bundle: Annotated[Path | None, typer.Option(help="bundle folder with the items' labels")] = None,
+    host: Annotated[str | None, setting(TritonSettings, "host")] = None,
+    grpc_port: Annotated[int | None, setting(TritonSettings, "grpc_port")] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask Triton for recommendations now."""
+    from ..triton.client import Client
+
+    with Client(load_settings(triton={"host": host, "grpc_port": grpc_port}).triton) as client:
+        answers = client.recommend(users, explain)
+    if as_json:
+        print(json.dumps([asdict(answer) for answer in answers]))
+        return
+    labels = titles(bundle) if bundle is not None else {}
+    for answer in answers:
+        source = "popular items, degraded" if answer.degraded else f"generation {answer.generation}"
+        out.print(ranked(f"user {answer.user} ({source})", answer.items, answer.scores, labels))
+        if answer.explanations:
+            out.print(_explained(answer))
+        if answer.stage_us:
+            times = ", ".join(f"{stage} {us:,.0f}" for stage, us in answer.stage_us.items())
+            out.print(f"microseconds: {times}; together {sum(answer.stage_us.values()):,.0f}", highlight=False)
+
+
+def _explained(answer: Answer) -> Table:
+    """What brought each item and how it ranked."""
+    table = Table()
+    for name in ("#", "item", "sources", "similarity", "candidate", "probability", "ranked"):
+        table.add_column(name)
+    for each in answer.explanations:
+        row = (each.position, each.item, ", ".join(each.sources), f"{each.similarity:.3f}", each.candidate)
+        table.add_row(*(Text(f"{cell}") for cell in (*row, f"{each.probability:.4g}", each.ranked)))
+    return table

@@ -1,0 +1,46 @@
+"""``recsys demo``: everything on MovieLens-100k."""
+
+from __future__ import annotations
+
+import json
+
+from ..config import load_settings
+from .app import Json, app, out, ranked, titles
+from .offline import recommendations_table
+
+SHOWN = 10  # items of a table
+
+
+@app.command()
+def demo(as_json: Json = False) -> None:
+    """The whole way on MovieLens-100k.
+
+    Ahead of time: fetch, train, compare with baselines, write to Redis, read three users back. On demand: deploy,
+    serve with Triton, recommend for three users, one of them views an item, recommend again. Stops what it started.
+    """
+    from ..demo import offline, online
+
+    settings = load_settings()
+    report, found = offline(settings)
+    if not as_json:
+        labels = titles(settings.data / "demo" / "bundle")
+        out.print(report.table(), report.ranker_table())
+        for each in found:
+            out.print(recommendations_table(each, labels, SHOWN))
+    live = online(settings)
+    if as_json:
+        offline_part = report.to_dict() | {"recommendations": [vars(each) for each in found]}
+        online_part = {
+            "deployment": vars(live.deployment),
+            "before": [vars(answer) for answer in live.before],
+            "viewed": live.viewed,
+            "after": vars(live.after),
+        }
+        print(json.dumps(offline_part | {"online": online_part}, default=str))
+        return
+    for answer in live.before:
+        title = f"user {answer.user}, on demand, generation {answer.generation}"
+        out.print(ranked(title, answer.items[:SHOWN], answer.scores[:SHOWN], labels))
+    answer = live.after
+    title = f"user {answer.user}, after viewing {labels.get(str(live.viewed), live.viewed)}"
+    out.print(ranked(title, answer.items[:SHOWN], answer.scores[:SHOWN], labels))

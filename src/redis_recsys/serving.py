@@ -1,0 +1,84 @@
+"""Serving from end to end: Redis, the models of the live deployment in a Triton of our own, and the live events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import redis
+from pydantic import BaseModel, SecretStr
+
+from .config import Settings
+from .errors import StoreError
+from .events import Consumer
+from .pipeline import EXPLAINING, OUTWARD, STATUS, models
+from .store import deployments
+from .store.connection import connect
+from .triton.repository import write
+from .triton.server import EmbeddedTriton
+
+SECTIONS = ("redis", "deploy", "online", "triton")  # that the models read
+
+
+@contextmanager
+def serving(settings: Settings, events: bool = True) -> Iterator[EmbeddedTriton]:
+    """A Triton that serves the live deployment, and a consumer of live events, for as long as the block.
+
+    Without a configured Redis the embedded one runs as long, too. Later deployments are served without a restart, as
+    long as their ids have the type of today's.
+
+    Args:
+        settings: of everything.
+        events: whether to apply live events.
+
+    Raises:
+        StoreError: Redis fails, or nothing is deployed.
+        ServingError: Triton does not start.
+    """
+    with ExitStack() as stack:
+        client = stack.enter_context(connect(settings.redis))
+        live = deployments.live(client)
+        if live is None:
+            raise StoreError("this Redis holds no deployment yet: make one with 'recsys deploy'")
+        record = deployments.read(client, live)
+        parts = models(settings, record.user_ids, record.item_ids)
+        outward = {*OUTWARD, *(field.name for field in STATUS), *(EXPLAINING if settings.triton.explain else ())}
+        environment = variables(settings, client)
+        triton = stack.enter_context(
+            EmbeddedTriton(settings.triton, lambda folder: write(folder, parts, settings.triton, outward), environment)
+        )
+        if events:
+            stack.enter_context(Consumer(client, settings))
+        yield triton
+
+
+def variables(settings: Settings, client: redis.Redis) -> dict[str, str]:
+    """The settings as ``RECSYS_*`` variables for another process, with the Redis that ``client`` is connected to."""
+    where = client.get_connection_kwargs()
+    password = where.get("password")
+    address = {
+        "host": where["host"],
+        "port": where["port"],
+        "username": where.get("username"),
+        "password": SecretStr(password) if password else None,
+        "tls": settings.redis.tls and settings.redis.host is not None,
+    }
+    sections: dict[str, BaseModel] = {name: getattr(settings, name) for name in SECTIONS}
+    sections["redis"] = settings.redis.model_copy(update=address)
+    found = {"RECSYS_DATA": str(settings.data.absolute())}
+    for section, values in sections.items():
+        for name in type(values).model_fields:
+            value = getattr(values, name)
+            if value is not None:
+                found[f"RECSYS_{section}_{name}".upper()] = _text(value)
+    return found
+
+
+def _text(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, Path):
+        return str(value.absolute())
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,70 @@
+"""The Triton side of a model: requests of a batch become columns, the runner's columns become responses.
+
+Runs in a process of the Python backend, one per instance, where Triton provides ``triton_python_backend_utils``. This
+is the path of every request: the requests of a batch are joined into one array per column, the runner is called once,
+and only outputs that a request asks for become tensors.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb
+
+from ..config import load_settings
+from ..errors import RecsysError
+from ..stages.stage import stack
+from .metrics import Exporter
+
+Columns = dict[str, np.ndarray]
+
+
+class TritonPythonModel:
+    """What the Python backend looks for in ``model.py``."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Make the runner of this model's stages, with the settings of the server's environment."""
+        config = json.loads(args["model_config"])
+        parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
+        module, name = parameters["runner"].split(":")
+        make: Callable[..., Any] = getattr(importlib.import_module(module), name)
+        try:
+            self.runner = make(tuple(parameters["stages"].split(",")), load_settings())
+        except RecsysError as error:
+            raise pb.TritonModelException(f"{error}") from None  # the line alone, without a stack trace
+        self.inputs = tuple(field["name"] for field in config["input"])
+        self.exporter = Exporter(self.runner.timings, pb.MetricFamily)
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer all requests of a batch, together if possible: a request that fails takes no other with it."""
+        try:
+            return self._answer(requests)
+        except Exception as error:
+            if len(requests) == 1:
+                return [pb.InferenceResponse(error=pb.TritonError(" ".join(f"{error}".split()) or repr(error)))]
+            return [self.execute([request])[0] for request in requests]
+
+    def finalize(self) -> None:
+        """Send the last counts and let go of connections."""
+        self.exporter.close()
+        self.runner.close()
+
+    def _answer(self, requests: Sequence[Any]) -> list[Any]:
+        tensor, response, find = pb.Tensor, pb.InferenceResponse, pb.get_input_tensor_by_name
+        columns: Columns = {}
+        parts: list[np.ndarray] = []
+        for name in self.inputs:
+            parts = [find(request, name).as_numpy() for request in requests]
+            columns[name] = stack(parts)
+        made = self.runner(columns)
+        responses = []
+        end = 0
+        for request, part in zip(requests, parts, strict=True):
+            start, end = end, end + len(part)
+            wanted = request.requested_output_names()
+            responses.append(response([tensor(name, made[name][start:end]) for name in wanted if name in made]))
+        return responses

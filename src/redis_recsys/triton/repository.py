@@ -1,0 +1,164 @@
+"""Triton's model repository, generated from the declared columns of a partition's models.
+
+Every model is a folder with ``config.pbtxt`` and ``1/model.py``, and the latter is one import. Models that are not the
+outermost are joined by an ensemble; a tensor has its column's name, so the ensemble needs no other wiring than names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..config import TritonSettings
+from ..errors import ServingError
+from ..files import written_aside
+from ..stages.stage import Field
+
+RECOMMENDER = "recommender"
+RUNNER = "redis_recsys.pipeline:Runner"
+MODEL = "from redis_recsys.triton.model import TritonPythonModel\n\n__all__ = ['TritonPythonModel']\n"
+TYPES = {
+    "bool": "TYPE_BOOL",
+    "uint8": "TYPE_UINT8",
+    "int32": "TYPE_INT32",
+    "int64": "TYPE_INT64",
+    "float32": "TYPE_FP32",
+    "object": "TYPE_STRING",
+}
+
+
+class Model(Protocol):
+    """One part of a partition, as ``pipeline.Model`` describes it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def stages(self) -> tuple[str, ...]: ...
+    @property
+    def inputs(self) -> tuple[Field, ...]: ...
+    @property
+    def outputs(self) -> tuple[Field, ...]: ...
+
+
+def write(
+    folder: Path,
+    models: Sequence[Model],
+    settings: TritonSettings,
+    outward: Collection[str] = (),
+    runner: str = RUNNER,
+) -> None:
+    """Write the repository of ``models``, whole or not at all.
+
+    Args:
+        folder: of the repository; replaced if it is there.
+        models: in the order of the flow; one alone must be called ``recommender``, several get an ensemble of that
+            name around them.
+        settings: instances, batching and cache.
+        outward: columns that the client gets although models read them, too.
+        runner: ``module:name`` of what is called with a model's stages and the settings, and then with columns.
+
+    Raises:
+        ServingError: the models do not fit together.
+        DataError: the folder cannot be written.
+    """
+    configs = {model.name: _python_model(model, settings, runner, cached=len(models) == 1) for model in models}
+    if list(configs) != [RECOMMENDER]:
+        if RECOMMENDER in configs:
+            raise ServingError(f"of several models none may be called {RECOMMENDER!r}, the name of their ensemble")
+        configs[RECOMMENDER] = _ensemble(models, outward, settings)
+    with written_aside(folder) as aside:
+        for name, config in configs.items():
+            version = aside / name / "1"
+            version.mkdir(parents=True)
+            (version.parent / "config.pbtxt").write_text(pbtxt(config))
+            if "backend" in config:
+                (version / "model.py").write_text(MODEL)
+
+
+def _python_model(model: Model, settings: TritonSettings, runner: str, cached: bool) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "backend": "python",
+        "max_batch_size": settings.max_batch,
+        "input": [
+            _tensor(field) | ({"allow_ragged_batch": True} if -1 in field.shape else {}) for field in model.inputs
+        ],
+        "output": [_tensor(field) for field in model.outputs],
+        "instance_group": [{"kind": _Word("KIND_CPU"), "count": settings.instances}],
+        # No queue policy: with a limit of its length or a time limit, one instance of Triton 2.51 was measured to pause
+        # for half a second again and again beside waiting requests. What bounds waiting is the deadline that clients
+        # send: Triton drops a request whose client has given up.
+        "dynamic_batching": {"max_queue_delay_microseconds": settings.queue_delay},
+        "response_cache": {"enable": settings.cache and cached},
+        "parameters": [
+            {"key": key, "value": {"string_value": value}}
+            for key, value in (("stages", ",".join(model.stages)), ("runner", runner))
+        ],
+    }
+
+
+def _ensemble(models: Sequence[Model], outward: Collection[str], settings: TritonSettings) -> dict[str, Any]:
+    """The models joined by the names of their columns.
+
+    What the client sends is what a model reads and none before it makes. What it gets is what no model reads
+    further, and what is ``outward``. A column that several models make is what the latest made of it; since a tensor of
+    an ensemble has one maker, the earlier ones get names of their own.
+    """
+    last = {field.name: model.name for model in models for field in model.outputs}
+    sent: dict[str, Field] = {}
+    made: dict[str, Field] = {}
+    tensors: dict[str, str] = {}  # what a column is called at this point of the flow
+    read: set[str] = set()
+    steps = []
+    for model in models:
+        for field in model.inputs:
+            known = made.get(field.name) or sent.setdefault(field.name, field)
+            if (known.dtype, known.shape) != (field.dtype, field.shape):
+                raise ServingError(f"model {model.name!r} reads {field}, but that column is {known}")
+        inputs = {field.name: tensors.get(field.name, field.name) for field in model.inputs}
+        read.update(inputs.values())
+        for field in model.outputs:
+            made[field.name] = field
+            own = field.name if last[field.name] == model.name else f"{field.name}.{model.name}"
+            if field.name in sent and own == field.name:
+                raise ServingError(f"model {model.name!r} makes column {field.name!r}, which the client sends")
+            tensors[field.name] = own
+        outputs = {field.name: tensors[field.name] for field in model.outputs}
+        steps.append(
+            {"model_name": model.name, "model_version": -1, "input_map": _map(inputs), "output_map": _map(outputs)}
+        )
+    return {
+        "name": RECOMMENDER,
+        "platform": "ensemble",
+        "max_batch_size": settings.max_batch,
+        "input": [_tensor(field) for field in sent.values()],
+        "output": [_tensor(field) for name, field in made.items() if name not in read or name in outward],
+        "response_cache": {"enable": settings.cache},
+        "ensemble_scheduling": {"step": steps},
+    }
+
+
+def _tensor(field: Field) -> dict[str, Any]:
+    return {"name": field.name, "data_type": _Word(TYPES[field.dtype]), "dims": list(field.shape)}
+
+
+def _map(names: dict[str, str]) -> list[dict[str, Any]]:
+    return [{"key": key, "value": value} for key, value in names.items()]
+
+
+class _Word(str):
+    """A name that protobuf's text format writes without quotes."""
+
+
+def pbtxt(message: dict[str, Any], indent: str = "") -> str:
+    """``message`` in protobuf's text format: a list of messages repeats its field, one of numbers is written inline."""
+    lines = []
+    for name, value in message.items():
+        for part in value if isinstance(value, list) and value and isinstance(value[0], dict) else [value]:
+            if isinstance(part, dict):
+                lines.append(f"{indent}{name} {{\n{pbtxt(part, indent + '  ')}{indent}}}\n")
+            else:
+                lines.append(f"{indent}{name}: {part if isinstance(part, _Word) else json.dumps(part)}\n")
+    return "".join(lines)

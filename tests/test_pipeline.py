@@ -1,0 +1,380 @@
+"""The stages together, on a real Redis: what they answer, in every partition, and when something fails."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+from planted import Trained, trained_on
+
+from redis_recsys.batch import score
+from redis_recsys.bundle import Bundle
+from redis_recsys.config import BatchSettings, OnlineSettings, RedisSettings, Settings, TritonSettings
+from redis_recsys.data.movielens import fetch
+from redis_recsys.dataset import Dataset
+from redis_recsys.deploy import deploy
+from redis_recsys.errors import ConfigError, StoreError
+from redis_recsys.etl import encode
+from redis_recsys.pipeline import Runner, models, stages_of
+from redis_recsys.split import Split
+from redis_recsys.store import deployments, history
+from redis_recsys.store.embedded import EmbeddedRedis
+
+K = 10
+PLAIN: dict[str, Any] = {"nearest": 25, "similar": 0, "popular": 0, "topk": K, "timeout": 1.0}
+
+Deployed = Callable[..., Settings]
+
+
+@pytest.fixture
+def deployed(server: EmbeddedRedis, client: redis.Redis, tmp_path: Path) -> Deployed:
+    """Deploys a bundle and returns settings to serve it with."""
+
+    def make(bundle: Bundle, triton: dict[str, Any] | None = None, **online: Any) -> Settings:
+        where = RedisSettings.model_validate({"host": server.host, "port": server.port, "password": server.password})
+        settings = Settings(
+            data=tmp_path, redis=where, online=OnlineSettings(**PLAIN | online), triton=TritonSettings(**triton or {})
+        )
+        settings.deploy.models, settings.deploy.feast = tmp_path / "deployed", False
+        deploy(bundle, client, settings)
+        return settings
+
+    return make
+
+
+@contextmanager
+def running(settings: Settings, names: tuple[str, ...] | None = None) -> Iterator[Runner]:
+    runner = Runner(names or tuple(stages_of(settings.online)), settings)
+    try:
+        yield runner
+    finally:
+        runner.close()
+
+
+def ids(users: np.ndarray) -> dict[str, np.ndarray]:
+    """Raw ids as a request carries them."""
+    if users.dtype.kind in "iu":
+        return {"user_id": users.astype(np.int64)[:, None]}
+    return {"user_id": np.array([[user.encode()] for user in users], object)}
+
+
+def offline(bundle: Bundle) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Raw users, their items and scores as batch scoring computes them: [n], [n, k], [n, k]."""
+    settings = BatchSettings(candidates=PLAIN["nearest"], topk=K)
+    raw = bundle.items.raw_ids
+    parts = [(users.raw_ids, scored) for users, scored in score(bundle, settings)]
+    items = np.concatenate([scored.items for _, scored in parts])
+    named = np.where(items > 0, raw[np.maximum(items, 1) - 1], -1 if raw.dtype.kind in "iu" else "")
+    return np.concatenate([users for users, _ in parts]), named, np.concatenate([s.scores for _, s in parts])
+
+
+@pytest.mark.parametrize("items", ["memory", "packed", "attributes"])
+def test_online_equals_offline_for_every_user(variant: Trained, deployed: Deployed, items: str) -> None:
+    settings = deployed(variant.bundle, items=items, retrieval="redis" if items == "attributes" else "local")
+    users, expected, scores = offline(variant.bundle)
+    with running(settings) as runner:
+        found = runner(ids(users))
+    shown = found["item_ids"]
+    if shown.dtype == object:
+        shown = np.array([[each.decode() for each in row] for row in shown], object)
+    if items == "attributes":  # the vector set is close to exact, not exact
+        assert (shown == expected).mean() > 0.95
+    else:
+        assert shown.tolist() == expected.tolist()
+        np.testing.assert_allclose(found["scores"], scores, atol=1e-5)
+    assert not found["degraded"].any()
+
+
+@pytest.fixture(scope="module")
+def movielens(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle of MovieLens-100k with all its users and films, trained briefly."""
+    folder = tmp_path_factory.mktemp("movielens")
+    downloads = Path(__file__).parents[1] / "data" / "downloads"  # kept between runs
+    fetch(folder / "raw", "100k", cache=downloads)
+    encode(folder / "raw", folder / "dataset", Split())
+    return trained_on(Dataset(folder / "dataset"), folder / "bundle", embedding_dim=64, ranking_dim=16).bundle
+
+
+def test_online_equals_offline_for_every_user_of_movielens(movielens: Bundle, deployed: Deployed) -> None:
+    settings = deployed(movielens, nearest=100, topk=20)
+    raw = movielens.items.raw_ids
+    with running(settings) as runner:
+        for users, scored in score(movielens, BatchSettings(candidates=100, topk=20)):
+            for size in (1, 13):  # batches of another size than offline
+                for start in range(0, len(users), size):
+                    part = slice(start, start + size)
+                    found = runner(ids(users.raw_ids[part]))
+                    assert found["item_ids"].tolist() == raw[scored.items[part] - 1].tolist()
+                    np.testing.assert_allclose(found["scores"], scored.scores[part], atol=1e-5)
+                    assert not found["degraded"].any()
+
+
+@pytest.mark.parametrize("partition", ["staged", "consolidated"])
+def test_models_of_every_partition_hand_on_what_the_next_needs(
+    variant: Trained, deployed: Deployed, partition: str
+) -> None:
+    settings = deployed(variant.bundle, {"partition": partition}, similar=5, popular=5)
+    record = deployments.read(redis_of(settings), deployments.live(redis_of(settings)) or "")
+    users = ids(next(variant.bundle.users())[0].raw_ids)
+    with running(settings) as whole:
+        expected = whole(users)
+    columns: dict[str, np.ndarray] = dict(users)
+    for model in models(settings, record.user_ids, record.item_ids):
+        with running(settings, model.stages) as runner:
+            made = runner({field.name: columns[field.name] for field in model.inputs})
+        columns |= {field.name: made[field.name] for field in model.outputs}
+        for field in model.outputs:
+            assert made[field.name].dtype == np.dtype(field.dtype), field
+            assert made[field.name].ndim == 1 + len(field.shape), field
+    for name in ("item_ids", "scores", "degraded", "generation", "candidates", "sources", "similarity", "position"):
+        assert columns[name].tolist() == expected[name].tolist(), name
+
+
+def redis_of(settings: Settings) -> redis.Redis:
+    secret = settings.redis.password
+    assert secret is not None
+    return redis.Redis(settings.redis.host or "", settings.redis.port, password=secret.get_secret_value())
+
+
+def test_every_partition_offers_the_contract(deployed: Deployed, trained: Trained) -> None:
+    for partition in ("fused", "staged", "consolidated"):
+        settings = Settings(triton=TritonSettings(partition=partition, explain=False))
+        parts = models(settings, "int", "str")
+        outputs = {field.name: field.dtype for part in parts for field in part.outputs}
+        assert parts[0].inputs[0].name == "user_id"
+        assert (outputs["item_ids"], outputs["scores"], outputs["degraded"]) == ("object", "float32", "bool")
+    assert [part.name for part in models(Settings(), "int", "int")] == ["recommender"]
+
+
+def test_unknown_users_get_the_average_users_neighbours_and_popular_items(trained: Trained, deployed: Deployed) -> None:
+    settings = deployed(trained.bundle, popular=5)
+    with running(settings) as runner:
+        found = runner({"user_id": np.array([[10**15], [-3]])})
+    assert not found["degraded"].any()
+    assert (found["item_ids"] > 0).all()
+    popular = set(trained.bundle.popularity[0][:5].tolist())
+    for row in range(2):
+        assert popular <= set(found["items"][row].tolist())
+    np.testing.assert_allclose(found["user_embedding"][0], trained_average(trained), atol=1e-5)
+
+
+def trained_average(trained: Trained) -> np.ndarray:
+    from redis_recsys.inference import Tower
+
+    users = next(trained.bundle.users(10_000))[0]
+    embeddings = Tower(trained.bundle.path / "user_tower.onnx").embed(users.categorical, users.numeric)
+    mean = embeddings.mean(axis=0)
+    return mean / np.linalg.norm(mean)
+
+
+def test_nothing_seen_is_shown_whatever_brings_it(trained: Trained, deployed: Deployed, client: redis.Redis) -> None:
+    settings = deployed(trained.bundle, similar=10, popular=20)
+    users = next(trained.bundle.users())[0].raw_ids
+    with running(settings) as runner:
+        before = runner(ids(users))
+        first = int(before["item_ids"][0, 0])
+        client.zadd(history.key(int(users[0])), {str(first): time.time() * 1000})
+        after = runner(ids(users))
+    assert first not in after["item_ids"][0]
+    assert after["item_ids"][1:].tolist() == before["item_ids"][1:].tolist()
+    answers = [client.zrange(history.key(int(user)), 0, -1) for user in users]
+    for row, seen in enumerate(answers):
+        assert not {int(item) for item in seen} & set(after["item_ids"][row].tolist())
+
+
+def test_items_similar_to_the_last_viewed_are_candidates(trained: Trained, deployed: Deployed) -> None:
+    settings = deployed(trained.bundle, nearest=3, similar=4)
+    bundle = trained.bundle
+    with running(settings) as runner:
+        found = runner(ids(next(bundle.users())[0].raw_ids))
+    vectors = bundle.item_embeddings
+    row = int(np.flatnonzero((found["seen"] > 0).any(axis=1))[0])
+    last = found["seen"][row, 0]
+    nearness = vectors @ vectors[last - 1]
+    nearness[last - 1] = -np.inf
+    expected = set((np.argsort(-nearness)[:4] + 1).tolist())
+    brought = {
+        int(item) for item, bits in zip(found["candidates"][row], found["sources"][row], strict=True) if bits & 2
+    }
+    assert brought == expected
+
+
+def test_rules_allow_and_deny_items_by_raw_values(trained: Trained, deployed: Deployed) -> None:
+    bundle = trained.bundle
+    genres = dict(zip(bundle.items.raw_ids.tolist(), raw_genres(bundle), strict=True))
+    everyone = ids(next(bundle.users())[0].raw_ids)
+    with running(deployed(bundle, allow={"genres": ["g1", "g2"]}, deny={"genres": ["even"], "item": [2]})) as runner:
+        shown = runner(everyone)["item_ids"]
+    items = set(shown[shown >= 0].tolist())
+    assert items
+    assert 2 not in items
+    for item in items:
+        assert set(genres[item]) & {"g1", "g2"}
+        assert "even" not in genres[item]
+    settings = deployed(bundle, deny={"colour": ["red"]})
+    with pytest.raises(ConfigError, match="colour"):
+        Runner(tuple(stages_of(settings.online)), settings)
+
+
+def raw_genres(bundle: Bundle) -> list[list[str]]:
+    import pyarrow.parquet as pq
+
+    names = ["", *pq.read_table(bundle.path / "vocab" / "genres.parquet")["value"].to_pylist()]
+    column = next(c for c in bundle.schema.categorical("item") if c.name == "genres")
+    return [[names[each] for each in row if each] for row in bundle.items.categorical[:, bundle.schema.slots(column)]]
+
+
+def test_sampling_with_a_seed_repeats_and_without_varies(trained: Trained, deployed: Deployed) -> None:
+    users = ids(next(trained.bundle.users())[0].raw_ids)
+    settings = deployed(trained.bundle, temperature=1.0, seed=5)
+    answers = []
+    for seed in (5, 5, None):
+        settings.online.seed = seed
+        with running(settings) as runner:
+            answers.append(runner(users)["item_ids"].tolist())
+    assert answers[0] == answers[1] != answers[2]
+
+
+def test_diversity_spreads_what_is_shown(trained: Trained, deployed: Deployed) -> None:
+    users = ids(next(trained.bundle.users())[0].raw_ids)
+
+    def alike(diversity: float) -> float:
+        settings = deployed(trained.bundle, diversity=diversity)
+        with running(settings) as runner:
+            found = runner(users)
+        items = np.take_along_axis(found["items"], np.maximum(found["position"], 0).astype(np.int64), axis=1)
+        shown = trained.bundle.item_embeddings[items - 1]
+        return float(np.einsum("nad,nbd->", shown, shown))
+
+    assert alike(0.7) < alike(0.0)
+
+
+def test_a_user_with_nothing_left_to_see_gets_padding(
+    trained: Trained, deployed: Deployed, client: redis.Redis
+) -> None:
+    settings = deployed(trained.bundle)
+    raw = trained.bundle.items.raw_ids.tolist()
+    client.zadd(history.key(1), {str(item): n for n, item in enumerate(raw[2:], 1)})
+    with running(settings) as runner:
+        found = runner({"user_id": np.array([[1]])})
+    shown = found["item_ids"][0].tolist()
+    assert set(shown[:2]) <= set(raw[:2]) | {-1}
+    assert shown[2:] == [-1] * (K - 2)
+    assert (found["scores"][0, 2:] == -np.inf).all()
+    assert (found["position"][0, 2:] == -1).all()
+
+
+def test_when_redis_is_gone_popular_items_are_shown_and_marked(
+    trained: Trained, tmp_path: Path, client_of: Callable[[EmbeddedRedis], redis.Redis]
+) -> None:
+    users = ids(next(trained.bundle.users())[0].raw_ids[:4])
+    with EmbeddedRedis(tmp_path / "redis") as own:
+        where = RedisSettings.model_validate({"host": own.host, "port": own.port, "password": own.password})
+        online = OnlineSettings(**PLAIN | {"timeout": 0.2, "pause": 0.1})
+        settings = Settings(data=tmp_path, redis=where, online=online)
+        settings.deploy.models, settings.deploy.feast = tmp_path / "deployed", False
+        deploy(trained.bundle, client_of(own), settings)
+        with running(settings) as runner:
+            good = runner(users)
+            client_of(own).execute_command("CLIENT", "PAUSE", "1500", "ALL")
+            began = time.monotonic()
+            bad = runner(users)
+            assert time.monotonic() - began < 1.0
+            assert bad["degraded"].all()
+            raw = trained.bundle.items.raw_ids
+            counts = dict(zip(*(part.tolist() for part in trained.bundle.popularity), strict=True))
+            shown = [counts[int(np.flatnonzero(raw == item)[0]) + 1] for item in bad["item_ids"][0]]
+            assert shown == sorted(counts.values(), reverse=True)[:K]
+            assert bad["scores"][0].tolist() == shown
+            deadline = time.monotonic() + 10
+            while runner(users)["degraded"].any():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            assert runner(users)["item_ids"].tolist() == good["item_ids"].tolist()
+
+
+def test_a_new_deployment_takes_over_and_a_damaged_one_does_not(trained: Trained, deployed: Deployed) -> None:
+    settings = deployed(trained.bundle)
+    users = ids(next(trained.bundle.users())[0].raw_ids)
+    with running(settings) as runner:
+        first = int(runner(users)["generation"][0, 0])
+        deployed(trained.bundle)
+        wait(lambda: int(runner(users)["generation"][0, 0]) > first)
+        second = int(runner(users)["generation"][0, 0])
+        copy = settings.data / "another"
+        shutil.copytree(trained.bundle.path, copy)
+        manifest = (copy / "manifest.json").read_text()
+        (copy / "manifest.json").write_text(manifest + "\n")  # another fingerprint
+        bundle = Bundle(copy)
+        damage(bundle, settings)
+        deployed(bundle)
+        time.sleep(0.5)
+        found = runner(users)
+        assert int(found["generation"][0, 0]) == second
+        assert not found["degraded"].any()
+
+
+def damage(bundle: Bundle, settings: Settings) -> None:
+    """Let the deployed copy of a bundle be spoilt as soon as it is there."""
+    import threading
+
+    target = settings.deploy.models / bundle.fingerprint / "ranker.onnx"
+
+    def spoil() -> None:
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            if target.exists():
+                content = target.read_bytes()
+                target.unlink()  # it may be a link to the original
+                target.write_bytes(content[:-100])
+                return
+            time.sleep(0.001)
+
+    threading.Thread(target=spoil, daemon=True).start()
+
+
+def test_a_deployment_that_cannot_be_loaded_at_the_start_is_answered_for_and_then_repaired(
+    trained: Trained, deployed: Deployed
+) -> None:
+    settings = deployed(trained.bundle)
+    users = ids(next(trained.bundle.users())[0].raw_ids)
+    file = settings.deploy.models / trained.bundle.fingerprint / "user_tower.onnx"
+    away = settings.data / "away.onnx"
+    file.rename(away)
+    with running(settings) as runner:
+        found = runner(users)
+        assert found["degraded"].all()
+        assert (found["item_ids"] > 0).all()
+        away.rename(file)
+        wait(lambda: not runner(users)["degraded"].any())
+
+
+def wait(condition: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_nothing_deployed_is_said(server: EmbeddedRedis, client: redis.Redis) -> None:
+    where = RedisSettings.model_validate({"host": server.host, "port": server.port, "password": server.password})
+    with pytest.raises(StoreError, match="recsys deploy"):
+        Runner(tuple(stages_of(OnlineSettings())), Settings(redis=where))
+
+
+def test_times_of_stages_are_told_and_counted(trained: Trained, deployed: Deployed) -> None:
+    settings = deployed(trained.bundle)
+    with running(settings) as runner:
+        found = runner({"user_id": np.array([[1], [2]])})
+        for name in stages_of(settings.online):
+            assert (found["us_" + name] > 0).all()
+            assert runner.timings.counts[name].sum() == 1
+            assert runner.timings.seconds[name] == pytest.approx(found["us_" + name][0, 0] / 1e6, rel=1e-3)
+        assert runner.timings.requests == 2
