@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[1]
 OFFLINE_BATCH = Path("offline-batch-recsys/Offline-Batch-Recommender-System.ipynb")
+COMPONENTS = Path("multi-stage/01-Building-Online-Multi-Stage-Recsys-Components.ipynb")
+TRITON = Path("multi-stage/02-Deploying-Online-Multi-Stage-Recsys-with-Triton.ipynb")
 
 
 def shown(cell: Any, kind: str) -> list[str]:
@@ -25,33 +29,64 @@ def cell_with(notebook: Any, source: str) -> Any:
     return cell
 
 
-@pytest.fixture(scope="module")
-def offline_batch(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
-    """The notebook of example 1 after a short run, and the folder it ran in."""
-    work = tmp_path_factory.mktemp("checkout")
-    folder = work / OFFLINE_BATCH.parent
-    shutil.copytree(ROOT / OFFLINE_BATCH.parent, folder)
+def checkout(work: Path, folder: Path) -> Path:
+    """A copy of one example in ``work``, with data of its own."""
+    shutil.copytree(ROOT / folder, work / folder)
     downloads = ROOT / "data" / "downloads"  # shared, so that a run does not download again what is there
     downloads.mkdir(exist_ok=True)
     (work / "data").mkdir()
     (work / "data" / "downloads").symlink_to(downloads)
-    notebook = nbformat.read(work / OFFLINE_BATCH, as_version=4)
+    return work
+
+
+def run(path: Path, **train: str) -> Any:
+    """The notebook after a run with none but these settings of the training."""
+    notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"EPOCHS": "2", "REFIT": "false", "DEVICE": "cpu"}.items():
+        for name in [name for name in os.environ if name.startswith("RECSYS_")]:
+            patch.delenv(name)
+        for name, value in train.items():
             patch.setenv(f"RECSYS_TRAIN_{name}", value)
-        for name in ("RECSYS_DATA", "RECSYS_CONFIG", "RECSYS_REDIS_HOST", "RECSYS_REDIS_FOLDER"):
-            patch.delenv(name, raising=False)
-        NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
-    return notebook, work
+        NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(path.parent)}}).execute()
+    return notebook
+
+
+def ran_top_to_bottom(notebook: Any) -> bool:
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    return [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+
+
+def printed(cell: Any) -> str:
+    """What a cell prints."""
+    return "".join(output.text for output in cell.outputs if output.output_type == "stream")
+
+
+@pytest.fixture(scope="module")
+def offline_batch(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """The notebook of example 1 after a short run, and the folder it ran in."""
+    work = checkout(tmp_path_factory.mktemp("checkout"), OFFLINE_BATCH.parent)
+    return run(work / OFFLINE_BATCH, EPOCHS="2", REFIT="false", DEVICE="cpu"), work
+
+
+@pytest.fixture(scope="module")
+def components(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """The first notebook of example 2 after a short run, and the folder it ran in."""
+    work = checkout(tmp_path_factory.mktemp("checkout"), COMPONENTS.parent)
+    return run(work / COMPONENTS, EPOCHS="1", REFIT="false", DEVICE="cpu"), work
+
+
+@pytest.fixture(scope="module")
+def triton(components: tuple[Any, Path]) -> tuple[Any, Path]:
+    """The second notebook of example 2 after the first, in the same folder."""
+    work = components[1]
+    return run(work / TRITON), work
 
 
 def test_the_offline_batch_notebook_runs_top_to_bottom(offline_batch: tuple[Any, Path]) -> None:
-    notebook, _ = offline_batch
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert ran_top_to_bottom(offline_batch[0])
 
 
 def test_it_shows_a_plot_of_popularity_training_embeddings_metrics_and_latency(offline_batch: tuple[Any, Path]) -> None:
@@ -84,6 +119,114 @@ def test_it_leaves_a_bundle_and_no_running_redis(offline_batch: tuple[Any, Path]
     assert (work / "data" / "notebook-100k" / "bundle" / "ranker.onnx").is_file()
     assert (work / "data" / "redis").is_dir()
     assert not (work / "data" / "redis" / "server.json").exists()
+
+
+def test_the_components_notebook_runs_top_to_bottom_and_trains_if_there_is_no_bundle(
+    components: tuple[Any, Path],
+) -> None:
+    notebook, work = components
+    assert ran_top_to_bottom(notebook)
+    assert (work / "data" / "notebook-100k" / "bundle" / "ranker.onnx").is_file()
+    assert len(list((work / "data" / "deployed").iterdir())) == 1
+
+
+def test_it_shows_that_feast_and_the_packed_rows_hold_the_same(components: tuple[Any, Path]) -> None:
+    cell = cell_with(components[0], "def both_ways(")
+    text = printed(cell)
+    (table,) = shown(cell, "text/plain")
+    milliseconds = [float(number) for number in re.findall(r"\d+\.\d+", table)]
+    assert "users: all 943 are equal" in text
+    assert "items: all 1,682 are equal" in text
+    assert milliseconds[0] > milliseconds[1]
+
+
+def test_it_draws_the_recall_of_the_vector_index_and_the_time_of_the_stages(components: tuple[Any, Path]) -> None:
+    for call in ("recall_curves", "stage_times"):
+        assert shown(cell_with(components[0], f"plots.{call}("), "image/png")
+
+
+def test_it_shows_a_copy_of_the_vectors_that_follows_the_one_in_redis(components: tuple[Any, Path]) -> None:
+    (table,) = shown(cell_with(components[0], "vectors.put("), "text/plain")
+    before, put, followed = (line.count("[1683 ") for line in table.splitlines() if "[" in line)
+    assert (before, put, followed) == (0, 1, 2)
+
+
+def test_it_shows_what_goes_in_and_out_of_every_stage(components: tuple[Any, Path]) -> None:
+    for stage, made in {
+        "user_features": "seen",
+        "user_embedding": "user_embedding",
+        "candidates": "sources",
+        "filter": "items",
+        "item_features": "item_vectors",
+        "ranking": "probability",
+        "ordering": "item_ids",
+    }.items():
+        (table,) = shown(cell_with(components[0], f'call("{stage}")'), "text/plain")
+        assert re.search(rf"out\W+{made}\W+\(3, ", table)
+
+
+def test_it_shows_that_an_event_reaches_history_features_and_the_next_answer(components: tuple[Any, Path]) -> None:
+    (states,) = shown(cell_with(components[0], "Consumer(redis, settings)"), "text/plain")
+    (films,) = shown(cell_with(components[0], '"new score"'), "text/plain")
+    assert "{'click': 1}" in states
+    clicked = re.findall(r"^│ (\S+)", films, re.MULTILINE)[1]
+    for line in states.splitlines():
+        if re.match("│ (history|packed row|Feast) ", line):
+            before, after = line.split("┆")[1:]
+            assert after.split()[0] == clicked != before.split()[0]
+
+
+def test_the_triton_notebook_runs_top_to_bottom_and_stops_what_it_started(triton: tuple[Any, Path]) -> None:
+    notebook, work = triton
+    assert ran_top_to_bottom(notebook)
+    assert printed(cell_with(notebook, "opened.close()")) == "stopped\n"
+    assert not list((work / "data").glob("*/server.json"))
+
+
+def test_it_shows_a_generated_model_and_answers_by_plain_grpc(triton: tuple[Any, Path]) -> None:
+    notebook, _ = triton
+    assert 'name: "user_id"\n  data_type: TYPE_INT64' in printed(cell_with(notebook, "config.pbtxt"))
+    (answer,) = shown(cell_with(notebook, "grpc.InferenceServerClient("), "text/plain")
+    assert len(re.findall(r"\b\d+\b(?![.\d])", answer.split("array(")[1])) == 40
+
+
+def test_it_draws_stages_load_deployment_and_failure(triton: tuple[Any, Path]) -> None:
+    notebook, _ = triton
+    for call in ("plots.stage_times(", "plots.load_curve(", "A new deployment under load", "Redis paused"):
+        cells = [cell for cell in notebook.cells if cell.cell_type == "code" and call in cell.source]
+        assert cells
+        assert all(shown(cell, "image/png") for cell in cells)
+
+
+def test_it_explains_where_each_film_came_from(triton: tuple[Any, Path]) -> None:
+    (table,) = shown(cell_with(triton[0], "answer.explanations"), "text/plain")
+    assert "nearest" in table
+    assert "(19" in table
+
+
+def test_it_shows_an_event_in_the_next_answer(triton: tuple[Any, Path]) -> None:
+    cell = cell_with(triton[0], "publish(redis")
+    (table,) = shown(cell, "text/plain")
+    rows = [[each.strip() for each in line.strip("│").split("┆")] for line in table.splitlines() if "(19" in line]
+    assert "in the answer after" in printed(cell)
+    assert rows[0][0] not in [after for _, after in rows]
+
+
+def test_it_deploys_under_load_without_a_failed_or_degraded_answer(triton: tuple[Any, Path]) -> None:
+    text = printed(cell_with(triton[0], "pool.submit(refresh)"))
+    assert re.search(r"^[\d,]{3,} answers, 0 of them degraded, of generations 1 and 2$", text, re.MULTILINE)
+
+
+def test_it_shows_metrics_of_the_pipeline(triton: tuple[Any, Path]) -> None:
+    text = printed(cell_with(triton[0], "/metrics"))
+    assert re.search(r"^recsys_requests_total \d{3,}", text, re.MULTILINE)
+    assert 'recsys_stage_seconds_sum{stage="ranking"}' in text
+
+
+def test_it_shows_popular_films_while_redis_is_paused_and_recovery(triton: tuple[Any, Path]) -> None:
+    text = printed(cell_with(triton[0], "client_pause("))
+    assert "while Redis was paused: Star Wars (1977)" in text
+    assert "in the end: recommended" in text
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*/*.ipynb")), ids=lambda path: path.name)

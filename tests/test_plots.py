@@ -59,6 +59,43 @@ def test_latency_histogram_marks_median_and_99th_percentile():
     assert "p99  991 ms" in texts(figure)
 
 
+def test_recall_curves_draw_recall_and_milliseconds_of_every_index():
+    figure = plots.recall_curves(
+        [10, 80], {"films": [(0.9, 0.001), (1.0, 0.002)], "random": [(0.5, 0.003), (0.8, 0.004)]}
+    )
+    lines = [[line.get_ydata().tolist() for line in axes.lines] for axes in figure.axes]
+    assert lines == [[[0.9, 1.0], [0.5, 0.8]], [[1.0, 2.0], [3.0, 4.0]]]
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["10", "80"]
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["films", "random"]
+
+
+def test_stage_times_stacks_the_parts_of_every_way_and_tells_the_sum():
+    figure = plots.stage_times(
+        {"fused": {"features": 100.0, "ranking": 50.0}, "staged": {"ranking": 60.0, "rest": 1e3}}
+    )
+    bars = [(bar.get_x(), bar.get_width()) for bar in figure.axes[0].patches]
+    assert bars == [(0, 100), (0, 0), (100, 50), (0, 60), (150, 0), (60, 1000)]
+    assert "150" in texts(figure)
+    assert "1,060" in texts(figure)
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["features", "ranking", "rest"]
+
+
+def test_load_curve_draws_rate_median_and_99th_percentile():
+    figure = plots.load_curve([1, 4], [100.0, 300.0], [np.arange(1, 102) / 1e3, np.full(5, 0.25)])
+    assert figure.axes[0].lines[0].get_ydata().tolist() == [100, 300]
+    lines = {line.get_label(): line.get_ydata().tolist() for line in figure.axes[1].lines}
+    assert lines == {"p50": [51, 250], "p99": [100, 250]}
+
+
+def test_answers_over_time_gives_every_group_a_colour_and_draws_every_answer():
+    groups = ["model", "degraded", "model"]
+    figure = plots.answers_over_time(np.array([0.0, 1.0, 2.0]), np.array([0.001, 0.1, 0.002]), groups)
+    model, degraded = figure.axes[0].collections
+    assert model.get_offsets().tolist() == [[0, 1], [2, 2]]
+    assert degraded.get_offsets().tolist() == [[1, 100]]
+    assert model.get_facecolor().tolist() != degraded.get_facecolor().tolist()
+
+
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 def test_a_path_gets_the_picture_and_no_window_stays_open(tmp_path: Path, suffix: str):
     path = tmp_path / "new folder" / f"bars.{suffix}"

@@ -15,12 +15,17 @@ import pytest
 import redis
 import typer.main
 import yaml
+from planted import Trained
 
 from redis_recsys.cli import app
-from redis_recsys.config import RedisSettings
+from redis_recsys.config import DeploySettings, OnlineSettings, RedisSettings, Settings
+from redis_recsys.deploy import deploy
 from redis_recsys.errors import StoreError
+from redis_recsys.pipeline import Runner, stages_of
+from redis_recsys.store import vectors
 from redis_recsys.store.connection import connect
 from redis_recsys.store.embedded import EmbeddedRedis
+from redis_recsys.store.events import publish
 from redis_recsys.store.recommendations import GenerationWriter, get_many
 
 ROOT = Path(__file__).parents[1]
@@ -104,12 +109,26 @@ def test_no_password_is_written_into_a_compose_file(path: Path) -> None:
                 assert value.startswith("${REDIS_PASSWORD:?"), name
 
 
+@pytest.mark.parametrize("path", COMPOSE, ids=name_of)
+def test_every_variable_of_a_compose_file_is_explained_in_the_readme_beside_it(path: Path) -> None:
+    used = set(re.findall(r"\$\{([A-Z_]+)", path.read_text()))
+    assert used
+    assert used <= set(re.findall(r"`([A-Z_]+)`", (path.parent / "README.md").read_text()))
+
+
+def test_the_example_of_an_env_file_has_everything_that_the_cloud_compose_file_requires() -> None:
+    required = set(re.findall(r"\$\{([A-Z_]+):\?", (ROOT / "multi-stage" / "docker-compose-cloud.yml").read_text()))
+    offered = re.findall(r"^([A-Z_]+)=", (ROOT / "multi-stage" / ".env.example").read_text(), re.MULTILINE)
+    assert required == {"REDIS_HOST", "REDIS_PASSWORD", "TRITON_TOKEN"}
+    assert required <= set(offered)
+
+
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*/Dockerfile*")), ids=name_of)
 def test_images_run_as_a_user_other_than_root_and_install_pinned_versions(path: Path) -> None:
     text = path.read_text()
     last_user = re.findall(r"^USER (\S+)", text, re.MULTILINE)[-1]
     assert last_user not in ("root", "0")
-    assert "-c constraints.txt" in text
+    assert re.search(r"-c constraints(-serving)?\.txt ", text)
 
 
 def test_every_installed_version_is_pinned_and_comes_from_the_package_index() -> None:
@@ -129,27 +148,68 @@ def test_ci_runs_make_test() -> None:
     assert "make test" in script.read_text().splitlines()
 
 
+def proposed_users(readme: Path) -> dict[str, list[str]]:
+    """User -> words of the command that makes it."""
+    return {line.split()[2]: line.split() for line in readme.read_text().splitlines() if line.startswith("ACL SETUSER")}
+
+
+def login(server: EmbeddedRedis, name: str) -> RedisSettings:
+    """As a proposed user."""
+    return RedisSettings.model_validate(
+        {"host": server.host, "port": server.port, "username": name, "password": "CHANGE_ME"}
+    )
+
+
 def test_the_redis_users_that_the_readme_proposes_may_do_what_they_need_and_no_more(tmp_path: Path) -> None:
-    text = (ROOT / "offline-batch-recsys" / "README.md").read_text()
-    proposed = {line.split()[2]: line.split() for line in text.splitlines() if line.startswith("ACL SETUSER")}
+    proposed = proposed_users(ROOT / "offline-batch-recsys" / "README.md")
     ids, scores = np.array([[1, 2]]), np.array([[0.9, 0.8]], np.float32)
     with EmbeddedRedis(tmp_path) as server:
         with redis.Redis(port=server.port, password=server.password) as owner:
             for words in proposed.values():
                 owner.execute_command(*words)
-        login = {
-            name: RedisSettings.model_validate(
-                {"host": server.host, "port": server.port, "username": name, "password": "CHANGE_ME"}
-            )
-            for name in proposed
-        }
         for run in ("first", "second"):
-            with connect(login["batch"]) as client, GenerationWriter.begin(client, run, grace=60) as writer:
+            with connect(login(server, "batch")) as client, GenerationWriter.begin(client, run, grace=60) as writer:
                 writer.write(np.array([7]), ids, scores, np.array([2]))
                 writer.publish(np.array([1, 2]), np.array([5, 4]))
-        with connect(login["reader"]) as client:
+        with connect(login(server, "reader")) as client:
             assert [found.source for found in get_many(client, [7, 8])] == ["model", "popular"]
             with pytest.raises(redis.exceptions.NoPermissionError):
                 client.delete("recs:live")
             with pytest.raises(StoreError, match="widen its ACL"):
                 GenerationWriter.begin(client, "third", grace=60)
+
+
+def test_the_redis_users_proposed_for_serving_and_for_events_may_do_that_and_no_more(
+    tmp_path: Path, trained: Trained
+) -> None:
+    with EmbeddedRedis(tmp_path / "redis") as server:
+        settings = Settings(
+            data=tmp_path,
+            redis=login(server, "server"),
+            deploy=DeploySettings(models=tmp_path / "deployed", feast=False),
+            online=OnlineSettings(retrieval="redis", items="packed", timeout=5.0),
+        )
+        with redis.Redis(port=server.port, password=server.password) as owner:
+            for words in proposed_users(ROOT / "multi-stage" / "README.md").values():
+                owner.execute_command(*words)
+            generation = deploy(trained.bundle, owner, settings).generation
+            vectors.put(owner, generation, 1, trained.bundle.item_embeddings[1], b"{}")
+        for retrieval in ("redis", "local"):
+            online = settings.online.model_copy(update={"retrieval": retrieval})
+            runner = Runner(tuple(stages_of(online)), settings.model_copy(update={"online": online}))
+            try:
+                runner._look()
+                answer = runner({"user_id": next(trained.bundle.users())[0].raw_ids[:3, None]})
+            finally:
+                runner.close()
+            assert not answer["degraded"].any()
+            assert (answer["scores"][:, 0] > 0).all()
+        with connect(login(server, "sender")) as sender:
+            publish(sender, 1, 2, "click")
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                sender.get("deploy:live")
+        with connect(login(server, "server")) as reader:
+            with pytest.raises(StoreError, match="widen its ACL"):
+                publish(reader, 1, 2, "click")
+            with pytest.raises(StoreError, match="widen its ACL"):
+                vectors.remove(reader, generation, 1)

@@ -199,3 +199,97 @@ def latency_histogram(seconds: np.ndarray, title: str = "Latency") -> Figure:
         ylim=(0, tallest * 1.25),
     )
     return figure
+
+
+@styled
+def recall_curves(explored: Sequence[int], indexes: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
+    """What vector indexes find of the true neighbours, and how long a query takes, by neighbours explored.
+
+    Args:
+        explored: EF of each measurement, rising.
+        indexes: name -> for each EF the share of the true neighbours found, and the seconds of one query.
+    """
+    figure, (found, time) = plt.subplots(1, 2, figsize=(8.2, 3.2))
+    for (name, measured), color in zip(indexes.items(), COLORS, strict=False):
+        recall, seconds = zip(*measured, strict=True)
+        found.plot(explored, recall, marker="o", markersize=4, color=color, label=name)
+        time.plot(explored, np.multiply(seconds, 1e3), marker="o", markersize=4, color=color, label=name)
+    found.set(title="Recall", ylim=(None, 1.01))
+    found.legend(loc="lower right")
+    time.set(title="Milliseconds per query", ylim=(0, None))
+    for panel in (found, time):
+        panel.set(xlabel="neighbours explored (EF)", xscale="log")
+        panel.set_xticks(explored, [f"{each}" for each in explored])
+        panel.minorticks_off()
+    return figure
+
+
+@styled
+def stage_times(times: Mapping[str, Mapping[str, float]], title: str = "Time per stage") -> Figure:
+    """Where time goes: one bar per way of serving, made of its parts, with the sum at its end.
+
+    Args:
+        times: way -> part -> microseconds; parts in the order of the first way.
+        title: of the figure.
+    """
+    parts = list(dict.fromkeys(part for way in times.values() for part in way))
+    figure, axes = plt.subplots(figsize=(8.2, 1.5 + 0.5 * len(times)))
+    ends = np.zeros(len(times))
+    for part, color in zip(parts, COLORS, strict=False):
+        widths = np.array([way.get(part, 0.0) for way in times.values()])
+        axes.barh(range(len(times)), widths, left=ends, height=0.6, label=part, color=color)
+        ends += widths
+    for place, end in enumerate(ends.tolist()):
+        axes.text(end, place, f"  {end:,.0f}", va="center", fontsize=9)
+    axes.set_yticks(range(len(times)), list(times))
+    axes.invert_yaxis()
+    axes.set(title=title, xlabel="microseconds", xlim=(0, ends.max() * 1.12))
+    axes.grid(axis="y", visible=False)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+@styled
+def load_curve(concurrency: Sequence[int], per_second: Sequence[float], seconds: Sequence[np.ndarray]) -> Figure:
+    """Answers per second, and how long they took, by the number of callers who ask at the same time.
+
+    Args:
+        concurrency: callers of each measurement, rising.
+        per_second: answers of all callers together.
+        seconds: of the single answers, float[n] per measurement.
+    """
+    figure, (rate, latency) = plt.subplots(1, 2, figsize=(8.2, 3.2))
+    rate.plot(concurrency, per_second, marker="o", markersize=4, color=COLORS[0])
+    rate.set(title="Throughput", xlabel="callers", ylabel="answers per second")
+    for percent, color in ((99, COLORS[0]), (50, COLORS[1])):
+        values = [float(np.percentile(each, percent)) * 1e3 for each in seconds]
+        latency.plot(concurrency, values, marker="o", markersize=4, color=color, label=f"p{percent}")
+    latency.set(title="Latency", xlabel="callers", ylabel="milliseconds")
+    latency.legend()
+    for panel in (rate, latency):
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(concurrency, [f"{each}" for each in concurrency])
+        panel.set_ylim(bottom=0)
+    return figure
+
+
+@styled
+def answers_over_time(
+    moments: np.ndarray, seconds: np.ndarray, groups: Sequence[str], title: str = "Answers"
+) -> Figure:
+    """Single answers as dots, so that a gap, a failure or a change shows when it happened.
+
+    Args:
+        moments: float[n], when each was asked for, in seconds from any start.
+        seconds: float[n], how long each took.
+        groups: n names, such as what kind of answer it was; each gets a colour.
+        title: of the figure.
+    """
+    labels = np.asarray(groups)
+    figure, axes = plt.subplots(figsize=(8.2, 3.2))
+    for name, color in zip(dict.fromkeys(groups), (COLORS[2], COLORS[0], *COLORS[3:]), strict=False):
+        of_it = labels == name
+        axes.scatter(moments[of_it], seconds[of_it] * 1e3, s=9, color=color, label=name, linewidths=0)
+    axes.set(title=title, xlabel="seconds", ylabel="milliseconds until the answer", yscale="log")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2)
+    return figure
