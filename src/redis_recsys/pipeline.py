@@ -15,6 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from .config import OnlineSettings, Settings
 from .deployment import Deployment
@@ -164,8 +167,10 @@ class Runner:
         self._settings, self._stages = settings, [stages[name] for name in names]
         self._first, self._last = names[0] == next(iter(stages)), names[-1] == next(reversed(stages))
         self.timings = Timings(names)
-        self._client = client_of(settings.redis, settings.online.timeout, retries=1)
-        self._patient = client_of(settings.redis, settings.redis.timeout, settings.redis.retries)
+        # a connection that Redis has closed meanwhile is made again at once; what takes too long is not tried again
+        once = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
+        self._client = client_of(settings.redis, settings.online.timeout, once)
+        self._patient = client_of(settings.redis, settings.redis.timeout, once)
         self._loaded: dict[str, _Loaded] = {}
         self._loading = threading.Lock()
         self._paused_until = 0.0

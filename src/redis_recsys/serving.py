@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,11 +20,12 @@ from .store.connection import connect
 from .triton.repository import write
 from .triton.server import EmbeddedTriton
 
+WAIT_SECONDS = 0.5  # between looks for a first deployment
 SECTIONS = ("redis", "deploy", "online", "triton")  # that the models read
 
 
 @contextmanager
-def serving(settings: Settings, events: bool = True) -> Iterator[EmbeddedTriton]:
+def serving(settings: Settings, events: bool = True, wait: bool = False) -> Iterator[EmbeddedTriton]:
     """A Triton that serves the live deployment, and a consumer of live events, for as long as the block.
 
     Without a configured Redis the embedded one runs as long, too. Later deployments are served without a restart, as
@@ -32,14 +34,18 @@ def serving(settings: Settings, events: bool = True) -> Iterator[EmbeddedTriton]
     Args:
         settings: of everything.
         events: whether to apply live events.
+        wait: whether to wait until something is deployed.
 
     Raises:
-        StoreError: Redis fails, or nothing is deployed.
+        StoreError: Redis fails, or nothing is deployed and it is not to be waited for.
         ServingError: Triton does not start.
     """
     with ExitStack() as stack:
         client = stack.enter_context(connect(settings.redis))
         live = deployments.live(client)
+        while live is None and wait:
+            time.sleep(WAIT_SECONDS)
+            live = deployments.live(client)
         if live is None:
             raise StoreError("this Redis holds no deployment yet: make one with 'recsys deploy'")
         record = deployments.read(client, live)

@@ -104,6 +104,7 @@ def serve(
     retrieval: Annotated[str | None, setting(OnlineSettings, "retrieval")] = None,
     temperature: Annotated[float | None, setting(OnlineSettings, "temperature")] = None,
     events: Annotated[bool, typer.Option(help="also apply live events, as 'recsys consume' does")] = True,
+    wait: Annotated[bool, typer.Option("--wait", help="until something is deployed, instead of an error")] = False,
 ) -> None:
     """Serve the live deployment with Triton until Ctrl-C. Triton and its models are started again if they die."""
     from ..serving import serving
@@ -116,7 +117,7 @@ def serve(
         }
     )
     logging.basicConfig(level=logging.WARNING, format="%(message)s")  # restarts, on the error stream
-    with suppress(KeyboardInterrupt), serving(settings, events) as triton:
+    with suppress(KeyboardInterrupt), serving(settings, events, wait) as triton:
         out.print(
             f"Triton serves 'recommender' at {triton.host}: gRPC {triton.grpc_port}, HTTP {triton.http_port}, metrics "
             f"{triton.metrics_port}; log in {triton.log}; Ctrl-C stops it",

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import redis
 from pydantic import SecretStr
-from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from ..config import RedisSettings
@@ -44,19 +44,20 @@ def connect(settings: RedisSettings) -> Iterator[redis.Redis]:
 @contextmanager
 def _connected(settings: RedisSettings, password: str | None) -> Iterator[redis.Redis]:
     secret = SecretStr(password) if password is not None else None
-    with client_of(settings.model_copy(update={"password": secret}), settings.timeout, settings.retries) as client:
+    retry = Retry(ExponentialBackoff(cap=1.0, base=0.05), settings.retries)
+    with client_of(settings.model_copy(update={"password": secret}), settings.timeout, retry) as client:
         with store_errors(client):
             client.ping()
         yield client
 
 
-def client_of(settings: RedisSettings, timeout: float, retries: int) -> redis.Redis:
+def client_of(settings: RedisSettings, timeout: float, retry: Retry) -> redis.Redis:
     """A client of the configured Redis that has not tried the connection yet.
 
     Args:
         settings: with a host.
         timeout: seconds to wait for a connection or an answer.
-        retries: further attempts after a lost connection; one is made at once, several with growing pauses.
+        retry: what is tried again, and when.
 
     Raises:
         StoreError: the certificate authority's file is missing.
@@ -72,7 +73,7 @@ def client_of(settings: RedisSettings, timeout: float, retries: int) -> redis.Re
         ssl_ca_certs=str(settings.tls_ca) if settings.tls_ca is not None else None,
         socket_timeout=timeout,
         socket_connect_timeout=timeout,
-        retry=Retry(ExponentialBackoff(cap=1.0, base=0.05) if retries > 1 else NoBackoff(), retries),
+        retry=retry,
         health_check_interval=30,
     )
 
