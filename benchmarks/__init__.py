@@ -1,1 +1,1 @@
-"""Measurements that anyone can repeat: ``make bench`` runs them all and writes the tables and plots of the README."""
+"""Measurements that anyone can repeat: ``make bench`` and ``make bench-online`` write the README's tables and plots."""

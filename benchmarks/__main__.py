@@ -1,4 +1,4 @@
-"""Run every benchmark, print the tables, put them into the README between its markers, and draw the plots.
+"""Run the benchmarks of the offline way, print the tables, put them into the README between its markers, and draw the plots.
 
 python -m benchmarks
 """
@@ -6,7 +6,6 @@ python -m benchmarks
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,10 @@ import matplotlib.pyplot as plt
 
 from benchmarks import batch, etl, models
 from benchmarks.measure import FOLDER, machine
+from benchmarks.report import into_readme, markdown
 from redis_recsys.plots import metric_bars
 
 RESULTS = Path("benchmarks/results.json")
-README = Path("README.md")
-MARKERS = "<!-- results -->", "<!-- /results -->"
 OURS = ("two-tower", "two-tower + DLRM")
 
 
@@ -37,9 +35,7 @@ def main() -> None:
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")
     text = tables(results)
     print(text)
-    start, end = MARKERS
-    readme = README.read_text()
-    README.write_text(re.sub(f"{start}.*?{end}", lambda _: f"{start}\n{text}\n{end}", readme, flags=re.DOTALL))
+    into_readme("results", text)
     metric_bars(results["movielens"]["retrieval"], highlight=OURS, path=Path("assets/quality-movielens.png"))
     speed_plot(results["batch"], Path("assets/batch-speed.png"))
 
@@ -71,11 +67,11 @@ def tables(results: dict[str, Any]) -> str:
         [
             f"Measured by `make bench` on {here['processor']}, {here['cores']} cores, "
             f"{here['memory_gib']} GiB, no GPU.\n",
-            *_markdown(["what", "speed", "peak memory"], speed),
+            *markdown(["what", "speed", "peak memory"], speed),
             "",
             f"Batch scoring is {b['batch_over_loop']:.0f} times as fast as the loop. Retrieval and ranking alone "
             f"(without Redis) run at {b['share_of_matmul']:.0%} of the machine's rate of float32 matrix products "
-            f"({b['matmul_gflops']:.0f} GFLOP/s). `recsys demo` took {movielens['demo_s']:.0f} s, "
+            f"({b['matmul_gflops']:.0f} GFLOP/s). The offline half of `recsys demo` took {movielens['demo_s']:.0f} s, "
             f"training on 1M synthetic rows {synthetic['train_s']:.0f} s.\n",
             "![Users per second](assets/batch-speed.png)\n",
             "**MovieLens-100k**, split by time, full catalogue, seen items filtered for all "
@@ -104,12 +100,7 @@ def _quality(results: dict[str, Any]) -> list[str]:
         ndcg = f"{m['ndcg@10']:.4f} ± {m['ndcg@10_error']:.4f}"
         rest = (f"{m[metric]:.4f}" for metric in ("recall@10", "hit_rate@10", "mrr", "coverage@10"))
         rows.append([f"**{name}**" if name in OURS else name, ndcg, *rest])
-    return _markdown(["recommender", "NDCG@10", "recall@10", "hit rate@10", "MRR", "coverage@10"], rows)
-
-
-def _markdown(headings: list[str], rows: list[list[str]]) -> list[str]:
-    lines = [headings, ["---", *["--:"] * (len(headings) - 1)], *rows]
-    return ["| " + " | ".join(line) + " |" for line in lines]
+    return markdown(["recommender", "NDCG@10", "recall@10", "hit rate@10", "MRR", "coverage@10"], rows)
 
 
 def speed_plot(figures: dict[str, Any], path: Path) -> None:

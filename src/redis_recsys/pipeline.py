@@ -23,6 +23,7 @@ from .config import OnlineSettings, Settings
 from .deployment import Deployment
 from .errors import BundleError, RecsysError, ServingError, StoreError
 from .stages.candidates import Candidates, CandidatesWithFeatures
+from .stages.feast import ItemFeaturesFromFeast, UserFeaturesFromFeast
 from .stages.filter import Filter
 from .stages.item_features import ItemFeatures, ItemFeaturesInMemory
 from .stages.ordering import Ordering
@@ -33,6 +34,13 @@ from .stages.user_features import UserFeatures
 from .store import deployments, popular
 from .store.connection import client_of
 
+USERS: dict[str, type[Stage]] = {"packed": UserFeatures, "feast": UserFeaturesFromFeast}
+ITEMS: dict[str, tuple[type[Stage], ...]] = {
+    "memory": (Candidates, Filter, ItemFeaturesInMemory, Ranking),
+    "packed": (Candidates, Filter, ItemFeatures, RankingOfFeatures),
+    "feast": (Candidates, Filter, ItemFeaturesFromFeast, RankingOfFeatures),
+    "attributes": (CandidatesWithFeatures, Filter, RankingOfFeatures),
+}
 CONSOLIDATED = ("candidates", "filter", "item_features")  # that the partition ``consolidated`` puts into one model
 STATUS = (Field("degraded", "bool"), Field("generation", "int64"))
 OUTWARD = ("item_ids", "scores")
@@ -62,22 +70,8 @@ class Model:
 
 
 def stages_of(settings: OnlineSettings) -> dict[str, type[Stage]]:
-    """The stages in order, in the alternatives that the settings choose."""
-    stages: list[type[Stage]] = [UserFeatures, UserEmbedding]
-    if settings.users == "feast":
-        from .stages.feast import UserFeaturesFromFeast
-
-        stages[0] = UserFeaturesFromFeast
-    if settings.items == "attributes":
-        stages += [CandidatesWithFeatures, Filter]
-    else:
-        items: type[Stage] = ItemFeaturesInMemory if settings.items == "memory" else ItemFeatures
-        if settings.items == "feast":
-            from .stages.feast import ItemFeaturesFromFeast
-
-            items = ItemFeaturesFromFeast
-        stages += [Candidates, Filter, items]
-    stages += [Ranking if settings.items == "memory" else RankingOfFeatures, Ordering]
+    """The stages by name, in order, in the alternatives that the settings choose."""
+    stages = (USERS[settings.users], UserEmbedding, *ITEMS[settings.items], Ordering)
     return {stage.name: stage for stage in stages}
 
 
@@ -261,18 +255,25 @@ class Runner:
                 dtype = field.dtype if field.dtype != "item" else object
                 columns[field.name] = np.zeros((count, *(max(size, 0) for size in field.shape)), dtype)
 
-    def _of(self, generation: str) -> _Loaded:
-        """A deployment, loaded if need be; while Redis fails, one without stages."""
+    def _of(self, generation: str, mend: bool = False) -> _Loaded:
+        """A deployment, loaded if need be; one without stages while Redis fails.
+
+        Requests for one that is there do not wait while another is being loaded, nor try to ``mend`` one without
+        stages: this is done beside them.
+        """
+        loaded = self._loaded.get(generation)
+        if loaded is not None and (loaded.stages is not None or not mend):
+            return loaded
         with self._loading:
             loaded = self._loaded.get(generation)
-            if loaded is None or (loaded.stages is None and time.monotonic() - loaded.since > RETRY):
+            if loaded is None or (mend and loaded.stages is None and time.monotonic() - loaded.since > RETRY):
                 try:
                     loaded = self._load(generation)
                 except StoreError as error:
                     if not hasattr(self, "_live"):
                         raise
                     log.error("generation %s: %s", generation, error)
-                    return replace(self._live, stages=None)
+                    loaded = _Loaded(generation, self._live.popular, None, time.monotonic())
                 self._loaded[generation] = loaded
                 while len(self._loaded) > KEPT:
                     del self._loaded[min(self._loaded, key=int)]
@@ -317,9 +318,9 @@ class Runner:
         """Load what is deployed and switch to what is live; a deployment that cannot be loaded changes nothing."""
         live, upcoming = deployments.live(self._patient), deployments.upcoming(self._patient)
         if upcoming is not None:
-            self._of(upcoming)
+            self._of(upcoming, mend=True)
         if live is not None:
-            loaded = self._of(live)
+            loaded = self._of(live, mend=True)
             if loaded.stages is not None or self._live.stages is None:
                 self._live = loaded
         for stage in self._live.stages or ():

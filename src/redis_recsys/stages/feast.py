@@ -5,19 +5,23 @@ The values are the same as those of the packed rows; what differs is the time it
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import redis
 
 from ..config import OnlineSettings
 from ..deployment import Deployment
-from ..feast_repo import FeastGeneration
 from .item_features import ItemFeatures
 from .user_features import UserFeatures
 
+if TYPE_CHECKING:
+    from ..feast_repo import FeastGeneration
+
 
 def _open(deployment: Deployment, client: redis.Redis) -> FeastGeneration:
+    from ..feast_repo import FeastGeneration  # takes seconds, and only these stages need it
+
     bundle = deployment.bundle
     return FeastGeneration(client, deployment.data, deployment.generation, bundle.schema, bundle.id_kinds)
 

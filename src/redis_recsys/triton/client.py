@@ -22,6 +22,8 @@ from .server import STATE, TOKEN_HEADER
 
 ANSWER = ("item_ids", "scores", "degraded", "generation")
 US = "us_"  # columns of stage times begin so
+# A server that was gone for long is found again within a second or two, not within gRPC's two minutes.
+CHANNEL = [("grpc.max_reconnect_backoff_ms", 1000), ("grpc.max_receive_message_length", -1)]
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Client:
         except OSError as error:
             raise ServingError(f"RECSYS_TRITON_TLS_CA names {settings.tls_ca}: {error.strerror}") from error
         credentials = grpc.ssl_channel_credentials(certificate) if settings.tls else None
-        self._client = triton.InferenceServerClient(self.address, creds=credentials)
+        self._client = triton.InferenceServerClient(self.address, creds=credentials, channel_args=CHANNEL)
 
     def __enter__(self) -> Client:
         return self

@@ -34,6 +34,7 @@ from ..errors import ServingError
 START_SECONDS = 300.0  # models may be large and the machine busy
 DRAIN_SECONDS = 5  # that requests in flight get when the server stops
 STOP_SECONDS = 20.0
+DEAD_SECONDS = 2.0  # after which the server, which starts, will not notice any more that a model's process has ended
 LOOK_SECONDS = 0.2  # between looks at the processes
 LONGEST_PAUSE = 10.0  # seconds between attempts to start a server that keeps failing
 STABLE = 60.0  # seconds after which a server that dies is started without a pause
@@ -258,9 +259,13 @@ class EmbeddedTriton:
                 start_new_session=True,  # Ctrl-C in the terminal is for the starter, who then stops the server
                 pass_fds=(self._lock,) if self._lock is not None else (),
             )
-        deadline = time.monotonic() + START_SECONDS
+        all_alive = time.monotonic()
+        deadline = all_alive + START_SECONDS
         while not (self._process.poll() is None and self.ready()):
-            if self._process.poll() is not None:
+            if not _models_of(self._process.pid, defunct=True):
+                all_alive = time.monotonic()
+            if self._process.poll() is not None or time.monotonic() > all_alive + DEAD_SECONDS:
+                self._end(politely=False)
                 raise ServingError(f"Triton does not start: {self._last_words()}")
             if stop is not None and stop.is_set():
                 return
@@ -346,6 +351,7 @@ class EmbeddedTriton:
             text = file.read().decode(errors="replace")
         reasons = (
             r"\| *UNAVAILABLE: *(?:Internal: *)?(.+?) *\|$",
+            r"Failed to preinitialize Python stub: (.+)",
             r"failed to load '\S+' version \d+: (.+)",
             r"(Socket '\S+' already in use)",
             r"^E\d{4} .*?\] \"(Poll failed .+?)\"?$",
@@ -359,14 +365,14 @@ class EmbeddedTriton:
         return f"its log is empty (see {path})"
 
 
-def _models_of(group: int) -> set[int]:
-    """Processes of models in a process group."""
+def _models_of(group: int, defunct: bool = False) -> set[int]:
+    """Processes of models in a process group that run, or that have ended and were not asked why."""
     found = set()
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             name, rest = path.read_text().split("(", 1)[1].rsplit(")", 1)
             state, _, its_group = rest.split()[:3]
-            if name.startswith("triton_python") and int(its_group) == group and state != "Z":
+            if name.startswith("triton_python") and int(its_group) == group and (state == "Z") == defunct:
                 found.add(int(path.parent.name))
     return found
 

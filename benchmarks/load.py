@@ -1,0 +1,223 @@
+"""Load on a Triton server over gRPC, cheap enough to leave the machine to the server: about 80 µs per request.
+
+Requests are bytes that differ in the user alone, and answers stay bytes until the measurement is over. Users come in
+a random order and none comes twice, unless ``repeat`` says so. Two kinds of load:
+
+- closed: so many workers, each asks again as soon as it is answered; measures throughput.
+- open: requests come at a given rate at random (Poisson), whether the server keeps up or not; a latency counts from
+  the moment at which its request was due, so that a stall delays everybody behind it. The timer of the event loop is
+  up to a millisecond late, which counts, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import urllib.request
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from itertools import cycle
+from os import sysconf
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+from tritonclient.grpc import service_pb2
+
+METHOD = "/inference.GRPCInferenceService/ModelInfer"
+OUTPUTS = ("item_ids", "scores", "degraded", "generation")
+TIMEOUT = 30.0  # seconds until a request counts as an error
+WAITING = 1000  # requests of an open load that may wait for an answer
+SETTLE = 1.2  # seconds after which the server's metrics tell everything
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is asked of a server.
+
+    Attributes:
+        address: ``host:port`` of its gRPC.
+        users: raw ids are 1 to this.
+        topk: recommendations that an answer has to hold.
+        seconds: to measure.
+        warm_up: seconds of the same load before, that do not count.
+        workers: of a closed load.
+        rate: requests per second of an open load; None for a closed one.
+        repeat: ask for so many users again and again; None: no user twice.
+        groups: process groups whose CPU time is measured.
+        metrics: address of the server's metrics, if they are wanted.
+    """
+
+    address: str
+    users: int
+    topk: int
+    seconds: float
+    warm_up: float = 2.0
+    workers: int = 16
+    rate: float | None = None
+    repeat: int | None = None
+    groups: tuple[int, ...] = ()
+    metrics: str | None = None
+
+
+@dataclass
+class Answers:
+    """What came back.
+
+    Attributes:
+        latencies: seconds, one per answer.
+        raw: the answers as bytes.
+        errors: how often each kind.
+        seconds: from the first request to the last answer.
+    """
+
+    latencies: list[float] = field(default_factory=list)
+    raw: list[bytes] = field(default_factory=list)
+    errors: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+
+
+def run(load: Load) -> dict[str, Any]:
+    """Put the load on the server and measure; meant for a process of its own.
+
+    Returns:
+        requests, seconds, per_second, p50_ms, p99_ms, max_ms, errors (by kind), degraded and short (answers with fewer
+        items than wanted); cpu_us by process, microseconds of CPU per request; metrics, by how much each has grown.
+    """
+    return asyncio.run(_run(load))
+
+
+async def _run(load: Load) -> dict[str, Any]:
+    async with grpc.aio.insecure_channel(load.address) as channel:
+        client = _Client(channel, load)
+        await client.ask(load.warm_up)
+        if load.metrics:
+            await asyncio.sleep(SETTLE)
+        metrics, cpu = scrape(load.metrics), _cpu(load.groups)
+        answers = await client.ask(load.seconds)
+        used = _growth(cpu, _cpu(load.groups))
+        if load.metrics:
+            await asyncio.sleep(SETTLE)
+        grown = _growth(metrics, scrape(load.metrics))
+    requests = max(len(answers.raw), 1)
+    cpu_us = {name: seconds / requests * 1e6 for name, seconds in used.items()}
+    return summary(answers, load.topk) | {"cpu_us": cpu_us, "metrics": grown}
+
+
+def summary(answers: Answers, topk: int) -> dict[str, Any]:
+    """Throughput, latencies, and how many answers were not what they should be."""
+    found = Counter({"degraded": 0, "short": 0})
+    for raw in answers.raw:
+        answer = service_pb2.ModelInferResponse.FromString(raw)
+        columns = dict(zip((output.name for output in answer.outputs), answer.raw_output_contents, strict=True))
+        found["degraded"] += columns["degraded"] != b"\0"
+        items = np.frombuffer(columns["item_ids"], np.int64)
+        found["short"] += len(np.unique(items[items >= 0])) < topk
+    milliseconds = np.array(answers.latencies or [np.nan]) * 1e3
+    p50, p99 = np.percentile(milliseconds, [50, 99])
+    return {
+        "requests": len(answers.raw),
+        "seconds": answers.seconds,
+        "per_second": len(answers.raw) / answers.seconds,
+        "p50_ms": float(p50),
+        "p99_ms": float(p99),
+        "max_ms": float(milliseconds.max()),
+        "errors": dict(answers.errors),
+        **found,
+    }
+
+
+def order(users: int) -> list[int]:
+    """The users 1 to ``users`` in the order in which they come."""
+    return (np.random.default_rng(0).permutation(users) + 1).tolist()
+
+
+def requests(users: int, repeat: int | None) -> Iterator[bytes]:
+    """Serialised requests for all users in order; for the first ``repeat`` of them, forever."""
+    request = service_pb2.ModelInferRequest(model_name="recommender")
+    request.inputs.add(name="user_id", datatype="INT64", shape=[1, 1])
+    for name in OUTPUTS:
+        request.outputs.add(name=name)
+    request.raw_input_contents.append(bytes(8))
+    same = request.SerializeToString()[:-8]  # the field with the highest number comes last: the user
+    chosen = iter(order(users)) if repeat is None else cycle(order(users)[:repeat])
+    return (same + user.to_bytes(8, "little") for user in chosen)
+
+
+class _Client:
+    def __init__(self, channel: grpc.aio.Channel, load: Load) -> None:
+        self._call = channel.unary_unary(METHOD)  # without serialisers: bytes in, bytes out
+        self._load = load
+        self._requests = requests(load.users, load.repeat)
+
+    async def ask(self, seconds: float) -> Answers:
+        """So many seconds of load, or less when there are no users left."""
+        answers = Answers()
+        began = time.perf_counter()
+        if self._load.rate is None:
+            await asyncio.gather(*(self._work(answers, began + seconds) for _ in range(self._load.workers)))
+        else:
+            await self._open(answers, self._load.rate, seconds)
+        answers.seconds = time.perf_counter() - began
+        return answers
+
+    async def _work(self, answers: Answers, until: float) -> None:
+        while (began := time.perf_counter()) < until:
+            request = next(self._requests, None)
+            if request is None:
+                return
+            await self._one(answers, request, began)
+
+    async def _open(self, answers: Answers, rate: float, seconds: float) -> None:
+        pauses = np.random.default_rng(1).exponential(1 / rate, round(rate * seconds))
+        tasks: set[asyncio.Task[None]] = set()
+        for due, request in zip((time.perf_counter() + np.cumsum(pauses)).tolist(), self._requests, strict=False):
+            await asyncio.sleep(max(due - time.perf_counter(), 0))
+            if len(tasks) >= WAITING:
+                answers.errors[f"not sent, {WAITING} were waiting"] += 1
+                continue
+            task = asyncio.create_task(self._one(answers, request, due))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+        while tasks:
+            await asyncio.wait(tasks)
+
+    async def _one(self, answers: Answers, request: bytes, began: float) -> None:
+        try:
+            answer = await self._call(request, timeout=TIMEOUT)
+        except grpc.RpcError as error:
+            answers.errors[f"{error.code().name}: {error.details()}"] += 1
+        else:
+            answers.latencies.append(time.perf_counter() - began)
+            answers.raw.append(answer)
+
+
+def scrape(address: str | None) -> dict[str, float]:
+    """Counters of a Prometheus endpoint, by name with labels; none without an address."""
+    if address is None:
+        return {}
+    with urllib.request.urlopen(address, timeout=TIMEOUT) as answer:
+        lines = answer.read().decode().splitlines()
+    pairs = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
+    return {name: float(value) for name, value in pairs}
+
+
+def _cpu(groups: Collection[int]) -> dict[str, float]:
+    """CPU seconds so far of all processes in some process groups, by the program's name, and of this process."""
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for path in Path("/proc").glob("[0-9]*/stat") if groups else ():
+        try:
+            name, _, rest = path.read_text().partition("(")[2].rpartition(")")
+        except OSError:  # it has just ended
+            continue
+        _, _, group, *others = rest.split()
+        if int(group) in groups:
+            seconds[name] += (int(others[8]) + int(others[9])) / sysconf("SC_CLK_TCK")  # in user and in kernel mode
+    return {**seconds, "load generator": time.process_time()}
+
+
+def _growth(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    return {name: value - before.get(name, 0.0) for name, value in after.items()}
