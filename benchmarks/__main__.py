@@ -1,4 +1,4 @@
-"""Run the benchmarks of the offline way, print the tables, put them into the README between its markers, and draw the plots.
+"""Run the benchmarks of the offline way: print the tables, put them into the README, and draw the plots.
 
 python -m benchmarks
 """

@@ -71,7 +71,7 @@ class Model:
 
 def stages_of(settings: OnlineSettings) -> dict[str, type[Stage]]:
     """The stages by name, in order, in the alternatives that the settings choose."""
-    stages = (USERS[settings.users], UserEmbedding, *ITEMS[settings.items], Ordering)
+    stages: list[type[Stage]] = [USERS[settings.users], UserEmbedding, *ITEMS[settings.items], Ordering]
     return {stage.name: stage for stage in stages}
 
 
@@ -138,6 +138,7 @@ class _Loaded:
     """A deployment in memory; without stages if it could not be loaded."""
 
     generation: str
+    fingerprint: str  # of its bundle
     popular: dict[str, np.ndarray]  # what degraded requests are answered with, by column, each [k]
     stages: list[Stage] | None
     since: float
@@ -273,10 +274,10 @@ class Runner:
                     if not hasattr(self, "_live"):
                         raise
                     log.error("generation %s: %s", generation, error)
-                    loaded = _Loaded(generation, self._live.popular, None, time.monotonic())
+                    loaded = _Loaded(generation, "", self._live.popular, None, time.monotonic())
                 self._loaded[generation] = loaded
                 while len(self._loaded) > KEPT:
-                    del self._loaded[min(self._loaded, key=int)]
+                    del self._loaded[next(iter(self._loaded))]
             return loaded
 
     def _load(self, generation: str) -> _Loaded:
@@ -298,7 +299,7 @@ class Runner:
             stages = [stage(deployment, online, self._client) for stage in self._stages]
         except BundleError as error:
             log.error("generation %s cannot be served: %s", generation, error)
-        return _Loaded(generation, shown, stages, time.monotonic())
+        return _Loaded(generation, record.fingerprint, shown, stages, time.monotonic())
 
     def _follow(self) -> None:
         """Stay with what is deployed until told to stop; the thread outlives every error."""
@@ -318,10 +319,23 @@ class Runner:
         """Load what is deployed and switch to what is live; a deployment that cannot be loaded changes nothing."""
         live, upcoming = deployments.live(self._patient), deployments.upcoming(self._patient)
         if upcoming is not None:
-            self._of(upcoming, mend=True)
-        if live is not None:
-            loaded = self._of(live, mend=True)
+            self._current(upcoming)
+        if live is None:  # Redis has lost its data: nobody is known any more
+            self._live = replace(self._live, stages=None)
+        else:
+            loaded = self._current(live)
             if loaded.stages is not None or self._live.stages is None:
                 self._live = loaded
         for stage in self._live.stages or ():
             stage.refresh()
+
+    def _current(self, generation: str) -> _Loaded:
+        """A deployment, mended if need be, and loaded again if its name is another one's now.
+
+        A Redis that has lost its data counts generations from the start.
+        """
+        loaded = self._of(generation, mend=True)
+        if loaded.stages is not None and deployments.read(self._patient, generation).fingerprint != loaded.fingerprint:
+            del self._loaded[generation]
+            loaded = self._of(generation)
+        return loaded

@@ -18,12 +18,45 @@ from rich.text import Text
 
 from ..config import DeploySettings, OnlineSettings, RedisSettings, TritonSettings, load_settings
 from ..errors import DataError, StoreError
-from .app import Json, app, out, ranked, setting, titles
+from .app import BUNDLE, Bundle_, Json, app, out, ranked, setting, titles
 
 if TYPE_CHECKING:
     from ..triton.client import Answer
 
 WAIT_SECONDS = 5.0  # for an event to be applied
+
+
+@app.command()
+def deploy(
+    bundle: Bundle_ = BUNDLE,
+    models: Annotated[Path | None, setting(DeploySettings, "models")] = None,
+    feast: Annotated[bool | None, setting(DeploySettings, "feast")] = None,
+    recall: Annotated[float | None, setting(DeploySettings, "recall")] = None,
+    history: Annotated[int | None, setting(DeploySettings, "history")] = None,
+    grace: Annotated[int | None, setting(DeploySettings, "grace")] = None,
+    host: Annotated[str | None, setting(RedisSettings, "host")] = None,
+    port: Annotated[int | None, setting(RedisSettings, "port")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a bundle into Redis as a new generation, and switch to it at once when all of it is there."""
+    from ..bundle import Bundle
+    from ..deploy import deploy as run
+    from ..store.connection import connect
+
+    flags = {name: value for name, value in locals().items() if name in DeploySettings.model_fields}
+    settings = load_settings(deploy=flags, redis={"host": host, "port": port})
+    opened = Bundle(bundle, verify=False)  # it is verified where it is copied
+    with connect(settings.redis) as client:
+        report = run(opened, client, settings)
+    if as_json:
+        print(json.dumps(asdict(report)))
+        return
+    out.print(
+        f"generation {report.generation} is live: {report.users:,} users, {report.items:,} items, "
+        f"live events of {report.replayed:,} users; recall@100 {report.recall:.4f} at EF {report.ef}",
+        highlight=False,
+    )
+    out.print(", ".join(f"{step} {seconds:.1f} s" for step, seconds in report.seconds.items()), highlight=False)
 
 
 @app.command()

@@ -26,7 +26,7 @@ import redis
 
 from ..errors import StoreError
 from ..schema import IdKind
-from . import features, popular
+from . import features, popular, vectors
 from .connection import store_errors
 from .generations import Generation
 
@@ -116,7 +116,7 @@ class DeploymentWriter(Generation):
 
     @staticmethod
     def keys(gen: str) -> tuple[list[str], list[str | bytes]]:
-        names = [f"deploy:{gen}", popular.key(gen), f"items:{gen}", f"items:{gen}:changes"]
+        names = [f"deploy:{gen}", popular.key(gen), vectors.key(gen), vectors.changes_key(gen)]
         # Feast's keys: the number 1 of join keys, the type code 2 of text, the key and its value, then the project
         return names, [features.pattern(gen), b"\x01\0\0\0\x02\0\0\0*" + feast_project(gen).encode()]
 
@@ -152,12 +152,21 @@ class DeploymentWriter(Generation):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop writing. What did not go live is removed; if Redis is gone, by the next run."""
+        with suppress(StoreError):
+            self.abandon()
+        super().__exit__(kind, error, trace)
+
+    def abandon(self) -> None:
+        """Remove this generation unless it is live.
+
+        Raises:
+            StoreError: Redis fails.
+        """
         if not self.switched:
-            with suppress(redis.RedisError):
+            with store_errors(self._client):
                 # the answer to the switch may have been lost
                 if self._client.get(LIVE) != self.generation.encode():
                     self._discard(self.generation)
-        super().__exit__(kind, error, trace)
 
     def _discard(self, gen: str) -> None:
         if self._client.get(NEXT) == gen.encode():
@@ -177,10 +186,11 @@ class DeploymentWriter(Generation):
         return gone, {fingerprint for gen, fingerprint in names.items() if gen not in gone}
 
     def forget(self, gen: str) -> None:
-        """Note that a generation that is gone has no files any more.
+        """Note that a generation that is gone has no files any more, and remove keys that did not expire with it.
 
         Raises:
             StoreError: Redis fails.
         """
         with store_errors(self._client):
+            self._discard(gen)
             self._client.hdel(FOLDERS, gen)

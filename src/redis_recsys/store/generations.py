@@ -22,6 +22,7 @@ from typing import Any, ClassVar, TypeVar
 
 import redis
 
+from ..errors import StoreError
 from .connection import store_errors
 from .lock import WriterLock
 
@@ -147,12 +148,14 @@ class Generation(ABC):
     @contextmanager
     def _room_made(self) -> Iterator[None]:
         """On out of memory, remove this generation, so that the live data can be written to again."""
-        with store_errors(self._client):
-            try:
+        try:
+            with store_errors(self._client):
                 yield
-            except redis.exceptions.OutOfMemoryError:
-                self._discard(self.generation)
-                raise
+        except StoreError as error:
+            if isinstance(error.__cause__, redis.exceptions.OutOfMemoryError):
+                with store_errors(self._client):
+                    self._discard(self.generation)
+            raise
 
     def _retire(self, gen: str) -> None:
         """Give every key of a generation a time to live, unless it has one from a retirement that was cut off."""

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import redis
 
+from ..schema import IdKind
 from .connection import store_errors
-
-PIPELINE = 1000
+from .generations import PIPELINE
 
 
 def key(gen: str) -> str:
@@ -34,11 +34,12 @@ def write(client: redis.Redis, gen: str, items: np.ndarray, counts: np.ndarray) 
             client.zadd(key(gen), dict(members[start : start + PIPELINE]))
 
 
-def read(client: redis.Redis, gen: str, count: int | None, kind: str) -> tuple[list[int] | list[str], list[float]]:
+def read(client: redis.Redis, gen: str, count: int | None, kind: IdKind) -> tuple[list[int] | list[str], list[float]]:
     """The most popular items, at most ``count`` of them, and their counts.
 
     Args:
-        kind: ``int`` or ``str``, of the item ids.
+        count: None for all.
+        kind: of the item ids.
 
     Raises:
         StoreError: Redis fails.

@@ -30,6 +30,7 @@ import orjson
 import redis
 
 from ..errors import StoreError
+from . import popular
 from .connection import store_errors
 from .generations import PIPELINE, Generation
 from .lock import WriterLock
@@ -97,10 +98,7 @@ def get_many(client: redis.Redis, users: Sequence[int | str]) -> list[Recommenda
 def _popular(client: redis.Redis, gen: str) -> tuple[list[int] | list[str], list[float]]:
     """As many popular items as the users of the generation have recommendations, and their counts."""
     topk, kind = client.hmget(f"recs:{gen}", ["topk", "items"])
-    last = int(topk) - 1 if topk is not None else -1  # -1: all
-    pairs: Any = client.zrange(f"popular:{gen}", 0, last, desc=True, withscores=True)
-    counts = [count for _, count in pairs]
-    return ([int(item) for item, _ in pairs] if kind == b"int" else [item.decode() for item, _ in pairs]), counts
+    return popular.read(client, gen, None if topk is None else int(topk), "int" if kind == b"int" else "str")
 
 
 class GenerationWriter(Generation):
@@ -124,7 +122,7 @@ class GenerationWriter(Generation):
 
     @staticmethod
     def keys(gen: str) -> tuple[list[str], list[str | bytes]]:
-        return [f"recs:{gen}", f"popular:{gen}"], [f"recs:{gen}:*"]
+        return [f"recs:{gen}", popular.key(gen)], [f"recs:{gen}:*"]
 
     def _take_up(self, fingerprint: str) -> None:
         super()._take_up(fingerprint)
@@ -171,11 +169,8 @@ class GenerationWriter(Generation):
         Raises:
             StoreError: as for ``write``.
         """
-        members = list(zip(popular_items.tolist(), popular_counts.tolist(), strict=True))
         with self._room_made():
-            self._client.delete(f"popular:{self.generation}")
-            for start in range(0, len(members), PIPELINE):
-                self._client.zadd(f"popular:{self.generation}", dict(members[start : start + PIPELINE]))
+            popular.write(self._client, self.generation, popular_items, popular_counts)
             kind = "int" if popular_items.dtype.kind in "iu" else "str"
             self._client.hset(f"recs:{self.generation}", "items", kind)
         self.switch()
