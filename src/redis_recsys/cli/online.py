@@ -53,7 +53,7 @@ def deploy(
         return
     out.print(
         f"generation {report.generation} is live: {report.users:,} users, {report.items:,} items, "
-        f"live events of {report.replayed:,} users; recall@100 {report.recall:.4f} at EF {report.ef}",
+        f"live events of {report.replayed:,} users\nrecall@100 {report.recall:.4f} at EF {report.ef}",
         highlight=False,
     )
     out.print(", ".join(f"{step} {seconds:.1f} s" for step, seconds in report.seconds.items()), highlight=False)

@@ -1,0 +1,224 @@
+"""A bundle goes live: everything that serving reads is written as a new generation, then switched to in one command.
+
+Until the switch nothing that serves is touched: a failure at any point leaves the live deployment as it was, and
+what was written is removed. Users are read in blocks, so memory does not grow with their number.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import redis
+
+from .bundle import Bundle
+from .config import Settings
+from .entities import Entities
+from .errors import BundleError, StoreError
+from .files import written_aside
+from .inference import Tower
+from .progress import progress
+from .store import deployments, features, history, popular, vectors
+from .store.deployments import DeploymentRecord, DeploymentWriter
+from .store.replay import replay
+
+if TYPE_CHECKING:
+    from .feast_repo import FeastGeneration
+
+BLOCK = 4096  # users that are written together
+QUERIES = 500  # users whose neighbours are looked up to measure recall
+PRELOAD_SECONDS = 2.0  # that running servers have to load a deployment before it goes live
+SETTLE_SECONDS = 0.1  # until consumers of events have noticed a deployment, where no server runs yet
+
+
+@dataclass
+class DeployReport:
+    """What a deployment wrote.
+
+    Attributes:
+        generation: that is live now.
+        fingerprint: of the bundle.
+        users, items: whose features were written.
+        ef: of the vector queries.
+        recall: at 100 neighbours and that ef, against exact search.
+        replayed: users whose live events were applied to the new features.
+        seconds: that each step took.
+    """
+
+    generation: str
+    fingerprint: str
+    users: int
+    items: int
+    ef: int = 0
+    recall: float = 0.0
+    replayed: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Measure the block."""
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+def deploy(bundle: Bundle, client: redis.Redis, settings: Settings) -> DeployReport:
+    """Write a bundle as a new generation and make it the live one; the one before expires after the grace time.
+
+    Args:
+        bundle: to be deployed; every file is compared with its checksum.
+        client: a connected Redis.
+        settings: sections ``deploy``, ``batch`` (number of popular items) and ``data``.
+
+    Raises:
+        BundleError: the bundle is damaged.
+        DataError: the bundle cannot be copied to the folder of deployed bundles.
+        StoreError: Redis or Feast fails, or another deployment is being written.
+    """
+    with DeploymentWriter.begin(client, bundle.fingerprint, settings.deploy.grace) as writer, _tidy(writer, settings):
+        report = DeployReport(writer.generation, bundle.fingerprint, bundle.manifest.users, bundle.manifest.items)
+        with report.step("copy"):
+            bundle = _copied(bundle, settings.deploy.models / bundle.fingerprint)
+        _write(bundle, client, settings, writer, report)
+        with report.step("switch"):
+            writer.switch()
+    return report
+
+
+def _write(
+    bundle: Bundle, client: redis.Redis, settings: Settings, writer: DeploymentWriter, report: DeployReport
+) -> None:
+    """Everything but the switch."""
+    gen, kinds = writer.generation, bundle.id_kinds
+    feast: FeastGeneration | None = None
+    if settings.deploy.feast:
+        with report.step("feast"):
+            from .feast_repo import FeastGeneration
+
+            feast = FeastGeneration(client, settings.data, gen, bundle.schema, kinds)
+            feast.materialize(bundle)
+    with report.step("users"):
+        average, queries = _write_users(bundle, client, settings, writer)
+    with report.step("items"):
+        items = bundle.items
+        features.write_many(client, gen, "item", items.raw_ids.tolist(), _packed(items))
+        best, counts = (part[: settings.batch.popular] for part in bundle.popularity)
+        popular.write(client, gen, items.raw_ids[best - 1], counts)
+    with report.step("vectors"):
+        vectors.load(client, gen, bundle.item_embeddings, vectors.attributes_of(items, bundle.schema))
+    with report.step("recall"):
+        if not len(queries):
+            queries = bundle.item_embeddings[:QUERIES]
+        report.ef, report.recall = vectors.tune(
+            client, gen, bundle.item_embeddings, queries, target=settings.deploy.recall
+        )
+    with report.step("live events"):
+        _replay(bundle, client, gen)
+    with report.step("preload"):
+        writer.announce(
+            DeploymentRecord(
+                gen,
+                bundle.fingerprint,
+                report.ef,
+                report.recall,
+                kinds["user"],
+                kinds["item"],
+                feast is not None,
+                average,
+            )
+        )
+        time.sleep(SETTLE_SECONDS if deployments.live(client) is None else PRELOAD_SECONDS)
+    with report.step("live events"):
+        # again, with Feast: only since the announcement do the consumers of events write to this generation
+        report.replayed = _replay(bundle, client, gen, feast)
+
+
+def _copied(bundle: Bundle, target: Path) -> Bundle:
+    """The bundle among the deployed ones: links to its files where the file system allows, else copies.
+
+    One that is there already stays, unless it is damaged.
+    """
+    with suppress(BundleError):
+        found = Bundle(target)
+        if found.fingerprint == bundle.fingerprint:
+            return found
+    Bundle(bundle.path)
+    with written_aside(target) as aside:
+        for name in ("manifest.json", *bundle.manifest.files):
+            (aside / name).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                (aside / name).hardlink_to((bundle.path / name).absolute())
+            except OSError:  # another file system, or one without links
+                shutil.copyfile(bundle.path / name, aside / name)
+    return Bundle(target, verify=False)
+
+
+def _packed(entities: Entities) -> list[bytes]:
+    return features.pack(entities.categorical, entities.numeric)
+
+
+def _write_users(
+    bundle: Bundle, client: redis.Redis, settings: Settings, writer: DeploymentWriter
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features and histories of all users; returns their mean embedding float32[D] and some float32[n, D]."""
+    tower = Tower(bundle.path / "user_tower.onnx")
+    total = np.zeros(bundle.manifest.embedding_dim)
+    count = bundle.manifest.users
+    chosen = np.random.default_rng(0).choice(count, min(QUERIES, count), replace=False)
+    queries, start = [], 0
+    raw_items = bundle.items.raw_ids
+    with progress("writing users", count) as advance:
+        for users, seen in bundle.users(BLOCK):
+            embeddings = tower.embed(users.categorical, users.numeric)
+            total += embeddings.sum(axis=0)
+            queries.append(embeddings[chosen[(chosen >= start) & (chosen < start + len(users))] - start])
+            start += len(users)
+            raw_ids = users.raw_ids.tolist()
+            features.write_many(client, writer.generation, "user", raw_ids, _packed(users))
+            lists = [raw_items[seen[number] - 1] for number in range(1, len(users) + 1)]
+            history.write_many(client, raw_ids, lists, settings.deploy.history)
+            writer.check()
+            advance(len(users))
+    mean = (total / (np.linalg.norm(total) or 1)).astype(np.float32)
+    return mean, np.concatenate([np.empty((0, len(total)), np.float32), *queries])
+
+
+def _replay(bundle: Bundle, client: redis.Redis, gen: str, feast: FeastGeneration | None = None) -> int:
+    """Apply live events to the new features; returns the number of users that had any."""
+    count = 0
+    with progress("applying live events") as advance:
+        for users in replay(client, gen, bundle.schema, bundle.items.number_of, bundle.id_kinds):
+            if feast is not None:
+                feast.follow("user", users)
+            count += len(users)
+            advance(len(users))
+    return count
+
+
+@contextmanager
+def _tidy(writer: DeploymentWriter, settings: Settings) -> Iterator[None]:
+    """Remove what earlier deployments have left and, if this one fails, what it has written."""
+    _remove_left_over(writer, settings)
+    try:
+        yield
+    except BaseException:
+        with suppress(StoreError):  # then the next deployment does it
+            writer.abandon()
+            _remove_left_over(writer, settings)
+        raise
+
+
+def _remove_left_over(writer: DeploymentWriter, settings: Settings) -> None:
+    """Remove the files of deployments that have expired or were cut off."""
+    gone, used = writer.left_over()
+    for gen, fingerprint in gone.items():
+        shutil.rmtree(settings.data / "feast" / deployments.feast_project(gen), ignore_errors=True)
+        if fingerprint not in used:
+            shutil.rmtree(settings.deploy.models / fingerprint, ignore_errors=True)
+        writer.forget(gen)
