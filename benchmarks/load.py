@@ -31,7 +31,7 @@ METHOD = "/inference.GRPCInferenceService/ModelInfer"
 OUTPUTS = ("item_ids", "scores", "degraded", "generation")
 TIMEOUT = 30.0  # seconds until a request counts as an error
 WAITING = 1000  # requests of an open load that may wait for an answer
-SETTLE = 1.2  # seconds after which the server's metrics tell everything
+SETTLE = 2.5  # seconds after which the server's metrics tell everything
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ and only outputs that a request asks for become tensors.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 from collections.abc import Callable, Sequence
@@ -38,6 +39,8 @@ class TritonPythonModel:
             raise pb.TritonModelException(f"{error}") from None  # the line alone, without a stack trace
         self.inputs = tuple(field["name"] for field in config["input"])
         self.exporter = Exporter(self.runner.timings, pb.MetricFamily)
+        gc.collect()
+        gc.freeze()  # what is loaded now stays: later collections, which hold up requests, need not look at it again
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer all requests of a batch, together if possible: a request that fails takes no other with it."""
