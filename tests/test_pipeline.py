@@ -319,6 +319,8 @@ def test_a_new_deployment_takes_over_and_a_damaged_one_does_not(trained: Trained
         found = runner(users)
         assert int(found["generation"][0, 0]) == second
         assert not found["degraded"].any()
+        redis_of(settings).delete(f"deploy:{second}")  # as when it expires: its features are gone, too
+        wait(lambda: bool(runner(users)["degraded"].all()))
 
 
 def damage(bundle: Bundle, settings: Settings) -> None:

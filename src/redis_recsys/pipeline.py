@@ -191,8 +191,8 @@ class Runner:
             columns: the inputs, each [b, ...].
 
         Returns:
-            Every output of the stages, ``degraded`` and ``generation`` as bool and int64 [b, 1], and per stage the
-            microseconds that the batch spent in it, float32[b, 1], as ``us_<stage>``.
+            Every output of the stages, ``degraded`` and ``generation`` as bool and int64 [b, 1], and, if answers are to
+            be explained, per stage the microseconds that the batch spent in it, float32[b, 1], as ``us_<stage>``.
 
         Raises:
             ServingError: an input is missing.
@@ -224,7 +224,8 @@ class Runner:
                     columns |= self._checked(stage, columns)
                     seconds = time.perf_counter() - began
                     self.timings.add(stage.name, seconds)
-                    columns["us_" + stage.name] = np.full((count, 1), seconds * 1e6, np.float32)
+                    if self._settings.triton.explain:
+                        columns["us_" + stage.name] = np.full((count, 1), seconds * 1e6, np.float32)
             except StoreError as error:
                 log.warning("%s: answering with popular items for %.1f s", error, self._settings.online.pause)
                 self._paused_until = time.monotonic() + self._settings.online.pause
@@ -324,7 +325,8 @@ class Runner:
             self._live = replace(self._live, stages=None)
         else:
             loaded = self._current(live)
-            if loaded.stages is not None or self._live.stages is None:
+            usable = self._live.stages is not None and deployments.exists(self._patient, self._live.generation)
+            if loaded.stages is not None or not usable:
                 self._live = loaded
         for stage in self._live.stages or ():
             stage.refresh()

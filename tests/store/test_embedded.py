@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -113,19 +114,30 @@ def test_a_second_process_shares_the_running_server(folder: Path) -> None:
         process.communicate()
 
 
-def test_the_folder_of_a_killed_server_can_be_used_at_once(folder: Path, client_of: ClientOf) -> None:
-    with EmbeddedRedis(folder) as first:
-        with client_of(first) as client:
-            client.set("key", "value")
-        os.kill(first.pid, signal.SIGKILL)
-        with EmbeddedRedis(folder) as second, client_of(second) as client:
-            assert second.owned
-            assert client.get("key") == b"value"
+def test_a_server_that_is_killed_comes_back_at_the_same_address(folder: Path, client_of: ClientOf) -> None:
+    with EmbeddedRedis(folder) as server, client_of(server) as client:
+        for value in (b"1", b"2"):
+            client.set("key", value)
+            pid = client.info("server")["process_id"]
+            os.kill(pid, signal.SIGKILL)
+            deadline = time.monotonic() + 20
+            while True:
+                assert time.monotonic() < deadline
+                with contextlib.suppress(redis.RedisError):
+                    if client.info("server")["process_id"] != pid:
+                        break
+                time.sleep(0.02)
+            assert client.get("key") == value
+        last = client.info("server")["process_id"]
+        with EmbeddedRedis(folder) as second:
+            assert (second.pid, second.owned) == (last, False)
+    assert not runs(last)
+    assert not (folder / "server.json").exists()
 
 
 def test_a_stale_state_file_is_ignored(folder: Path, server: EmbeddedRedis) -> None:
     folder.mkdir()
-    stale = {"port": server.port, "password": server.password, "pid": server.pid}
+    stale = {"port": server.port, "password": server.password}
     (folder / "server.json").write_text(json.dumps(stale))
     with EmbeddedRedis(folder) as own:
         assert own.owned

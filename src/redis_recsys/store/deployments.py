@@ -85,6 +85,16 @@ def known(client: redis.Redis) -> list[str]:
     return sorted((name.decode() for name, state in states.items() if state != b"retiring"), key=int)
 
 
+def exists(client: redis.Redis, gen: str) -> bool:
+    """Whether a generation is still in Redis, or has expired.
+
+    Raises:
+        StoreError: Redis fails.
+    """
+    with store_errors(client):
+        return bool(client.exists(f"deploy:{gen}"))
+
+
 def read(client: redis.Redis, gen: str) -> DeploymentRecord:
     """The record of a complete deployment.
 

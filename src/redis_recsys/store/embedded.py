@@ -3,7 +3,8 @@
 A ``redis-server`` process with its own port, password and folder. It ends with the process that started it, however
 that process ends: a small shell holds the read end of a pipe whose write end only the starter has, and stops the
 server when the pipe closes. A lock on a file in the folder, which the server inherits, makes sure that no two servers
-ever use one folder; whoever comes second connects to the first one's server.
+ever use one folder; whoever comes second connects to the first one's server. A server that dies by itself comes back
+at the same address.
 """
 
 from __future__ import annotations
@@ -32,17 +33,21 @@ STOP_SECONDS = 20.0
 
 STATE, LOCK, CONF, LOG = "server.json", "server.lock", "redis.conf", "redis.log"
 
-# $1 is the server. Standard input ends when the starter does; the shell itself ends when the server does.
+# $1 is the server. Standard input ends when the starter does; the shell itself ends when the server does, but a server
+# that dies unasked, after it was ready, is started again in its place.
 WATCH = f"""
 exec 3<&0
-"$1" {CONF} 3<&- &
-server=$!
-{{ read -r _ <&3; rm -f {STATE}; kill -TERM $server; }} 2>/dev/null &
-watcher=$!
-wait $server
-code=$?
-kill $watcher 2>/dev/null
-wait $watcher 2>/dev/null
+while
+  "$1" {CONF} 3<&- &
+  server=$!
+  {{ read -r _ <&3; rm -f {STATE}; kill -TERM $server; }} 2>/dev/null &
+  watcher=$!
+  wait $server
+  code=$?
+  kill $watcher 2>/dev/null
+  wait $watcher 2>/dev/null
+  [ -f {STATE} ]
+do sleep 0.3; done
 exit $code
 """
 
@@ -52,7 +57,7 @@ class EmbeddedRedis:
 
     Attributes:
         host, port, password: where clients connect.
-        pid: of the server process.
+        pid: of the server process when it was started or found.
         owned: whether this object started the server and stops it.
 
     Example:
@@ -154,8 +159,9 @@ class EmbeddedRedis:
         """Connect to the server that holds the lock; False while it is starting or stopping."""
         try:
             state = json.loads((self.folder / STATE).read_text())
-            self.port, self.password, self.pid = state["port"], state["password"], state["pid"]
-            return self._server_pid() == self.pid
+            self.port, self.password = state["port"], state["password"]
+            self.pid = self._server_pid()
+            return True
         except (FileNotFoundError, ValueError, KeyError, redis.RedisError):
             return False
 
@@ -187,7 +193,7 @@ class EmbeddedRedis:
             while self._process.poll() is None:
                 with contextlib.suppress(redis.RedisError):
                     self.pid = self._server_pid()
-                    state = {"port": self.port, "password": self.password, "pid": self.pid}
+                    state = {"port": self.port, "password": self.password}
                     self._write_private(STATE, json.dumps(state))
                     self._release_lock()  # from here on only the server holds it
                     return
