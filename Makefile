@@ -22,7 +22,7 @@ help:  ## print this list
 demo: $(READY) $(SERVING)  ## MovieLens-100k: train, compare, write to Redis; deploy, serve, recommend, an event: a few minutes
 	@$(BIN)/recsys demo
 
-test: lint $(SERVING)  ## linters, type checker and all tests, the notebook among them
+test: lint $(SERVING)  ## linters, type checker and all tests, the notebooks among them
 	@$(BIN)/pytest
 
 lint: $(READY)  ## linters and type checker

@@ -337,7 +337,7 @@ def test_redis_killed_while_it_is_written_to(
     def kill(*args: Any) -> Any:
         if next(blocks) == 4:
             server.append(json.loads((tmp_path / "redis" / "server.json").read_text())["pid"])
-            os.kill(server[0], signal.SIGKILL)
+            os.killpg(os.getpgid(server[0]), signal.SIGKILL)  # with the shell, which would start it again
         return encode(*args)
 
     with monkeypatch.context() as patch:

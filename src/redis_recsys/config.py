@@ -134,7 +134,9 @@ class TritonSettings(Section):
     instances: int = Field(2, ge=1, description="processes per model")
     max_batch: int = Field(64, ge=1, description="users that are computed together")
     queue_delay: int = Field(0, ge=0, description="microseconds a request waits for others to be computed with")
-    cache: bool = Field(False, description="answer repeated requests from Triton's response cache")
+    cache: bool = Field(
+        False, description="answer repeated requests from Triton's response cache, whatever has changed since"
+    )
     explain: bool = Field(True, description="offer candidates, sources, similarities and stage times as outputs")
     tls_certificate: Path | None = Field(None, description="of the server, turns on TLS")
     tls_key: Path | None = Field(None, description="of the server")

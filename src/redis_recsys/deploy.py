@@ -1,7 +1,8 @@
 """A bundle goes live: everything that serving reads is written as a new generation, then switched to in one command.
 
-Until the switch nothing that serves is touched: a failure at any point leaves the live deployment as it was, and
-what was written is removed. Users are read in blocks, so memory does not grow with their number.
+Until the switch nothing that serves is touched but histories, which only gain what the bundle knows: a failure at any
+point leaves the live deployment as it was, and removes what was written. Users are read in blocks, so memory does not
+grow with their number.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ people and feature stores can read it too.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,6 +21,7 @@ from .errors import DataError
 from .schema import Schema, Side
 
 RAW_ID = "raw_id"
+INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 ROW_GROUP = 65_536
 
 
@@ -50,6 +52,12 @@ class Entities:
     def number_of(self) -> Numbers:
         """Raw ids -> entity numbers, where these entities are a whole table."""
         return Numbers(self.raw_ids)
+
+
+def int64(text: str | bytes) -> int | None:
+    """The integer that a raw id's text stands for; None if it is not one of 64 bits as Redis writes it."""
+    text = text.decode(errors="replace") if isinstance(text, bytes) else text
+    return int(text) if INTEGER.fullmatch(text) and -(2**63) <= int(text) < 2**63 else None
 
 
 class Numbers:

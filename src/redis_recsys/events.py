@@ -6,8 +6,8 @@ events to the others, or to the next one. When Redis fails, a consumer goes on t
 
 from __future__ import annotations
 
+import logging
 import os
-import re
 import secrets
 import socket
 import threading
@@ -20,7 +20,7 @@ import redis
 
 from .bundle import Bundle
 from .config import Settings
-from .entities import RAW_ID, Numbers, stream_parquet
+from .entities import RAW_ID, Numbers, int64, stream_parquet
 from .errors import RecsysError, StoreError
 from .schema import IdKind, Schema, Side
 from .store import deployments
@@ -30,9 +30,10 @@ from .store.events import Event, Group, Placement
 if TYPE_CHECKING:
     from .feast_repo import FeastGeneration
 
+log = logging.getLogger(__name__)
+
 WAIT_SECONDS = 0.5  # for an event, before looking whether to stop
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds after a failure; doubled each time
-INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,9 @@ class Rows:
             return [None] * len(events)
         texts = [event.item for event in events]
         if self.record.item_ids == "int":
-            raw = np.array([int(text) if _is_int64(text) else 0 for text in texts], np.int64)
-            numbers = np.where([_is_int64(text) for text in texts], self.numbers(raw), 0)
+            ids = [int64(text) for text in texts]
+            raw = np.array([each or 0 for each in ids], np.int64)
+            numbers = np.where([each is not None for each in ids], self.numbers(raw), 0)
         else:
             numbers = self.numbers(np.array(texts, object))
         length = 4 * (self.schema.categorical_width("user") + len(self.schema.numeric("user")))
@@ -99,7 +101,8 @@ class Rows:
         """
         if self.feast is not None:
             numbers = self.record.user_ids == "int"
-            self.feast.follow("user", [int(u) if numbers else u for u in users if not numbers or _is_int64(u)])
+            ids = [int64(user) for user in users] if numbers else list(users)
+            self.feast.follow("user", [user for user in ids if user is not None])
 
 
 class Consumer:
@@ -142,8 +145,11 @@ class Consumer:
         """Apply events until ``stop`` is called from another thread."""
         pause = FIRST_PAUSE
         while not self._stop.is_set():
-            self.trouble = self._attempt()
-            if self.trouble is None:
+            trouble = self._attempt()
+            if trouble != self.trouble:
+                log.warning("live events: %s", f"waiting, since {trouble}" if trouble else "applied again")
+            self.trouble = trouble
+            if trouble is None:
                 pause = FIRST_PAUSE
             else:
                 self._group.reset()
@@ -229,10 +235,6 @@ class Consumer:
                 ("user", event.user, self._live.user_ids),
                 ("item", event.item, self._live.item_ids),
             ):
-                if kind == "int" and not _is_int64(text):
+                if kind == "int" and int64(text) is None:
                     return f"{field} {text[:40]!a} is not an integer as the ids of the live deployment are"
         return None
-
-
-def _is_int64(text: str) -> bool:
-    return INTEGER.fullmatch(text) is not None and -(2**63) <= int(text) < 2**63

@@ -13,6 +13,7 @@ and a feature; the feature's field is called ``{column}_number``.
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -174,6 +175,7 @@ class FeastGeneration:
             DataError: the folder cannot be written.
             StoreError: Redis or Feast fails.
         """
+        shutil.rmtree(self.folder, ignore_errors=True)  # of another Redis, or of one that has lost its data
         write_sources(bundle, self.folder)
         counts = {"user": bundle.manifest.users, "item": bundle.manifest.items}
         time = datetime.fromisoformat(bundle.manifest.created)

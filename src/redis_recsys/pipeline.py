@@ -21,7 +21,7 @@ from redis.retry import Retry
 
 from .config import OnlineSettings, Settings
 from .deployment import Deployment
-from .errors import BundleError, RecsysError, ServingError, StoreError
+from .errors import BundleError, ConfigError, DataError, RecsysError, ServingError, StoreError
 from .stages.candidates import Candidates, CandidatesWithFeatures
 from .stages.feast import ItemFeaturesFromFeast, UserFeaturesFromFeast
 from .stages.filter import Filter
@@ -169,6 +169,7 @@ class Runner:
         self._loaded: dict[str, _Loaded] = {}
         self._loading = threading.Lock()
         self._paused_until = 0.0
+        self._kinds: tuple[str, str] | None = None  # of user and item ids, as the models were declared at the start
         live = deployments.live(self._patient)
         if live is None:
             raise StoreError("this Redis holds no deployment yet: make one with 'recsys deploy'")
@@ -227,8 +228,9 @@ class Runner:
                     if self._settings.triton.explain:
                         columns["us_" + stage.name] = np.full((count, 1), seconds * 1e6, np.float32)
             except StoreError as error:
-                log.warning("%s: answering with popular items for %.1f s", error, self._settings.online.pause)
-                self._paused_until = time.monotonic() + self._settings.online.pause
+                log.warning("%s: answering with popular items", error)
+                if isinstance(error.__cause__, (redis.ConnectionError, redis.TimeoutError)):  # not just one key
+                    self._paused_until = time.monotonic() + self._settings.online.pause
                 failed = True
         if failed:
             self._fill(columns, count)
@@ -275,32 +277,57 @@ class Runner:
                     if not hasattr(self, "_live"):
                         raise
                     log.error("generation %s: %s", generation, error)
-                    loaded = _Loaded(generation, "", self._live.popular, None, time.monotonic())
+                    return _Loaded(generation, "", self._live.popular, None, time.monotonic())
                 self._loaded[generation] = loaded
-                while len(self._loaded) > KEPT:
-                    del self._loaded[next(iter(self._loaded))]
+                old = [name for name in self._loaded if name not in (generation, self._live_generation())]
+                for name in old[: len(self._loaded) - KEPT]:
+                    del self._loaded[name]
             return loaded
 
+    def _live_generation(self) -> str | None:
+        return self._live.generation if hasattr(self, "_live") else None
+
     def _load(self, generation: str) -> _Loaded:
+        online, record = self._settings.online, deployments.read(self._patient, generation)
+        loaded = _Loaded(generation, record.fingerprint, {}, None, time.monotonic())
+        deployment = None
+        try:
+            kinds = record.user_ids, record.item_ids
+            if kinds != (self._kinds or kinds):
+                raise ConfigError("its ids are of another type than when this server started: start it again")
+            self._kinds = kinds
+            deployment = Deployment(record, self._settings)
+            loaded.stages = [stage(deployment, online, self._client) for stage in self._stages]
+        except (BundleError, ConfigError, DataError) as error:
+            if not self._loaded and isinstance(error, ConfigError):  # at the start, for whoever starts the server
+                raise
+            log.error("generation %s cannot be served: %s", generation, error)
+        loaded.popular = self._popular(record, deployment)
+        return loaded
+
+    def _popular(self, record: deployments.DeploymentRecord, deployment: Deployment | None) -> dict[str, np.ndarray]:
+        """What degraded requests are answered with, by column, each [k]; nothing that the business rules exclude."""
         online = self._settings.online
-        record = deployments.read(self._patient, generation)
-        items, counts = popular.read(self._patient, generation, online.topk, record.item_ids)
+        items, counts = popular.read(self._patient, record.generation, None, record.item_ids)
+        if online.allow or online.deny:
+            allowed = np.zeros(len(items), bool)  # whether they are, only the bundle tells
+            if deployment is not None:
+                raw = np.array(items, np.int64 if record.item_ids == "int" else object)
+                allowed = deployment.allowed(online)[deployment.bundle.items.number_of(raw)]
+        else:
+            allowed = np.ones(len(items), bool)
+        text = self._kinds is not None and self._kinds[1] == "str"
         shown = {
-            "item_ids": np.full(online.topk, -1 if record.item_ids == "int" else b""),
+            "item_ids": np.full(online.topk, b"" if text else -1, object if text else np.int64),
             "scores": np.full(online.topk, -np.inf, np.float32),
             "position": np.full(online.topk, -1, np.int32),
         }
-        if record.item_ids == "str":
-            shown["item_ids"] = shown["item_ids"].astype(object)
-        shown["item_ids"][: len(items)] = [item.encode() if isinstance(item, str) else item for item in items]
-        shown["scores"][: len(items)] = counts
-        stages = None
-        try:
-            deployment = Deployment(record, self._settings)
-            stages = [stage(deployment, online, self._client) for stage in self._stages]
-        except BundleError as error:
-            log.error("generation %s cannot be served: %s", generation, error)
-        return _Loaded(generation, record.fingerprint, shown, stages, time.monotonic())
+        if text == (record.item_ids == "str"):
+            best = np.flatnonzero(allowed)[: online.topk].tolist()
+            raw_ids = (items[place] for place in best)
+            shown["item_ids"][: len(best)] = [raw.encode() if isinstance(raw, str) else raw for raw in raw_ids]
+            shown["scores"][: len(best)] = [counts[place] for place in best]
+        return shown
 
     def _follow(self) -> None:
         """Stay with what is deployed until told to stop; the thread outlives every error."""
@@ -338,6 +365,6 @@ class Runner:
         """
         loaded = self._of(generation, mend=True)
         if loaded.stages is not None and deployments.read(self._patient, generation).fingerprint != loaded.fingerprint:
-            del self._loaded[generation]
+            self._loaded.pop(generation, None)
             loaded = self._of(generation)
         return loaded

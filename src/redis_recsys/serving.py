@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,6 +20,8 @@ from .store import deployments
 from .store.connection import connect
 from .triton.repository import write
 from .triton.server import EmbeddedTriton
+
+log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 0.5  # between looks for a first deployment
 SECTIONS = ("redis", "deploy", "online", "triton")  # that the models read
@@ -49,6 +52,12 @@ def serving(settings: Settings, events: bool = True, wait: bool = False) -> Iter
         if live is None:
             raise StoreError("this Redis holds no deployment yet: make one with 'recsys deploy'")
         record = deployments.read(client, live)
+        if not (settings.deploy.models / record.fingerprint).is_dir():
+            log.warning(
+                "deployment %s is not in %s, where RECSYS_DEPLOY_MODELS points: popular items are shown until it is",
+                live,
+                settings.deploy.models.absolute(),
+            )
         parts = models(settings, record.user_ids, record.item_ids)
         outward = {*OUTWARD, *(field.name for field in STATUS), *(EXPLAINING if settings.triton.explain else ())}
         environment = variables(settings, client)

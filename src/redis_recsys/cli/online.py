@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -107,15 +106,16 @@ def consume(
 
     flags = {name: value for name, value in locals().items() if name in DeploySettings.model_fields}
     settings = load_settings(deploy=flags, redis={"host": host, "port": port})
-    with connect(settings.redis) as client, Consumer(client, settings) as consumer:
-        trouble: str | None = None
-        with suppress(KeyboardInterrupt), out.status("waiting for events") as status:
-            while True:
-                time.sleep(0.2)
-                status.update(f"{consumer.applied:,} events applied, {consumer.refused:,} put aside")
-                if consumer.trouble != trouble:
-                    trouble = consumer.trouble
-                    print(f"waiting: {trouble}" if trouble else "applying events again", file=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")  # what it waits for, on the error stream
+    with (
+        connect(settings.redis) as client,
+        Consumer(client, settings) as consumer,
+        suppress(KeyboardInterrupt),
+        out.status("waiting for events") as status,
+    ):
+        while True:
+            time.sleep(0.2)
+            status.update(f"{consumer.applied:,} events applied, {consumer.refused:,} put aside")
     if as_json:
         print(json.dumps({"applied": consumer.applied, "refused": consumer.refused}))
     else:

@@ -38,17 +38,15 @@ class Candidates(Stage):
             self._index = LocalIndex(self._embeddings)
         self._change = "0"
         self._popular = deployment.popular[: settings.popular]
-        # neighbours of each item, filled in when an item is first the last one viewed; -1: not yet
-        self._neighbours = np.full((len(self._embeddings) + 1, settings.similar), -1, np.int32)
-        self._neighbours[0] = 0
+        self._neighbours = self._none_yet()
 
     def refresh(self) -> None:
         """Follow the changes to the vectors in Redis."""
-        if isinstance(self._index, LocalIndex):
-            self._change, changes = vectors.changes(self._client, self._deployment.generation, self._change)
-            if changes:
+        self._change, changes = vectors.changes(self._client, self._deployment.generation, self._change)
+        if changes:
+            if isinstance(self._index, LocalIndex):
                 self._index.apply(changes)
-                self._neighbours[1:] = -1
+            self._neighbours = self._none_yet()
 
     def __call__(self, columns: Columns) -> dict[str, np.ndarray]:
         queries, seen = columns["user_embedding"], columns["seen"]
@@ -73,12 +71,19 @@ class Candidates(Stage):
         count = self._settings.similar
         if not count or not seen.shape[1]:
             return np.zeros((len(seen), count), np.int32)
-        last = seen[:, 0]
-        missing = np.unique(last[self._neighbours[last, 0] < 0])
+        neighbours, last = self._neighbours, seen[:, 0]  # another array takes its place when the index changes
+        missing = np.unique(last[neighbours[last, 0] < 0])
         if len(missing):
             found, _ = self._index.search(self._embeddings[missing - 1], count, missing[:, None])
-            self._neighbours[missing] = found
-        return self._neighbours[last]
+            # an item that came after the deployment has no features, so it cannot be ranked
+            neighbours[missing] = np.where(found <= len(self._embeddings), found, 0)
+        return neighbours[last]
+
+    def _none_yet(self) -> np.ndarray:
+        """Neighbours of each item, to be filled in when it is first the last one viewed; -1: not yet."""
+        neighbours = np.full((len(self._embeddings) + 1, self._settings.similar), -1, np.int32)
+        neighbours[0] = 0
+        return neighbours
 
 
 class CandidatesWithFeatures(Candidates):

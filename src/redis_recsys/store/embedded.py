@@ -193,7 +193,7 @@ class EmbeddedRedis:
             while self._process.poll() is None:
                 with contextlib.suppress(redis.RedisError):
                     self.pid = self._server_pid()
-                    state = {"port": self.port, "password": self.password}
+                    state = {"port": self.port, "password": self.password, "pid": self.pid}
                     self._write_private(STATE, json.dumps(state))
                     self._release_lock()  # from here on only the server holds it
                     return

@@ -15,10 +15,10 @@ import numpy as np
 import orjson
 import redis
 
+from ..entities import int64
 from .connection import store_errors
 
 PIPELINE = 20_000  # items sent before answers are read
-INT64 = range(-(2**63), 2**63)
 
 
 def key(user: int | str) -> str:
@@ -53,21 +53,13 @@ def parse(answers: Sequence[Sequence[bytes]], item_kind: str) -> list[np.ndarray
             return [numbers[first:last] for first, last in pairwise(ends)]
     except (ValueError, OverflowError, TypeError):
         pass  # some member is no number: leave it out
-    return [np.array([n for member in answer if (n := _number(member)) is not None], np.int64) for answer in answers]
+    return [np.array([n for member in answer if (n := int64(member)) is not None], np.int64) for answer in answers]
 
 
 def _texts(answer: Sequence[bytes]) -> np.ndarray:
     texts = np.empty(len(answer), object)
     texts[:] = [member.decode(errors="replace") for member in answer]
     return texts
-
-
-def _number(member: bytes) -> int | None:
-    try:
-        number = int(member)
-    except ValueError:
-        return None
-    return number if number in INT64 else None
 
 
 def write_many(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import redis
 
-from ..entities import Numbers
+from ..entities import Numbers, int64
 from ..schema import IdKind, Schema, Side
 from . import events, features, history
 from .connection import store_errors
@@ -55,12 +55,7 @@ def replay(
 
 def _raw(name: bytes, kind: IdKind) -> int | str | None:
     """The raw id; None of a user who cannot be of this bundle."""
-    if kind == "str":
-        return name.decode(errors="replace")
-    try:
-        return int(name)
-    except ValueError:
-        return None
+    return name.decode(errors="replace") if kind == "str" else int64(name)
 
 
 def _fill(

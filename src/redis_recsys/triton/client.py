@@ -34,7 +34,7 @@ class Explanation:
         item: raw id.
         position: among the shown items, from 1.
         sources: that brought it as a candidate: nearest, similar (to the item viewed last), popular.
-        similarity: cosine to the user's embedding, or to that of the item viewed last.
+        similarity: cosine of its embedding with the user's.
         candidate: its rank among the candidates by similarity, from 1.
         ranked: its rank among the candidates by probability, from 1.
         probability: of a click, from the ranker.
@@ -201,8 +201,8 @@ class Client:
 
 def address(settings: TritonSettings) -> str:
     """``host:port`` of the server's gRPC: what is set, else what ``recsys serve`` wrote down, else this machine."""
-    if settings.host is not None:
-        return f"{settings.host}:{settings.grpc_port}"
+    if settings.host is not None or ("grpc_port" in settings.model_fields_set and settings.grpc_port):
+        return f"{settings.host or '127.0.0.1'}:{settings.grpc_port}"
     try:
         state = json.loads((Path(settings.repository) / STATE).read_text())
         return f"{state['host']}:{state['grpc_port']}"

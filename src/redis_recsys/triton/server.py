@@ -113,7 +113,8 @@ class EmbeddedTriton:
         self._lock: int | None = None
         self._changing = threading.Lock()
         self._log_start = 0
-        ports = [port or _free_port() for port in (settings.grpc_port, settings.http_port, settings.metrics_port)]
+        free = iter(_free_ports(3))
+        ports = [port or next(free) for port in (settings.grpc_port, settings.http_port, settings.metrics_port)]
         self.grpc_port, self.http_port, self.metrics_port = ports
         self.host = "127.0.0.1" if settings.address in ("0.0.0.0", "::") else settings.address
 
@@ -377,8 +378,10 @@ def _models_of(group: int, defunct: bool = False) -> set[int]:
     return found
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _free_ports(count: int) -> list[int]:
+    """Ports that nobody uses, no two the same."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
