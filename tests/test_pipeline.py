@@ -24,7 +24,7 @@ from redis_recsys.errors import ConfigError, StoreError
 from redis_recsys.etl import encode
 from redis_recsys.pipeline import Runner, models, stages_of
 from redis_recsys.split import Split
-from redis_recsys.store import deployments, history
+from redis_recsys.store import deployments, history, vectors
 from redis_recsys.store.embedded import EmbeddedRedis
 
 K = 10
@@ -363,6 +363,61 @@ def wait(condition: Callable[[], bool], seconds: float = 10) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.02)
+
+
+def test_items_that_came_after_the_deployment_are_not_shown(
+    trained: Trained, deployed: Deployed, client: redis.Redis
+) -> None:
+    settings = deployed(trained.bundle, nearest=3, similar=4)
+    users = ids(next(trained.bundle.users())[0].raw_ids)
+    count, generation = trained.bundle.manifest.items, deployments.live(client) or ""
+    with running(settings) as runner:
+        before = runner(users)
+        row = int(np.flatnonzero((before["seen"] > 0).any(axis=1))[0])
+        last = before["seen"][row, 0]
+        vectors.put(client, generation, count + 1, trained.bundle.item_embeddings[last - 1], b"{}")
+        vectors.put(client, generation, count + 2, before["user_embedding"][row], b"{}")
+        wait(lambda: bool((runner(users)["candidates"][row] == count + 2).any()))
+        found = runner(users)
+        assert (found["items"] <= count).all()
+        assert (found["item_ids"] >= -1).all()
+        assert not found["degraded"].any()
+
+
+def test_degraded_answers_obey_the_rules(trained: Trained, deployed: Deployed, client: redis.Redis) -> None:
+    favourite = int(trained.bundle.items.raw_ids[trained.bundle.popularity[0][0] - 1])
+    settings = deployed(trained.bundle, deny={"item": [favourite]}, timeout=0.2, pause=0.0)
+    with running(settings) as runner:
+        client.execute_command("CLIENT", "PAUSE", "600", "ALL")
+        found = runner({"user_id": np.array([[1]])})
+    assert found["degraded"].all()
+    assert favourite not in found["item_ids"]
+    assert (found["item_ids"] > 0).all()
+
+
+def test_one_bad_key_is_no_reason_to_do_without_redis(
+    trained: Trained, deployed: Deployed, client: redis.Redis
+) -> None:
+    settings = deployed(trained.bundle, pause=60.0)
+    client.delete(history.key(1))
+    client.set(history.key(1), "no sorted set")
+    with running(settings) as runner:
+        assert runner({"user_id": np.array([[1]])})["degraded"].all()
+        assert not runner({"user_id": np.array([[2]])})["degraded"].any()
+
+
+def test_a_deployment_with_ids_of_another_type_is_not_served(
+    trained: Trained, bundle_of: Callable[[str], Trained], deployed: Deployed
+) -> None:
+    settings = deployed(trained.bundle)
+    users = ids(next(trained.bundle.users())[0].raw_ids)
+    with running(settings) as runner:
+        before = runner(users)
+        deployed(bundle_of("text-ids-history-implicit").bundle)
+        time.sleep(0.5)
+        after = runner(users)
+    assert after["item_ids"].tolist() == before["item_ids"].tolist()
+    assert not after["degraded"].any()
 
 
 def test_nothing_deployed_is_said(server: EmbeddedRedis, client: redis.Redis) -> None:
