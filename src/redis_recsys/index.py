@@ -16,6 +16,7 @@ from .topk import topk
 
 PIECE = 64  # queries scored at once
 SMALL = 990_000  # multiplications; up to a million, OpenBLAS spares itself copying the catalogue first
+MANY = 32  # queries from which on that copy is worth it
 LANES = 16  # OpenBLAS sums the columns that are left over of so many in another order, depending on the batch
 
 
@@ -98,7 +99,7 @@ class LocalIndex:
         # NumPy sums a single row in another order (as matrix times vector), and near ties would come out otherwise.
         rows = np.concatenate([queries, queries]) if len(queries) == 1 else queries
         scores = np.empty((len(rows), catalogue.shape[1]), np.float32)
-        width = max(SMALL // max(rows.size, 1) // LANES, 1) * LANES
+        width = max(SMALL // max(rows.size, 1) // LANES, 1) * LANES if len(rows) < MANY else catalogue.shape[1]
         for start in range(0, catalogue.shape[1], width):
             part = slice(start, start + width)
             np.matmul(rows, catalogue[:, part], out=scores[:, part])
