@@ -22,8 +22,9 @@ from redis_recsys.dataset import Dataset
 from redis_recsys.deploy import deploy
 from redis_recsys.errors import ConfigError, StoreError
 from redis_recsys.etl import encode
-from redis_recsys.pipeline import Runner, models, stages_of
+from redis_recsys.pipeline import STATUS, Runner, models, stages_of
 from redis_recsys.split import Split
+from redis_recsys.stages.user_embedding import UserEmbedding
 from redis_recsys.store import deployments, history, vectors
 from redis_recsys.store.embedded import EmbeddedRedis
 
@@ -424,6 +425,16 @@ def test_nothing_deployed_is_said(server: EmbeddedRedis, client: redis.Redis) ->
     where = RedisSettings.model_validate({"host": server.host, "port": server.port, "password": server.password})
     with pytest.raises(StoreError, match="recsys deploy"):
         Runner(tuple(stages_of(OnlineSettings())), Settings(redis=where))
+
+
+def test_a_generation_that_is_gone_degrades_its_requests_and_no_others(trained: Trained, deployed: Deployed) -> None:
+    settings = deployed(trained.bundle, {"partition": "staged", "explain": False})
+    with running(settings, ("user_features",)) as first, running(settings, ("user_embedding",)) as second:
+        columns = first({"user_id": np.array([[1], [2], [3]])})
+        columns["generation"][1] = 0
+        made = second({field.name: columns[field.name] for field in (*UserEmbedding.inputs, *STATUS)})
+    assert made["degraded"].tolist() == [[False], [True], [False]]
+    assert (np.linalg.norm(made["user_embedding"][[0, 2]], axis=1) > 0.99).all()
 
 
 def test_times_of_stages_are_told_and_counted(trained: Trained, deployed: Deployed) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from .bundle import Bundle
-from .config import OnlineSettings, Settings
+from .config import Settings
 from .errors import ConfigError
 from .store import deployments
 
@@ -27,7 +27,7 @@ class Deployment:
         """
         Args:
             record: from ``deployments.read``.
-            settings: with the folder of deployed bundles.
+            settings: with the folder of deployed bundles, and the business rules.
 
         Raises:
             BundleError: the bundle is missing there, or damaged.
@@ -36,16 +36,7 @@ class Deployment:
         self.record = record
         self.bundle = Bundle(settings.deploy.models / record.fingerprint)
         self.data = settings.data
-
-    @cached_property
-    def user_widths(self) -> tuple[int, int]:
-        """Categorical and numeric width of a packed user row."""
-        return self.bundle.schema.categorical_width("user"), len(self.bundle.schema.numeric("user"))
-
-    @cached_property
-    def item_widths(self) -> tuple[int, int]:
-        """Categorical and numeric width of a packed item row."""
-        return self.bundle.schema.categorical_width("item"), len(self.bundle.schema.numeric("item"))
+        self._online = settings.online
 
     @cached_property
     def raw_items(self) -> np.ndarray:
@@ -60,7 +51,8 @@ class Deployment:
         """Entity numbers int32[m], most popular first."""
         return self.bundle.popularity[0].astype(np.int32)
 
-    def allowed(self, settings: OnlineSettings) -> np.ndarray:
+    @cached_property
+    def allowed(self) -> np.ndarray:
         """Which items the business rules let through, bool[items + 1] by entity number; never the unknown item 0.
 
         Raises:
@@ -69,7 +61,7 @@ class Deployment:
         items, schema = self.bundle.items, self.bundle.schema
         columns = {column.name: column for column in schema.categorical("item")}
         allowed = np.ones(len(items) + 1, bool)
-        for rule, values_of in (("allow", settings.allow), ("deny", settings.deny)):
+        for rule, values_of in (("allow", self._online.allow), ("deny", self._online.deny)):
             for name, values in values_of.items():
                 if name not in columns:
                     known = ", ".join(columns)

@@ -84,7 +84,7 @@ class Rows:
             numbers = np.where([each is not None for each in ids], self.numbers(raw), 0)
         else:
             numbers = self.numbers(np.array(texts, object))
-        length = 4 * (self.schema.categorical_width("user") + len(self.schema.numeric("user")))
+        length = 4 * sum(self.schema.widths("user"))
         first = self.schema.slots(column).start
         return [
             Placement(self.record.generation, number, first, column.width, length)

@@ -198,7 +198,7 @@ class FeastGeneration:
         Raises:
             StoreError: Redis or Feast fails.
         """
-        width = self._schema.categorical_width(side), len(self._schema.numeric(side))
+        width = self._schema.widths(side)
         ids, written = list(raw_ids), [None] * len(raw_ids)
         while ids:
             with store_errors(self._client):

@@ -76,3 +76,18 @@ class History:
         if not len(self.items):
             return np.zeros((len(users), length), np.int32)
         return np.where(inside, self.items[np.maximum(at, 0)], 0).astype(np.int32)
+
+
+def padded(items: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Lists of items as one row each, filled up with 0.
+
+    Args:
+        items: int32[sum of lengths], one list after the other.
+        lengths: int[n].
+
+    Returns:
+        int32[n, longest].
+    """
+    rows = np.zeros((len(lengths), int(lengths.max(initial=0))), np.int32)
+    rows[np.arange(rows.shape[1]) < lengths[:, None]] = items
+    return rows

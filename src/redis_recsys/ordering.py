@@ -23,9 +23,7 @@ def order(scores: np.ndarray, k: int, temperature: float, rng: np.random.Generat
     Returns:
         int64[n, min(k, m)].
     """
-    if temperature > 0:
-        scores = scores / temperature + rng.gumbel(size=scores.shape)
-    return topk(scores, k)
+    return topk(_drawn(scores, temperature, rng), k)
 
 
 def diversify(
@@ -47,8 +45,7 @@ def diversify(
     Returns:
         int64[n, min(k, m)].
     """
-    if temperature > 0:
-        scores = scores / temperature + rng.gumbel(size=scores.shape)
+    scores = _drawn(scores, temperature, rng)
     usable = scores > -np.inf
     low = np.where(usable, scores, np.inf).min(axis=1, keepdims=True)
     high = np.where(usable, scores, -np.inf).max(axis=1, keepdims=True)
@@ -67,3 +64,8 @@ def diversify(
         taken[rows, best] = True
         alike = np.maximum(alike, np.einsum("nmd,nd->nm", embeddings, embeddings[rows, best]))
     return chosen
+
+
+def _drawn(scores: np.ndarray, temperature: float, rng: np.random.Generator) -> np.ndarray:
+    """Scores with the noise that makes their order a draw from the softmax; at temperature 0 as they are."""
+    return scores / temperature + rng.gumbel(size=scores.shape) if temperature > 0 else scores

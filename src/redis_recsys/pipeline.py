@@ -173,7 +173,7 @@ class Runner:
         live = deployments.live(self._patient)
         if live is None:
             raise StoreError("this Redis holds no deployment yet: make one with 'recsys deploy'")
-        self._live = self._of(live)
+        self._live = self._loaded[live] = self._load(live)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="follows deployments", daemon=True)
         self._thread.start()
@@ -254,7 +254,8 @@ class Runner:
         """Mark all requests degraded, and put empty columns where the stages made none."""
         columns["degraded"] = np.ones((count, 1), bool)
         for stage in self._stages:
-            columns["us_" + stage.name] = np.zeros((count, 1), np.float32)
+            if self._settings.triton.explain:
+                columns["us_" + stage.name] = np.zeros((count, 1), np.float32)
             for field in stage.outputs:
                 dtype = field.dtype if field.dtype != "item" else object
                 columns[field.name] = np.zeros((count, *(max(size, 0) for size in field.shape)), dtype)
@@ -274,18 +275,13 @@ class Runner:
                 try:
                     loaded = self._load(generation)
                 except StoreError as error:
-                    if not hasattr(self, "_live"):
-                        raise
                     log.error("generation %s: %s", generation, error)
                     return _Loaded(generation, "", self._live.popular, None, time.monotonic())
                 self._loaded[generation] = loaded
-                old = [name for name in self._loaded if name not in (generation, self._live_generation())]
+                old = [name for name in self._loaded if name not in (generation, self._live.generation)]
                 for name in old[: len(self._loaded) - KEPT]:
                     del self._loaded[name]
             return loaded
-
-    def _live_generation(self) -> str | None:
-        return self._live.generation if hasattr(self, "_live") else None
 
     def _load(self, generation: str) -> _Loaded:
         online, record = self._settings.online, deployments.read(self._patient, generation)
@@ -302,7 +298,8 @@ class Runner:
             if not self._loaded and isinstance(error, ConfigError):  # at the start, for whoever starts the server
                 raise
             log.error("generation %s cannot be served: %s", generation, error)
-        loaded.popular = self._popular(record, deployment)
+        if self._last:
+            loaded.popular = self._popular(record, deployment)
         return loaded
 
     def _popular(self, record: deployments.DeploymentRecord, deployment: Deployment | None) -> dict[str, np.ndarray]:
@@ -313,7 +310,7 @@ class Runner:
             allowed = np.zeros(len(items), bool)  # whether they are, only the bundle tells
             if deployment is not None:
                 raw = np.array(items, np.int64 if record.item_ids == "int" else object)
-                allowed = deployment.allowed(online)[deployment.bundle.items.number_of(raw)]
+                allowed = deployment.allowed[deployment.bundle.items.number_of(raw)]
         else:
             allowed = np.ones(len(items), bool)
         text = self._kinds is not None and self._kinds[1] == "str"

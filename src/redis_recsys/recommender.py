@@ -10,7 +10,7 @@ import numpy as np
 from .bundle import Bundle
 from .dataset import Rows
 from .entities import Entities, read_entities
-from .history import History
+from .history import History, padded
 from .index import LocalIndex
 from .inference import ItemSide, RankerHead, Tower
 from .ordering import order
@@ -57,9 +57,7 @@ class Recommender:
             users: n users.
             history: what they have seen; user 1 is the first of ``users``.
         """
-        seen = np.zeros((len(users), int(np.diff(history.starts).max(initial=0))), np.int32)
-        lengths = np.diff(history.starts[1:])
-        seen[np.arange(seen.shape[1]) < lengths[:, None]] = history.items[history.starts[1] : history.starts[-1]]
+        seen = padded(history.items[history.starts[1] : history.starts[-1]], np.diff(history.starts[1:]))
         return self._index.search(self._tower.embed(users.categorical, users.numeric), self._candidates, seen)[0]
 
     def rank(self, users: Entities, items: np.ndarray) -> np.ndarray:

@@ -148,6 +148,10 @@ class Schema(BaseModel):
         """int32 slots of a packed row."""
         return sum(c.width for c in self.categorical(side))
 
+    def widths(self, side: Side) -> tuple[int, int]:
+        """int32 and float32 slots of a packed row."""
+        return self.categorical_width(side), len(self.numeric(side))
+
     def slots(self, column: Column) -> slice:
         """Where a categorical column lies in the packed row of its side."""
         before = self.categorical(column.side)  # type: ignore[arg-type]  # categorical columns are of users or items

@@ -24,10 +24,10 @@ from tritons import ROOT
 from redis_recsys.bundle import Bundle
 from redis_recsys.config import DeploySettings, OnlineSettings, RedisSettings, Settings, TritonSettings
 from redis_recsys.errors import StoreError
+from redis_recsys.ports import free_ports
 from redis_recsys.serving import serving
 from redis_recsys.store.binary import find_redis_server
 from redis_recsys.store.connection import client_of
-from redis_recsys.store.embedded import _free_port
 from redis_recsys.store.events import publish
 from redis_recsys.triton.client import Answer, Client
 from redis_recsys.triton.server import EmbeddedTriton
@@ -60,7 +60,7 @@ class OwnRedis:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
-        self.folder, self.port = folder, _free_port()
+        self.folder, self.port = folder, free_ports(1)[0]
         lines = (
             f"bind {HOST}", f"port {self.port}", f"requirepass {PASSWORD}", 'save ""', "appendonly yes",
             "appendfsync always", "maxmemory-policy noeviction", f"logfile {folder / 'redis.log'}", f"dir {folder}",

@@ -18,7 +18,7 @@ class Filter(Stage):
     outputs = (Field("items", "int32", (-1,)),)
 
     def __init__(self, deployment: Deployment, settings: OnlineSettings, client: redis.Redis) -> None:
-        self._allowed = deployment.allowed(settings)
+        self._allowed = deployment.allowed
 
     def __call__(self, columns: Columns) -> dict[str, np.ndarray]:
         candidates, seen = columns["candidates"], columns["seen"]

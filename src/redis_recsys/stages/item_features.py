@@ -41,6 +41,7 @@ class ItemFeatures(Stage):
     def __init__(self, deployment: Deployment, settings: OnlineSettings, client: redis.Redis) -> None:
         self._deployment, self._client = deployment, client
         self._raw = deployment.bundle.items.raw_ids
+        self._widths = deployment.bundle.schema.widths("item")
 
     def __call__(self, columns: Columns) -> dict[str, np.ndarray]:
         items = columns["items"]
@@ -48,7 +49,7 @@ class ItemFeatures(Stage):
         wanted = distinct[distinct > 0]  # 0, no item, sorts first
         rows = [
             np.zeros((len(distinct), width), dtype)
-            for width, dtype in zip(self._deployment.item_widths, (np.int32, np.float32), strict=True)
+            for width, dtype in zip(self._widths, (np.int32, np.float32), strict=True)
         ]
         if len(wanted):
             for row, values in zip(rows, self._features(self._raw[wanted - 1].tolist()), strict=True):
@@ -60,5 +61,5 @@ class ItemFeatures(Stage):
         """int32[n, Ci], float32[n, Fi] of n items."""
         with store_errors(self._client):
             values: Any = features.read(self._client, self._deployment.generation, "item", raw)
-        categorical, numeric, _ = features.unpack(values, *self._deployment.item_widths)
+        categorical, numeric, _ = features.unpack(values, *self._widths)
         return categorical, numeric

@@ -9,6 +9,7 @@ import redis
 
 from ..config import OnlineSettings
 from ..deployment import Deployment
+from ..history import padded
 from ..store import features, history
 from ..store.connection import store_errors
 from .stage import Columns, Field, Stage
@@ -29,6 +30,7 @@ class UserFeatures(Stage):
     def __init__(self, deployment: Deployment, settings: OnlineSettings, client: redis.Redis) -> None:
         self._deployment, self._client = deployment, client
         self._number_of = deployment.bundle.items.number_of
+        self._widths = deployment.bundle.schema.widths("user")
 
     def __call__(self, columns: Columns) -> dict[str, np.ndarray]:
         users = raw_users(columns["user_id"])
@@ -50,15 +52,12 @@ class UserFeatures(Stage):
 
     def _features(self, users: list[Any], answers: list[Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """int32[b, Cu], float32[b, Fu], bool[b]."""
-        return features.unpack(answers[0], *self._deployment.user_widths)
+        return features.unpack(answers[0], *self._widths)
 
     def _seen(self, lists: list[Any]) -> np.ndarray:
         """Entity numbers int32[b, longest], newest first, padded with 0; items that the catalogue lacks are 0 too."""
         raw = history.parse(lists, self._deployment.record.item_ids)
-        lengths = np.array([len(each) for each in raw])
-        seen = np.zeros((len(raw), lengths.max(initial=0)), np.int32)
-        seen[np.arange(seen.shape[1]) < lengths[:, None]] = self._number_of(np.concatenate(raw))
-        return seen
+        return padded(self._number_of(np.concatenate(raw)), np.array([len(each) for each in raw]))
 
 
 def raw_users(column: np.ndarray) -> list[Any]:

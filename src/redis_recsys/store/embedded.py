@@ -15,7 +15,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -26,6 +25,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ..errors import StoreError
+from ..ports import free_ports
 from .binary import find_redis_server
 
 START_SECONDS = 120.0  # includes reading the data back from disk
@@ -177,7 +177,7 @@ class EmbeddedRedis:
         self.password = secrets.token_urlsafe(32)
         (self.folder / STATE).unlink(missing_ok=True)
         while True:
-            self.port = _free_port()
+            (self.port,) = free_ports(1)
             self._write_private(CONF, self._configuration())
             with (self.folder / LOG).open("wb") as log:
                 assert self._lock is not None
@@ -235,10 +235,3 @@ class EmbeddedRedis:
         lines = [line.strip() for line in lines if line.strip()] or ["its log is empty"]
         setting = lines[-2].removeprefix(">>> ") + ": " if len(lines) > 1 and lines[-2].startswith(">>>") else ""
         return f"{setting}{lines[-1]} (see {self.folder / LOG})"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -70,7 +70,7 @@ def _fill(
             features.read(reader, gen, "user", users)
             history.read(reader, users)
             packed, *answers = reader.execute()
-        width = schema.categorical_width("user"), len(schema.numeric("user"))
+        width = schema.widths("user")
         categorical, numeric, _ = features.unpack(packed, *width)
         recent = np.zeros((len(users), column.width), np.int32)
         for row, items in zip(recent, history.parse(answers, kind), strict=True):

@@ -18,7 +18,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -30,6 +29,7 @@ from typing import Any
 
 from ..config import TritonSettings
 from ..errors import ServingError
+from ..ports import free_ports
 
 START_SECONDS = 300.0  # models may be large and the machine busy
 DRAIN_SECONDS = 5  # that requests in flight get when the server stops
@@ -113,7 +113,7 @@ class EmbeddedTriton:
         self._lock: int | None = None
         self._changing = threading.Lock()
         self._log_start = 0
-        free = iter(_free_ports(3))
+        free = iter(free_ports(3))
         ports = [port or next(free) for port in (settings.grpc_port, settings.http_port, settings.metrics_port)]
         self.grpc_port, self.http_port, self.metrics_port = ports
         self.host = "127.0.0.1" if settings.address in ("0.0.0.0", "::") else settings.address
@@ -376,12 +376,3 @@ def _models_of(group: int, defunct: bool = False) -> set[int]:
             if name.startswith("triton_python") and int(its_group) == group and (state == "Z") == defunct:
                 found.add(int(path.parent.name))
     return found
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that nobody uses, no two the same."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
