@@ -95,7 +95,7 @@ def online(settings: Settings, users: int = USERS) -> Online:
     """
     from .deploy import deploy
     from .serving import serving
-    from .store.events import publish, settled
+    from .store.events import publish, settled_within
     from .triton.client import Client
 
     folder = settings.data / "demo"
@@ -114,11 +114,8 @@ def online(settings: Settings, users: int = USERS) -> Online:
             before = asking.recommend(first)
             viewed = before[0].items[0]
             event = publish(client, first[0], viewed, "view")
-            deadline = time.monotonic() + APPLIED_SECONDS
-            while not settled(client, event):
-                if time.monotonic() > deadline:
-                    raise StoreError(f"event {event} was not applied within {APPLIED_SECONDS:.0f} s")
-                time.sleep(0.005)
+            if not settled_within(client, event, APPLIED_SECONDS):
+                raise StoreError(f"event {event} was not applied within {APPLIED_SECONDS:.0f} s")
             return Online(deployment, before, viewed, asking.recommend(first[:1])[0])
 
 

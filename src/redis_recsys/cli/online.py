@@ -70,18 +70,15 @@ def event(
 ) -> None:
     """Hand over a live event: USER did TYPE with ITEM just now. Prints the event's id once it is accepted."""
     from ..store.connection import connect
-    from ..store.events import publish, refusal, settled
+    from ..store.events import publish, refusal, settled_within
 
     with connect(load_settings(redis={"host": host, "port": port}).redis) as client:
         name = publish(client, user, item, kind)
-        end = time.monotonic() + WAIT_SECONDS
-        while wait and not settled(client, name):
-            if time.monotonic() > end:
-                raise StoreError(
-                    f"event {name} is accepted and was not applied within {WAIT_SECONDS:.0f} s: "
-                    "it will be as soon as 'recsys consume' runs without trouble"
-                )
-            time.sleep(0.005)
+        if wait and not settled_within(client, name, WAIT_SECONDS):
+            raise StoreError(
+                f"event {name} is accepted and was not applied within {WAIT_SECONDS:.0f} s: "
+                "it will be as soon as 'recsys consume' runs without trouble"
+            )
         reason = refusal(client, name) if wait else None
     if reason is not None:
         raise DataError(f"event {name} was put aside: {reason}")

@@ -184,6 +184,20 @@ def settled(client: redis.Redis, event: str) -> bool:
         return not client.xpending_range(STREAM, GROUP, event, event, 1)
 
 
+def settled_within(client: redis.Redis, event: str, seconds: float) -> bool:
+    """Wait until an event is settled; False if it is not in time.
+
+    Raises:
+        StoreError: Redis fails.
+    """
+    end = time.monotonic() + seconds
+    while not settled(client, event):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.005)
+    return True
+
+
 def waiting(client: redis.Redis) -> int:
     """Entries of the stream: accepted and not applied yet, and what was applied within the last second.
 
