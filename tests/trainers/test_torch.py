@@ -21,8 +21,9 @@ from redis_recsys.config import TrainSettings
 from redis_recsys.dataset import Dataset, Rows
 from redis_recsys.errors import TrainingError
 from redis_recsys.recommender import Everyone
+from redis_recsys.trainers.negatives import with_negatives
 from redis_recsys.trainers.torch import loop
-from redis_recsys.trainers.torch.train import Trainer, with_negatives
+from redis_recsys.trainers.torch.train import Trainer
 
 Weights = dict[str, torch.Tensor]
 LEARNS = {"epochs": 12, "patience": 12, "ranking_dim": 8, "ranking_batch": 64, "ranking_lr": 0.01, "ranking_l2": 0.0}

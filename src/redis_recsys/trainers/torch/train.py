@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ...bundle import Bundle, finish, write_tables, writing_bundle
+from ...bundle import Bundle, writing_bundle
 from ...config import TrainSettings
 from ...dataset import Dataset, Rows
-from ...entities import write_entities
 from ...errors import TrainingError
 from ...history import History
-from ...inference import Tower
 from ...metrics import auc, hits_of, log_loss, ndcg_at
 from ...progress import console
 from ...topk import topk
+from ..complete import complete, users_after
+from ..negatives import with_negatives
 from .dlrm import DLRM, Head, ItemSide, UserSide
 from .export import export_ranker, export_towers
 from .features import Interactions, Packed, RecentItems, Table
@@ -187,29 +186,6 @@ class _Data:
         return model, records
 
 
-def with_negatives(rows: Rows, items: int, per_positive: int, rng: np.random.Generator) -> tuple[Rows, np.ndarray]:
-    """Positive rows and, for each, items drawn uniformly from the whole catalogue.
-
-    A draw may hit an item that the user has interacted with. Leaving those out would be wrong: it would push up what
-    active users have known for long, since such items would rarely serve as negatives.
-
-    Args:
-        rows: positives, n of them.
-        items: size of the catalogue plus one.
-        per_positive: negatives for each row.
-        rng: source of randomness.
-
-    Returns:
-        ``n * (1 + per_positive)`` rows, and for each the int64 position in ``rows`` that it was made from.
-    """
-    source = np.tile(np.arange(len(rows)), 1 + per_positive)
-    item = rng.integers(1, items, len(source), dtype=np.int32)
-    item[: len(rows)] = rows.item
-    target = np.zeros(len(source), np.float32)
-    target[: len(rows)] = 1
-    return Rows(rows.user[source], item, target, rows.time[source]), source
-
-
 def _retrieval_metric(data: _Data, validation: Rows) -> Callable[[TwoTower], float]:
     """NDCG@10 of the towers alone over the full catalogue."""
     holdout = _Holdout(data, validation)
@@ -285,22 +261,13 @@ def _write(
     dataset: Dataset, rows: Rows, retrieval: TwoTower, ranker: DLRM, curves: dict[str, Any], target: Path
 ) -> Bundle:
     """Export, check and write everything; nothing is visible before it is complete."""
-    history = History.of(rows, len(dataset.users))
-    users = replace(dataset.users, categorical=dataset.users.categorical.copy())
-    history.fill(users.categorical, dataset.schema)
+    users, history = users_after(dataset, rows)
     tables = Table(users), Table(dataset.items)
     with writing_bundle(target) as folder:
         console.print("exporting to ONNX and comparing with the torch models", highlight=False)
         differences = export_towers(retrieval, *tables, folder) | export_ranker(ranker, *tables, folder)
-        items = Tower(folder / "item_tower.onnx")
-        embeddings = items.embed(dataset.items.categorical, dataset.items.numeric)
-        counts = np.bincount(rows.positives().item, minlength=len(dataset.items) + 1)[1:]
-        write_tables(folder, embeddings, counts, history, len(users))
-        write_entities(folder / "user_features.parquet", dataset.schema, "user", users)
-        write_entities(folder / "item_features.parquet", dataset.schema, "item", dataset.items)
-        shutil.copytree(dataset.path / "vocab", folder / "vocab", dirs_exist_ok=True)
         metrics = {"curves": curves, "onnx_difference": differences}
-        finish(folder, dataset.schema, "torch", metrics, embeddings.shape[1], len(users), len(dataset.items))
+        complete(folder, dataset, rows, users, history, "torch", metrics)
     return Bundle(target, verify=False)
 
 
