@@ -8,13 +8,19 @@ READY := .venv/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 SERVING := .venv-serving/.ready
 SERVING_PIP := .venv-serving/bin/python -m pip --disable-pip-version-check -q
+MERLIN := .venv-merlin/.ready
+MERLIN_PINS := src/redis_recsys/trainers/merlin/requirements.txt
+MERLIN_PYTHON ?= $(PYTHON)
 FEAST := .venv-serving-feast/.ready
 FEAST_PIP := .venv-serving-feast/bin/python -m pip --disable-pip-version-check -q
 NEWER := sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, $(PYTHON) is " \
 	+ sys.version.split()[0] + ": run make PYTHON=/path/to/python3.11")
 
+MERLIN_NEEDS := sys.exit(None if sys.version_info[:2] in ((3, 10), (3, 11)) else "Merlin needs Python 3.10 or 3.11, \
+	$(MERLIN_PYTHON) is " + sys.version.split()[0] + ": run make merlin MERLIN_PYTHON=/path/to/python3.11")
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-online serving lock clean
+.PHONY: help demo test lint bench bench-online serving merlin lock clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/make \1	\2/p' Makefile | expand -t 19
@@ -38,6 +44,8 @@ bench-online: $(READY) $(SERVING) $(FEAST)  ## measure the online pipeline in al
 
 serving: $(SERVING)  ## make .venv-serving, the environment of Triton, which demo and test need, too
 
+merlin: $(MERLIN)  ## make .venv-merlin, the environment of NVIDIA Merlin (Python 3.10 or 3.11, CPU), and try it out
+
 lock: $(READY) $(SERVING)  ## write the installed versions to constraints.txt and constraints-serving.txt
 	@head -1 constraints.txt > .venv/constraints.txt
 	@$(PIP) freeze --exclude-editable | sed 's/+cpu$$//' >> .venv/constraints.txt
@@ -46,7 +54,7 @@ lock: $(READY) $(SERVING)  ## write the installed versions to constraints.txt an
 	@mv .venv/constraints.txt .venv/constraints-serving.txt . && touch $(READY) $(SERVING)
 
 clean:  ## remove the environments and caches; data/ stays
-	@rm -rf .venv .venv-serving .venv-serving-feast build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf .venv .venv-serving .venv-serving-feast .venv-merlin build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt
@@ -61,6 +69,18 @@ $(SERVING): pyproject.toml constraints-serving.txt
 	@echo "setting up .venv-serving, about a minute the first time"
 	@$(PYTHON) -m venv .venv-serving
 	@$(SERVING_PIP) install -c constraints-serving.txt -e '.[serving]'
+	@touch $@
+
+# All of its packages by name, without looking at what they say they need: TensorFlow 2.12 and Feast 0.31 contradict
+# each other there, and yet they work together.
+$(MERLIN): $(MERLIN_PINS)
+	@$(MERLIN_PYTHON) -c 'import sys; $(MERLIN_NEEDS)'
+	@echo "setting up .venv-merlin (2.3 GB), about two minutes the first time"
+	@$(MERLIN_PYTHON) -m venv --clear .venv-merlin
+	@.venv-merlin/bin/python -m pip --disable-pip-version-check -q install --no-deps -r $(MERLIN_PINS)
+	@echo "training with Merlin on a few rows, to see that it works"
+	@PYTHONPATH=src .venv-merlin/bin/python -m redis_recsys.trainers.merlin.worker check \
+	  < /dev/null > .venv-merlin/check.log 2>&1 || { tail -n 20 .venv-merlin/check.log; exit 1; }
 	@touch $@
 
 $(FEAST): pyproject.toml constraints-serving.txt constraints-serving-feast.txt

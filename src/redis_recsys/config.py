@@ -48,6 +48,7 @@ class RedisSettings(Section):
 class TrainSettings(Section):
     """How the models are trained."""
 
+    trainer: Literal["torch", "merlin"] = Field("torch", description="PyTorch, or NVIDIA Merlin (needs `make merlin`)")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = 42
     embedding_dim: int = Field(64, ge=1, description="of the towers' output")
@@ -66,6 +67,20 @@ class TrainSettings(Section):
     ranking_l2: float = Field(2e-5, ge=0, description="L2 penalty on the ranker's weights, in the gradient")
     ranking_negatives: int = Field(4, ge=1, description="drawn per positive when the data has no target column")
     resume: bool = Field(False, description="go on from the checkpoint of an interrupted run")
+
+
+class MerlinSettings(Section):
+    """How Merlin trains: the public notebooks' shapes and batch sizes, in an environment of its own."""
+
+    environment: Path = Field(
+        Path(".venv-merlin"), description="Merlin's Python environment (see `make merlin`), or its python"
+    )
+    log: Path = Field(Path("data/merlin.log"), description="file for what Merlin's libraries print")
+    retrieval_batch: int = Field(4096, ge=2)
+    ranking_batch: int = Field(16384, ge=2)
+    learning_rate: float = Field(0.001, gt=0, description="of Adam, for both models")
+    encoder_dim: int = Field(128, ge=1, description="of the towers' hidden layer")
+    ranking_dim: int = Field(64, ge=1, description="of DLRM's embeddings")
 
 
 class BatchSettings(Section):
@@ -156,6 +171,7 @@ class Settings(BaseSettings):
     data: Path = Field(Path("data"), description="folder for downloads, datasets and bundles")
     redis: RedisSettings = RedisSettings()
     train: TrainSettings = TrainSettings()
+    merlin: MerlinSettings = MerlinSettings()
     batch: BatchSettings = BatchSettings()
     deploy: DeploySettings = DeploySettings()
     online: OnlineSettings = OnlineSettings()

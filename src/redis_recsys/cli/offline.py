@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..config import BatchSettings, RedisSettings, TrainSettings, load_settings
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from .app import BUNDLE, DATASET, Bundle_, Dataset_, Json, app, out, ranked, setting, titles
 
 if TYPE_CHECKING:
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 def train(
     dataset: Dataset_ = DATASET,
     target: Annotated[Path, typer.Option("--out", help="bundle folder to write")] = BUNDLE,
+    trainer: Annotated[str | None, setting(TrainSettings, "trainer")] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="merlin: keep SavedModels, features and NVTabular's files in this folder")
+    ] = None,
     device: Annotated[str | None, setting(TrainSettings, "device")] = None,
     epochs: Annotated[int | None, setting(TrainSettings, "epochs")] = None,
     patience: Annotated[int | None, setting(TrainSettings, "patience")] = None,
@@ -35,12 +39,25 @@ def train(
     refit: Annotated[bool | None, setting(TrainSettings, "refit")] = None,
     resume: Annotated[bool | None, setting(TrainSettings, "resume")] = None,
 ) -> None:
-    """Train retrieval and ranking models and export them as a bundle."""
+    """Train retrieval and ranking models and export them as a bundle.
+
+    With PyTorch, or with NVIDIA Merlin in an environment of its own (make merlin): NVTabular, TwoTowerModelV2 and
+    DLRMModel, converted to the same bundle.
+    """
     from ..dataset import Dataset
-    from ..trainers.torch.train import train as fit
 
     flags = {name: value for name, value in locals().items() if name in TrainSettings.model_fields}
-    bundle = fit(Dataset(dataset), load_settings(train=flags).train, target)
+    settings = load_settings(train=flags)
+    if settings.train.trainer == "merlin":
+        from ..trainers.merlin.train import train as fit_merlin
+
+        bundle = fit_merlin(Dataset(dataset), settings, target, export)
+    else:
+        from ..trainers.torch.train import train as fit
+
+        if export is not None:
+            raise ConfigError("--export is for --trainer merlin: the torch trainer writes nothing but the bundle")
+        bundle = fit(Dataset(dataset), settings.train, target)
     out.print(f"bundle with {bundle.manifest.users:,} users and {bundle.manifest.items:,} items in {target}")
 
 

@@ -1,0 +1,110 @@
+"""The vocabularies that NVTabular's Categorify leaves behind: plain parquet, where a workflow is a pickle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from ...errors import BundleError
+
+
+@dataclass(frozen=True)
+class Categories:
+    """Values and ids of one encoded column.
+
+    Attributes:
+        values: raw values; position i has the id ``first + i``.
+        first: 3 from NVTabular 23.6 on; 1 before, where 0 stands for all that is reserved.
+        null, oov: ids of a missing value and of one that training had not seen.
+        null_seen: whether training saw missing values.
+        counts: int64, rows of training that had each value; None if the file does not tell.
+    """
+
+    values: pl.Series
+    first: int
+    null: int
+    oov: int
+    null_seen: bool
+    counts: np.ndarray | None
+
+    @classmethod
+    def read(cls, folder: Path, name: str) -> Categories:
+        """Read ``unique.NAME.parquet`` and, of newer releases, ``meta.NAME.parquet``.
+
+        Raises:
+            BundleError: a file is missing or not what NVTabular writes.
+        """
+        path = folder / f"unique.{name}.parquet"
+        try:
+            frame = pl.read_parquet(path)
+            meta = folder / f"meta.{name}.parquet"
+            rows = {row["kind"]: row for row in pl.read_parquet(meta).iter_rows(named=True)} if meta.exists() else None
+            values = frame[name]
+        except FileNotFoundError:
+            raise BundleError(
+                f"{path} is missing: copy the folder 'categories' that NVTabular wrote beside the models"
+            ) from None
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise BundleError(
+                f"{path} is not what NVTabular's Categorify writes: {str(error).splitlines()[0]}"
+            ) from error
+        sizes = f"{name}_size"
+        counts = frame[sizes].fill_null(0).to_numpy() if sizes in frame.columns else None
+        if rows is None:  # before 23.6, the first row is the null's
+            return cls(_settled(values.slice(1)), 1, 0, 0, False, None if counts is None else counts[1:])
+        offsets = {kind: int(rows[kind]["offset"]) for kind in rows}
+        return cls(
+            _settled(values),
+            offsets["unique"],
+            offsets["null"],
+            offsets["oov"],
+            bool(rows["null"]["num_observed"]),
+            counts,
+        )
+
+    @property
+    def size(self) -> int:
+        """Ids, the reserved ones included."""
+        return self.first + len(self.values)
+
+    def ids(self, values: pl.Series) -> np.ndarray:
+        """int32[n] ids of raw values; one that is not among them is out-of-vocabulary."""
+        own, wanted = self.values, values
+        if own.dtype != wanted.dtype:
+            common = pl.Float64 if own.dtype.is_numeric() and wanted.dtype.is_numeric() else pl.String
+            own, wanted = own.cast(common), wanted.cast(common)
+        table = own.to_frame("value").with_row_index("id", self.first)
+        found = wanted.to_frame("value").join(table, on="value", how="left", maintain_order="left")["id"]
+        return found.fill_null(self.oov).cast(pl.Int32).to_numpy()
+
+    @property
+    def missing(self) -> int:
+        """The id for a value that is unknown or missing: the one of the two that training has met."""
+        return self.null if self.null_seen else self.oov
+
+
+def _settled(values: pl.Series) -> pl.Series:
+    """pandas makes floats of integers beside nulls."""
+    if values.dtype.is_float() and values.is_finite().all() and (values == values.round()).all():
+        return values.cast(pl.Int64)
+    return values
+
+
+def file_names(export: Path, models: tuple[str, ...]) -> dict[str, str]:
+    """Column -> the name of its vocabulary, where a model's own schema tells; columns encoded together share one."""
+    found = {}
+    for model in models:
+        path = export / model / ".merlin" / "input_schema.json"
+        if path.exists():
+            document: dict[str, Any] = json.loads(path.read_text())
+            for feature in document.get("feature", []):
+                for extra in feature.get("annotation", {}).get("extraMetadata", []):
+                    if extra.get("cat_path"):
+                        name = extra["cat_path"].replace("\\", "/").rsplit("/", 1)[-1]
+                        found[feature["name"]] = name.removeprefix("unique.").removesuffix(".parquet")
+    return found

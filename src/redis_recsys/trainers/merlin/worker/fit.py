@@ -1,0 +1,187 @@
+"""The public notebook's training: NVTabular workflow, TwoTowerModelV2, DLRMModel, and the files it exports.
+
+The shapes are those of the notebook (towers of 128 and 64, DLRM with embeddings of 64). Unlike there, each model stops
+when its validation metric no longer gets better, and keeps the weights of its best epoch.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import merlin.models.tf as mm
+import nvtabular as nvt
+import tensorflow as tf
+from merlin.io.dataset import Dataset
+from merlin.models.utils.dataset import unique_rows_by_features
+from merlin.schema import Schema
+from merlin.schema.tags import Tags
+from nvtabular import ops
+
+from ..job import Job
+from .events import emit, timed
+
+K = 10
+PART_SIZE = "256MB"
+
+
+def fit(job: Job) -> None:
+    """Train both models and write the export folder."""
+    tf.keras.utils.set_random_seed(job.seed)
+    export = Path(job.export)
+    with timed("etl"):
+        ranking = {part: _transformed(job, part) for part in ("train", "valid")}
+        retrieval = {part: _clicks(job, part, data) for part, data in ranking.items()}
+    schema = ranking["train"].schema.without([f"{job.user_id}_raw", f"{job.item_id}_raw"])
+    emit("schema", columns=_described(schema))
+    with timed("retrieval"):
+        towers = _two_tower(job, schema.without([job.target]))
+        _train(job, "retrieval", towers, retrieval, schema.without([job.target]), job.retrieval_batch)
+    with timed("ranking"):
+        dlrm = _dlrm(job, schema)
+        _train(job, "ranking", dlrm, ranking, schema, job.ranking_batch)
+    with timed("export"):
+        _export(job, export, towers, dlrm, retrieval["train"])
+
+
+def _transformed(job: Job, part: str) -> Dataset:
+    """A part with encoded features, raw ids and the target; the workflow is fitted on the training part."""
+    home = Path(job.rows)
+    if part == "train":
+        workflow = _workflow(job)
+        workflow.fit(Dataset(str(home / "train.parquet"), part_size=PART_SIZE))
+        workflow.save(str(Path(job.export) / "workflow"))
+    else:
+        workflow = nvt.Workflow.load(str(Path(job.export) / "workflow"))  # written by this process, moments ago
+    raw = Dataset(str(home / f"{part}.parquet"), part_size=PART_SIZE)
+    workflow.transform(raw).to_parquet(output_path=str(home / "processed" / part))
+    return Dataset(str(home / "processed" / part / "*.parquet"), part_size=PART_SIZE)
+
+
+def _workflow(job: Job) -> nvt.Workflow:
+    """Categorify and tags, as in the notebook, which drops rows with nulls where this gives null an id of its own."""
+    ids = {job.user_id: ops.TagAsUserID, job.item_id: ops.TagAsItemID}
+    sides = {"user": ops.TagAsUserFeatures, "item": ops.TagAsItemFeatures}
+    outputs = [job.target] >> ops.AddMetadata(tags=[Tags.BINARY_CLASSIFICATION, Tags.TARGET])
+    for name, side in ((job.user_id, "user"), (job.item_id, "item")):
+        outputs += [f"{name}_raw"] >> sides[side]()
+    for feature in job.features:
+        tag = ids.get(feature.column, sides[feature.side])()
+        if feature.numeric:
+            outputs += feature.names >> ops.AddMetadata(tags=[Tags.CONTINUOUS]) >> tag
+        else:
+            categorify = ops.Categorify(dtype="int32", out_path=job.export, encode_type="joint")
+            outputs += [feature.names if len(feature.names) > 1 else feature.names[0]] >> categorify >> tag
+    return nvt.Workflow(outputs)
+
+
+def _clicks(job: Job, part: str, data: Dataset) -> Dataset:
+    """The rows with a click, which the two towers learn from."""
+    target, folder = job.target, Path(job.rows) / "clicks" / part
+    workflow = nvt.Workflow(data.schema.column_names >> ops.Filter(f=lambda rows: rows[target] == 1))
+    workflow.fit_transform(data).to_parquet(output_path=str(folder))
+    return Dataset(str(folder / "*.parquet"), part_size=PART_SIZE)
+
+
+def _two_tower(job: Job, schema: Schema) -> mm.TwoTowerModelV2:
+    def tower(tag: Tags) -> mm.Encoder:
+        mlp = mm.MLPBlock([job.encoder_dim, job.tower_dim], no_activation_last_layer=True)
+        return mm.Encoder(mm.InputBlockV2(schema.select_by_tag(tag)), mlp)
+
+    model = mm.TwoTowerModelV2(tower(Tags.USER), tower(Tags.ITEM))  # contrastive, with in-batch negatives
+    model.compile(
+        optimizer=tf.keras.optimizers.Adam(job.learning_rate),
+        loss="categorical_crossentropy",
+        metrics=[mm.RecallAt(K), mm.NDCGAt(K)],
+    )
+    return model
+
+
+def _dlrm(job: Job, schema: Schema) -> mm.Model:
+    model = mm.DLRMModel(
+        schema,
+        embedding_dim=job.ranking_dim,
+        bottom_block=mm.MLPBlock([128, job.ranking_dim]),
+        top_block=mm.MLPBlock([128, 64, 32]),
+        prediction_tasks=mm.BinaryClassificationTask(job.target),
+    )
+    model.compile(optimizer=tf.keras.optimizers.Adam(job.learning_rate), metrics=[tf.keras.metrics.AUC(name="auc")])
+    return model
+
+
+def _train(job: Job, name: str, model: mm.Model, data: dict[str, Dataset], schema: Schema, batch: int) -> None:
+    parts = {}
+    for part, dataset in data.items():
+        parts[part] = Dataset(dataset.to_ddf(), schema=schema)
+    metric = f"val_ndcg_at_{K}" if name == "retrieval" else "val_auc"
+    rows = data["train"].num_rows
+    stop = tf.keras.callbacks.EarlyStopping(metric, patience=job.patience, mode="max", restore_best_weights=True)
+    model.fit(
+        parts["train"],
+        validation_data=parts["valid"],
+        batch_size=batch,
+        epochs=job.epochs,
+        verbose=0,
+        callbacks=[_Progress(name, rows, batch, metric), stop],
+    )
+
+
+class _Progress(tf.keras.callbacks.Callback):
+    """Tells of every step and every epoch, with Keras' own metrics."""
+
+    def __init__(self, model: str, rows: int, batch: int, metric: str) -> None:
+        super().__init__()
+        self._name, self._rows, self._batch, self._metric = model, rows, batch, metric
+        self._seconds = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._started, self._seconds = time.perf_counter(), 0.0
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        done = min((batch + 1) * self._batch, self._rows)
+        emit("step", model=self._name, done=done, total=self._rows)
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        self._seconds = time.perf_counter() - self._started  # without the validation
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        keras = {name: float(value) for name, value in (logs or {}).items()}
+        emit(
+            "epoch",
+            model=self._name,
+            epoch=epoch + 1,
+            loss=keras["loss"],
+            metric=keras[self._metric],
+            rows_per_s=self._rows / self._seconds,
+            keras=keras,
+        )
+
+
+def _export(job: Job, export: Path, towers: mm.TwoTowerModelV2, dlrm: mm.Model, rows: Dataset) -> None:
+    """The files of the public notebook, and the item tower, which it leaves in memory."""
+    towers.query_encoder.save(str(export / "query_tower"))
+    towers.candidate_encoder.save(str(export / "candidate_tower"))
+    dlrm.save(str(export / "dlrm"))
+    features = {}
+    for side, tag, key in (("user", Tags.USER, Tags.USER_ID), ("item", Tags.ITEM, Tags.ITEM_ID)):
+        features[side] = unique_rows_by_features(rows, tag, key).compute().reset_index(drop=True)
+        features[side].to_parquet(str(export / f"{side}_features.parquet"))
+    schema = rows.schema.select_by_tag(Tags.ITEM).without([f"{job.item_id}_raw"])
+    items = Dataset(features["item"], schema=schema)
+    embeddings = towers.candidate_embeddings(items, batch_size=1024, index=Tags.ITEM_ID)
+    embeddings.compute(scheduler="synchronous").to_parquet(str(export / "item_embeddings.parquet"))
+
+
+def _described(schema: Schema) -> list[dict[str, Any]]:
+    """The NVTabular schema as plain data, for people to look at."""
+    return [
+        {
+            "name": column.name,
+            "tags": sorted(tag.value for tag in column.tags),
+            "dtype": column.dtype.name,
+            "is_list": column.is_list,
+            "cardinality": int(column.properties.get("embedding_sizes", {}).get("cardinality", 0)) or None,
+        }
+        for column in schema
+    ]
