@@ -1,0 +1,68 @@
+"""``recsys import`` and ``recsys export``: to and from the files of NVIDIA Merlin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..config import MerlinSettings, load_settings
+from .app import BUNDLE, app, out, setting
+
+importing = typer.Typer(help="Make a bundle of models that were trained elsewhere.", no_args_is_help=True)
+exporting = typer.Typer(help="Write models the way other servers read them.", no_args_is_help=True)
+app.add_typer(importing, name="import")
+app.add_typer(exporting, name="export")
+
+Export = Annotated[
+    Path,
+    typer.Argument(
+        help="folder with query_tower, dlrm, user_features.parquet, item_features.parquet, item_embeddings.parquet "
+        "and categories, as the public Merlin notebooks write them"
+    ),
+]
+Environment = Annotated[Path | None, setting(MerlinSettings, "environment")]
+
+
+@importing.command("merlin")
+def import_merlin(
+    export: Export,
+    target: Annotated[Path, typer.Option("--out", help="bundle folder to write")] = BUNDLE,
+    environment: Environment = None,
+) -> None:
+    """Make a bundle of what the public Merlin notebooks exported; batch, deploy and serve then work as with any other.
+
+    Needs the Merlin environment (make merlin), which alone loads SavedModels. An NVTabular workflow is never loaded.
+    """
+    from ..trainers.merlin.importing import import_export
+
+    bundle = import_export(export, target, load_settings(merlin={"environment": environment}).merlin)
+    out.print(f"bundle with {bundle.manifest.users:,} users and {bundle.manifest.items:,} items in {target}")
+
+
+@exporting.command("merlin-systems")
+def export_merlin_systems(
+    export: Export,
+    target: Annotated[Path, typer.Option("--out", help="new folder to write")] = Path("data/merlin-systems"),
+    redis: Annotated[
+        str, typer.Option(help="Feast's connection string, such as 'redis:6379,password=${REDIS_PASSWORD}'")
+    ] = "localhost:6379",
+    feast_path: Annotated[
+        Path | None, typer.Option(help="where feature_repo will be in the container (default: where it is written)")
+    ] = None,
+    candidates: Annotated[int, typer.Option(min=1, help="items from the FAISS index")] = 100,
+    topk: Annotated[int, typer.Option(min=1, help="items that are answered")] = 20,
+    temperature: Annotated[float, typer.Option(min=0, help="of SoftmaxSampling; higher: closer to best first")] = 20.0,
+    environment: Environment = None,
+) -> None:
+    """Write the ensemble of Merlin Systems, for a Triton up to 25.02 with its TensorFlow backend.
+
+    Its own operators: QueryFeast, PredictTensorflow, QueryFaiss, UnrollFeatures, SoftmaxSampling. What to choose, this
+    or 'recsys serve', is in docs/migrating-from-merlin.md.
+    """
+    from ..trainers.merlin.exporting import export_systems
+
+    settings = load_settings(merlin={"environment": environment}).merlin
+    export_systems(export, target, settings, redis, feast_path, candidates, topk, temperature)
+    out.print(f"model repository in {target / 'ensemble'}, Feast repository in {target / 'feature_repo'}")

@@ -1,0 +1,75 @@
+"""The repository that Merlin Systems writes, for a Triton that still has the TensorFlow backend (up to 25.02)."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+
+from ...config import MerlinSettings
+from ...errors import BundleError, ConfigError, DataError
+from ...files import keep_inputs, written_aside
+from ...progress import console
+from .environment import Worker
+from .importing import SIDES, check_pieces, read_table
+from .job import SystemsJob, save
+
+SECRET = re.compile(r"password=(?!\$\{\w+\}(?:,|$))")
+
+
+def export_systems(
+    export: Path,
+    target: Path,
+    settings: MerlinSettings,
+    redis: str = "localhost:6379",
+    feast_path: Path | None = None,
+    candidates: int = 100,
+    topk: int = 20,
+    temperature: float = 20.0,
+) -> None:
+    """Write ``ensemble/`` (for Triton) and ``feature_repo/`` (for Feast) to a new folder, whole or not at all.
+
+    Args:
+        export: folder with what the public notebooks, or ``recsys train --trainer merlin --export``, wrote.
+        target: folder to write.
+        settings: where the Merlin environment is.
+        redis: Feast's connection string; a password as ``${VARIABLE}``.
+        feast_path: where ``feature_repo`` will be when it is served; default: where it is written.
+        candidates: items from the index.
+        topk: items that are answered.
+        temperature: of the softmax sampling, which multiplies scores: higher is closer to the best first.
+
+    Raises:
+        BundleError: a piece is missing.
+        ConfigError: there is no Merlin environment, or the connection string holds a secret.
+        TrainingError: Merlin Systems cannot make an ensemble of it.
+    """
+    if SECRET.search(redis):
+        raise ConfigError("the connection string holds a password: write password=${VARIABLE}, Feast fills it in")
+    if '"' in redis or "\n" in redis:
+        raise ConfigError("the connection string must be one line without quotes")
+    check_pieces(export)
+    if target.exists():
+        raise DataError(f"{target} exists already: choose another folder, or remove it")
+    keep_inputs(target, export)
+    ids = {side: read_table(export, side, []).id for side in SIDES}
+    for side, name in ids.items():
+        if f"{name}_raw" not in read_table(export, side, []).frame.columns:
+            raise BundleError(f"{side}_features.parquet has no {name}_raw, by which the ensemble is asked")
+    with tempfile.TemporaryDirectory() as scratch, written_aside(target) as aside:
+        job = SystemsJob(
+            export=str(export.absolute()),
+            target=str(aside),
+            feast_path=str(feast_path or target.absolute() / "feature_repo"),
+            redis=redis,
+            user_id=ids["user"],
+            item_id=ids["item"],
+            candidates=candidates,
+            topk=topk,
+            temperature=temperature,
+        )
+        save(job, Path(scratch) / "job.json")
+        with Worker(settings, "systems", Path(scratch) / "job.json") as worker:
+            for event in worker:
+                if event["event"] == "end":
+                    console.print(f"merlin {event['step']}: {event['seconds']:.1f} s", highlight=False)

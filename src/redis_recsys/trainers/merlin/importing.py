@@ -1,0 +1,329 @@
+"""What the public notebooks exported, made into a bundle: for models that were trained long ago.
+
+Read are the SavedModels of the query tower and of the DLRM (in the Merlin environment, which alone may load them), the
+feature tables, the item embeddings, and NVTabular's categories folder. An NVTabular workflow is a pickle, which runs
+whatever code somebody put into it (CVE-2025-33214), so none is ever loaded; the categories hold the same vocabularies
+as plain parquet.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import polars as pl
+
+from ...bundle import Bundle, finish, write_tables, writing_bundle
+from ...config import MerlinSettings
+from ...entities import Entities, write_entities
+from ...errors import BundleError
+from ...files import disk_error, keep_inputs
+from ...history import History
+from ...inference import Tower
+from ...progress import console
+from ...schema import Column, Schema, Side
+from .categories import Categories, file_names
+from .environment import Worker
+from .graph import SIDES, Wire
+from .models import Converted, write_models
+
+PIECES = {
+    "query_tower/saved_model.pb": "write it with model.query_encoder.save('query_tower')",
+    "dlrm/saved_model.pb": "write it with dlrm.save('dlrm')",
+    "user_features.parquet": "write it with unique_rows_by_features(train, Tags.USER, Tags.USER_ID)",
+    "item_features.parquet": "write it with unique_rows_by_features(train, Tags.ITEM, Tags.ITEM_ID)",
+    "item_embeddings.parquet": "write it with model.candidate_embeddings(items, index=Tags.ITEM_ID)",
+    "categories": "copy it from the out_path of NVTabular's Categorify",
+}
+SAME = 1e-4  # relative difference between embeddings of one tower that rounding explains
+
+
+def import_export(export: Path, target: Path, settings: MerlinSettings) -> Bundle:
+    """Make a bundle of an export.
+
+    Args:
+        export: folder with the files of ``PIECES``, and ``candidate_tower`` where there is one.
+        target: of the bundle; it appears whole or not at all.
+        settings: where the Merlin environment is.
+
+    Raises:
+        BundleError: a piece is missing, or two pieces do not fit together.
+        ConfigError: there is no Merlin environment.
+        TrainingError: TensorFlow cannot load a model.
+    """
+    check_pieces(export)
+    keep_inputs(target, export)
+    parent = target.absolute().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=parent, prefix=f".{target.name}.merlin-") as scratch:
+            with Worker(settings, "convert", export, Path(scratch)) as worker:
+                for event in worker:
+                    if event["event"] == "end":
+                        console.print(f"merlin {event['step']}: {event['seconds']:.1f} s", highlight=False)
+            _assemble(export, Path(scratch), target)
+    except OSError as error:
+        raise disk_error(error, target) from error
+    return Bundle(target, verify=False)
+
+
+def check_pieces(export: Path) -> None:
+    """See that everything is there.
+
+    Raises:
+        BundleError: the first piece that is missing, and how it is made.
+    """
+    for name, how in PIECES.items():
+        if not (export / name).exists():
+            raise BundleError(f"{export} has no {name}: {how}")
+
+
+@dataclass(frozen=True)
+class _Vocabulary:
+    """A column's categories, and the bundle's ids for Merlin's.
+
+    The bundle's id 0 is Merlin's out-of-vocabulary. Where training met missing values, which then have a learnt
+    vector of their own, the bundle's vocabulary begins with null.
+    """
+
+    categories: Categories
+
+    @property
+    def values(self) -> pl.Series:
+        """Row i has the bundle's id i + 1."""
+        own = self.categories.values.alias("value")
+        return pl.concat([pl.Series("value", [None], dtype=own.dtype), own]) if self.categories.null_seen else own
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Merlin's id of each of the bundle's: int32[values + 1]."""
+        c = self.categories
+        null = [c.null] if c.null_seen else []
+        return np.concatenate([[c.oov], null, np.arange(c.first, c.size)]).astype(np.int32)
+
+    def packed(self, merlin: np.ndarray) -> np.ndarray:
+        """int[n] of Merlin's ids -> int32[n] of the bundle's; reserved ones are 0."""
+        own = np.zeros(self.categories.size, np.int32)
+        own[self.ids] = np.arange(len(self.ids))
+        return own[merlin]
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """An exported feature table.
+
+    Attributes:
+        side: whose.
+        frame: its rows.
+        id: name of the id column.
+        columns: what the models read of it, the id first.
+    """
+
+    side: Side
+    frame: pl.DataFrame
+    id: str
+    columns: list[str]
+
+
+def _assemble(export: Path, onnx: Path, target: Path) -> None:
+    query, dlrm = Converted.read(onnx, "query_tower"), Converted.read(onnx, "dlrm")
+    candidate = Converted.read(onnx, "candidate_tower") if (onnx / "candidate_tower.onnx").exists() else None
+    reads = list(dict.fromkeys([*query.inputs, *dlrm.inputs, *(candidate.inputs if candidate else ())]))
+    tables = {side: read_table(export, side, reads) for side in SIDES}
+    vocabularies = _vocabularies(export, tables, [query.name, dlrm.name])
+    schema = _schema(tables, vocabularies)
+    wires = {}
+    for side in SIDES:
+        for column in schema.features(side):
+            if column.kind == "numeric":
+                wires[column.name] = Wire(side, schema.numeric(side).index(column))
+            else:
+                wires[column.name] = Wire(side, schema.slots(column).start, vocabularies[column.name].ids)
+    entities = {side: _entities(tables[side], schema, vocabularies) for side in SIDES}
+    order = {side: np.argsort(entities[side].categorical[:, 0], kind="stable") for side in SIDES}
+    entities = {side: entities[side].rows(order[side]) for side in SIDES}
+    vectors = _embeddings(export, tables["item"], query.output.shape[1])[order["item"]]
+    if candidate is None:
+        table = _by_id(vectors, entities["item"].categorical[:, 0], schema.id_column("item").cardinality or 1)
+    else:
+        _same(vectors, candidate.run(wires, entities["item"]), export)
+    with writing_bundle(target) as folder:
+        differences = write_models(
+            folder, schema, wires, query, candidate, dlrm, vectors if candidate is not None else table
+        )
+        for name, vocabulary in vocabularies.items():
+            vocabulary.values.to_frame().write_parquet(folder / "vocab" / f"{name}.parquet")
+        for side in SIDES:
+            write_entities(folder / f"{side}_features.parquet", schema, side, entities[side])
+        users, items = len(entities["user"]), len(entities["item"])
+        items_ = entities["item"]
+        embeddings = Tower(folder / "item_tower.onnx").embed(items_.categorical, items_.numeric)
+        popularity = _popularity(vocabularies[tables["item"].id], entities["item"].categorical[:, 0])
+        history = History(np.zeros(users + 2, np.int64), np.empty(0, np.int32))  # exports do not tell who clicked what
+        write_tables(folder, embeddings, popularity, history, users)
+        finish(folder, schema, "merlin", {"onnx_difference": differences}, embeddings.shape[1], users, items)
+
+
+def read_table(export: Path, side: Side, reads: list[str]) -> FeatureTable:
+    """The feature table of a side, of whose columns the models read ``reads``.
+
+    Raises:
+        BundleError: it is not a parquet file, or has no id, nulls, or values that are not encoded.
+    """
+    path = export / f"{side}_features.parquet"
+    frame = _parquet(path)
+    if not len(frame):
+        raise BundleError(f"{path} holds no rows")
+    keys = [name for name in frame.columns if f"{name}_raw" in frame.columns]
+    if not keys and f"{side}_id" in frame.columns:
+        keys = [f"{side}_id"]
+    if len(keys) != 1:
+        raise BundleError(
+            f"{path} needs one id column with its raw ids beside it, such as {side}_id and {side}_id_raw: "
+            f"it has {', '.join(frame.columns)}"
+        )
+    columns = [keys[0], *(name for name in frame.columns if name in reads and name != keys[0])]
+    for name in columns:
+        dtype, nulls = frame[name].dtype, frame[name].null_count()
+        if not dtype.is_numeric():
+            raise BundleError(f"column {name!r} of {path} is {dtype}: encoded integers or numbers are expected")
+        if nulls:
+            raise BundleError(f"column {name!r} of {path} has {nulls:,} nulls: export the encoded features")
+    return FeatureTable(side, frame, keys[0], columns)
+
+
+def _vocabularies(export: Path, tables: dict[Side, FeatureTable], models: list[str]) -> dict[str, _Vocabulary]:
+    """Of every integer column, checked against the tables."""
+    folder = export / "categories"
+    if (folder / "categories").is_dir():  # NVTabular adds the folder below the out_path
+        folder = folder / "categories"
+    names = file_names(export, tuple(models))
+    found = {}
+    for side, table in tables.items():
+        for name in table.columns:
+            if table.frame[name].dtype.is_float():
+                continue
+            categories = Categories.read(folder, names.get(name, name))
+            ids = table.frame[name].to_numpy()
+            if ids.min() < 0 or ids.max() >= categories.size:
+                wrong = ids.min() if ids.min() < 0 else ids.max()
+                raise BundleError(
+                    f"column {name!r} of {side}_features.parquet has the id {wrong}, but {folder} knows ids up to "
+                    f"{categories.size - 1}: they are of different runs"
+                )
+            found[name] = _Vocabulary(categories)
+    return found
+
+
+def _schema(tables: dict[Side, FeatureTable], vocabularies: dict[str, _Vocabulary]) -> Schema:
+    columns = []
+    for side, table in tables.items():
+        if table.id not in vocabularies:
+            raise BundleError(
+                f"column {table.id!r} of {side}_features.parquet is not an integer: export the encoded ids"
+            )
+        for name in table.columns:
+            if name in vocabularies:
+                role: Literal["id"] | None = "id" if name == table.id else None
+                size = len(vocabularies[name].ids)
+                columns.append(Column(name=name, side=side, kind="categorical", role=role, cardinality=size))
+            else:
+                columns.append(Column(name=name, side=side, kind="numeric"))
+    both = set(tables["user"].columns) & set(tables["item"].columns)
+    if both:
+        raise BundleError(f"both feature tables have {', '.join(sorted(both))}: it must be clear whose it is")
+    return Schema(name="merlin", columns=columns)
+
+
+def _entities(table: FeatureTable, schema: Schema, vocabularies: dict[str, _Vocabulary]) -> Entities:
+    place, frame = f"{table.side}_features.parquet", table.frame
+    categorical = [
+        vocabularies[column.name].packed(frame[column.name].to_numpy()) for column in schema.categorical(table.side)
+    ]
+    numeric = [frame[column.name].to_numpy().astype(np.float32) for column in schema.numeric(table.side)]
+    vocabulary = vocabularies[table.id]
+    decoded = pl.concat([pl.Series("value", [None], dtype=vocabulary.values.dtype), vocabulary.values])[categorical[0]]
+    raw_name = f"{table.id}_raw"
+    raw = frame[raw_name] if raw_name in frame.columns else decoded
+    if raw.null_count():
+        raise BundleError(f"{place} has rows without a raw id: export {raw_name} beside {table.id}")
+    if raw.n_unique() != len(raw):
+        raise BundleError(
+            f"{place} has the raw id {raw.filter(raw.is_duplicated())[0]!r} more than once: one row per id"
+        )
+    raw = raw.cast(pl.Int64) if raw.dtype.is_integer() else raw.cast(pl.String)
+    known = decoded.cast(raw.dtype, strict=False)
+    wrong = (known != raw).fill_null(False)
+    if wrong.any():
+        row = int(wrong.arg_true()[0])
+        raise BundleError(
+            f"row {row + 1} of {place} is {raw[row]!r} with the id {frame[table.id][row]}, which the "
+            f"categories have as {known[row]!r}: they are of different runs"
+        )
+    count = len(frame)
+    return Entities(
+        raw.to_numpy() if raw.dtype == pl.Int64 else np.array(raw.to_list(), object),
+        np.stack(categorical, axis=1).astype(np.int32),
+        np.stack(numeric, axis=1) if numeric else np.empty((count, 0), np.float32),
+    )
+
+
+def _embeddings(export: Path, items: FeatureTable, dim: int) -> np.ndarray:
+    """float32[items, dim] in the order of the item table."""
+    path = export / "item_embeddings.parquet"
+    frame = _parquet(path)
+    if items.id not in frame.columns:
+        raise BundleError(
+            f"{path} has no {items.id}: write it with its index, by candidate_embeddings(index=Tags.ITEM_ID)"
+        )
+    numbers = sorted((name for name in frame.columns if name.isdigit()), key=int)
+    if len(numbers) != dim:
+        raise BundleError(f"{path} has vectors of {len(numbers)} numbers, the query tower has {dim}: different runs")
+    joined = items.frame.select(items.id).join(
+        frame.with_columns(pl.col(items.id).cast(items.frame[items.id].dtype)).unique(items.id),
+        on=items.id, how="left", maintain_order="left",
+    )  # fmt: skip
+    missing = joined.filter(pl.col(numbers[0]).is_null())
+    if len(missing):
+        raise BundleError(
+            f"{path} lacks {len(missing):,} items of item_features.parquet, such as the id {missing[items.id][0]}"
+        )
+    return joined.select(numbers).to_numpy().astype(np.float32)
+
+
+def _by_id(vectors: np.ndarray, ids: np.ndarray, cardinality: int) -> np.ndarray:
+    """Vectors float32[cardinality, d] by the bundle's item id; ids without a vector have the mean of all."""
+    table = np.tile(vectors.mean(axis=0), (cardinality, 1))
+    table[ids] = vectors
+    return table
+
+
+def _same(exported: np.ndarray, computed: np.ndarray, export: Path) -> None:
+    scale = np.abs(computed).max()
+    difference = float(np.abs(exported - computed).max())
+    if difference > SAME * scale:
+        raise BundleError(
+            f"item_embeddings.parquet differs by {difference:.2g} from what candidate_tower computes: in {export} "
+            "they are of different runs"
+        )
+
+
+def _popularity(vocabulary: _Vocabulary, ids: np.ndarray) -> np.ndarray:
+    """How many rows of training each item had: int64[items]."""
+    counts = vocabulary.categories.counts
+    if counts is None:
+        console.print("the categories have no counts: nothing is known to be popular", highlight=False)
+        return np.zeros(len(ids), np.int64)
+    padded = np.concatenate([np.zeros(len(vocabulary.ids) - len(counts), np.int64), counts])
+    found: np.ndarray = padded[ids].astype(np.int64)
+    return found
+
+
+def _parquet(path: Path) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise BundleError(f"{path} is not a readable parquet file: {str(error).splitlines()[0]}") from error
