@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import redis
-from planted import VARIANTS, Outcome, Trained, planted_dataset, trained_on
+from planted import VARIANTS, Outcome, Trained, planted_dataset, trained_by_merlin, trained_on
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -70,15 +70,29 @@ def bundle_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Train
     @functools.cache
     def make(name: str) -> Trained:
         folder = tmp_path_factory.mktemp(name)
+        if name == "merlin":
+            return trained_by_merlin(planted_dataset(folder, **VARIANTS["everything"]), folder)
         return trained_on(planted_dataset(folder, **VARIANTS[name]), folder / "bundle")
 
     return make
 
 
-@pytest.fixture(params=["everything", "ids-and-one-category", "text-ids-history-implicit", "numerics-no-history"])
-def variant(request: pytest.FixtureRequest, bundle_of: Callable[[str], Trained]) -> Trained:
+@pytest.fixture(params=list(VARIANTS))
+def torch_variant(request: pytest.FixtureRequest, bundle_of: Callable[[str], Trained]) -> Trained:
     """Bundles of schemas with and without numerics, lists, history, target and text ids."""
     return bundle_of(request.param)
+
+
+@pytest.fixture(params=[*VARIANTS, "merlin"])
+def variant(request: pytest.FixtureRequest, bundle_of: Callable[[str], Trained]) -> Trained:
+    """The same, and one that Merlin trained."""
+    return bundle_of(request.param)
+
+
+@pytest.fixture(scope="session")
+def by_merlin(bundle_of: Callable[[str], Trained]) -> Trained:
+    """A bundle of every kind of column, trained by Merlin, and Merlin's export."""
+    return bundle_of("merlin")
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from redis_recsys.bundle import Bundle
-from redis_recsys.config import TrainSettings
+from redis_recsys.config import MerlinSettings, Settings, TrainSettings
 from redis_recsys.dataset import Dataset
 from redis_recsys.etl import encode
 from redis_recsys.inference import Ranker, Tower
@@ -20,6 +20,7 @@ from redis_recsys.schema import Column, Schema
 from redis_recsys.split import Split
 
 GROUPS = 4
+MERLIN_ENVIRONMENT = Path(__file__).parents[1] / ".venv-merlin"
 TINY: dict[str, Any] = {
     "epochs": 1,
     "embedding_dim": 8,
@@ -93,12 +94,13 @@ def planted_dataset(folder: Path, **having: Any) -> Dataset:
 
 @dataclass(frozen=True)
 class Trained:
-    """A dataset, the bundle trained on it, and the torch models that were exported."""
+    """A dataset, the bundle trained on it, and the torch models that were exported, or the folder of Merlin's."""
 
     dataset: Dataset
     bundle: Bundle
-    two_tower: Any
-    dlrm: Any
+    two_tower: Any = None
+    dlrm: Any = None
+    export: Path | None = None
 
 
 def trained_on(dataset: Dataset, target: Path, **settings: Any) -> Trained:
@@ -118,6 +120,21 @@ def trained_on(dataset: Dataset, target: Path, **settings: Any) -> Trained:
             patch.setattr(trainer, name, kept)
         bundle = trainer.train(dataset, TrainSettings(**TINY | settings), target)
     return Trained(dataset, bundle, *models)
+
+
+def trained_by_merlin(dataset: Dataset, folder: Path) -> Trained:
+    """Train a small bundle in the Merlin environment, and keep what Merlin exported."""
+    from redis_recsys.trainers.merlin.train import train
+
+    settings = Settings(
+        train=TrainSettings(epochs=25, patience=25, embedding_dim=16),
+        merlin=MerlinSettings(
+            environment=MERLIN_ENVIRONMENT, log=folder / "merlin.log", retrieval_batch=256, ranking_batch=256,
+            learning_rate=0.01, encoder_dim=16, ranking_dim=16,
+        ),
+    )  # fmt: skip
+    bundle = train(dataset, settings, folder / "bundle", folder / "export")
+    return Trained(dataset, bundle, export=folder / "export")
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

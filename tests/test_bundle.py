@@ -105,14 +105,14 @@ def test_the_recent_items_of_a_user_are_the_end_of_the_history(trained: Trained)
             assert [vocabulary[value - 1] for value in shown if value] == [i for i in newest if i in vocabulary]
 
 
-def test_onnx_equals_torch_on_every_user_and_item(variant: Trained) -> None:
+def test_onnx_equals_torch_on_every_user_and_item(torch_variant: Trained) -> None:
     import torch
 
-    bundle, items = variant.bundle, variant.bundle.items
+    bundle, items = torch_variant.bundle, torch_variant.bundle.items
     users = read_entities(bundle.path / "user_features.parquet", bundle.schema, "user")
     for side, table, tower in (
-        ("user", users, variant.two_tower.user_tower),
-        ("item", items, variant.two_tower.item_tower),
+        ("user", users, torch_variant.two_tower.user_tower),
+        ("item", items, torch_variant.two_tower.item_tower),
     ):
         unknown = (np.zeros((1, part.shape[1]), part.dtype) for part in (table.categorical, table.numeric))
         known = (table.categorical, table.numeric)
@@ -124,12 +124,12 @@ def test_onnx_equals_torch_on_every_user_and_item(variant: Trained) -> None:
         np.testing.assert_allclose(model.embed(*(part[:1] for part in packed)), expected[:1], atol=1e-5)
 
 
-def test_the_onnx_ranker_equals_torch_on_every_pair(variant: Trained) -> None:
+def test_the_onnx_ranker_equals_torch_on_every_pair(torch_variant: Trained) -> None:
     import torch
 
     from redis_recsys.trainers.torch.features import Batch, Packed
 
-    bundle, items = variant.bundle, variant.bundle.items
+    bundle, items = torch_variant.bundle, torch_variant.bundle.items
     users = read_entities(bundle.path / "user_features.parquet", bundle.schema, "user")
     n, m = len(users), len(items)
 
@@ -140,7 +140,7 @@ def test_the_onnx_ranker_equals_torch_on_every_pair(variant: Trained) -> None:
         pairs(users, np.repeat(np.arange(n), m)), pairs(items, np.tile(np.arange(m), n)), *[torch.zeros(0)] * 3
     )
     with torch.inference_mode():
-        expected = torch.sigmoid(variant.dlrm.eval()(batch)).view(n, m).numpy()
+        expected = torch.sigmoid(torch_variant.dlrm.eval()(batch)).view(n, m).numpy()
     everything = [np.repeat(part[None], n, axis=0) for part in (items.categorical, items.numeric)]
     model = Ranker(bundle.path / "ranker.onnx")
     np.testing.assert_allclose(model(users.categorical, users.numeric, *everything), expected, atol=1e-5)

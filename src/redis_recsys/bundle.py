@@ -128,6 +128,11 @@ class Bundle:
         table = next(stream_parquet(self.path / f"{side}_features.parquet", [RAW_ID], block=1), None)
         return "str" if table is not None and pa.types.is_string(table.column(RAW_ID).type) else "int"
 
+    def raw_ids(self, side: Side) -> np.ndarray:
+        """Raw ids of all users or items in table order, int64[n] or object[n] of str."""
+        blocks = stream_parquet(self.path / f"{side}_features.parquet", [RAW_ID])
+        return np.concatenate([block.column(RAW_ID).to_numpy(zero_copy_only=False) for block in blocks])
+
     @cached_property
     def items(self) -> Entities:
         """Every item, with labels."""

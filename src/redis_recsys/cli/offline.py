@@ -15,6 +15,8 @@ from .app import BUNDLE, DATASET, Bundle_, Dataset_, Json, app, out, ranked, set
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ..entities import Entities
+    from ..schema import Side
     from ..store.recommendations import Recommendations
 
 
@@ -147,6 +149,8 @@ def recommendations_table(found: Recommendations, labels: dict[str, str], most: 
 
 
 def _evaluate(bundle: Path, dataset: Path, candidates: int, with_baselines: bool) -> Any:
+    import numpy as np
+
     from ..baselines import fit_baselines
     from ..bundle import Bundle
     from ..dataset import Dataset
@@ -154,8 +158,10 @@ def _evaluate(bundle: Path, dataset: Path, candidates: int, with_baselines: bool
     from ..recommender import Everyone
 
     opened, rows = Bundle(bundle), Dataset(dataset)
-    if opened.manifest.users != len(rows.users) or opened.manifest.items != len(rows.items):
-        raise DataError(f"{bundle} was not trained on {dataset}: the numbers of users or items differ")
+    tables: dict[Side, Entities] = {"user": rows.users, "item": rows.items}
+    for side, entities in tables.items():
+        if not np.array_equal(opened.raw_ids(side), entities.raw_ids):
+            raise DataError(f"{bundle} was not trained on {dataset}: the {side}s differ")
     baselines = fit_baselines(rows) if with_baselines else []
     towers = Everyone(opened, candidates, ranked=False)
     both = Everyone(opened, candidates)

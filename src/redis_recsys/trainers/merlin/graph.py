@@ -6,7 +6,7 @@ and the table that turns the bundle's ids into the model's own. What follows is 
 Towers get unit outputs. Merlin's two towers are compared by inner product and their vectors have any length, while
 those of a bundle have length 1. With one more coordinate the order stays the same (Bachrach et al., "Speeding up the
 Xbox recommender system using a Euclidean transformation for inner-product spaces", RecSys 2014): an item x becomes
-(x, sqrt(M^2 - |x|^2)) / M, M being the longest item, and a user y becomes (y, 0) / |y|.
+(x, sqrt(M^2 - |x|^2)) / M, M being a length beyond that of any item, and a user y becomes (y, 0) / |y|.
 
 The ranker is cut where the sides meet: nodes that depend on the user alone run once per user, nodes that depend on the
 item alone once per item, the rest once per pair. Nothing is assumed of the model but that it computes row by row and
@@ -52,7 +52,7 @@ class Wire:
 
 
 def packed_tower(
-    model: onnx.ModelProto, wires: Mapping[str, Wire], widths: tuple[int, int], side: Side, longest: float | None
+    model: onnx.ModelProto, wires: Mapping[str, Wire], widths: tuple[int, int], side: Side, scale: float | None
 ) -> onnx.ModelProto:
     """A tower with packed inputs and unit outputs.
 
@@ -61,14 +61,14 @@ def packed_tower(
         wires: of its inputs.
         widths: int32 and float32 slots of the packed row.
         side: of the tower.
-        longest: length of the longest item; None if all items are of one length, and no coordinate is to be added.
+        scale: M; None if all items are of one length, and no coordinate is to be added.
     """
     graph = _Graph(model)
     rows = {name: graph.wired(name, wire, ("categorical", "numeric")) for name, wire in wires.items()}
     vector = graph.emit("output", rows, "tower")
-    if longest is not None:
+    if scale is not None:
         if side == "item":
-            vector = graph.add("Div", vector, graph.constant(np.float32(longest)))
+            vector = graph.add("Div", vector, graph.constant(np.float32(scale)))
             rest = graph.add("Sub", graph.constant(np.float32(1)), graph.add("ReduceSumSquare", vector, axes=[1]))
             more = graph.add("Sqrt", graph.add("Max", rest, graph.constant(np.float32(0))))
         else:

@@ -18,6 +18,7 @@ from .graph import SIDES, Wire, lookup_tower, packed_ranker, packed_tower
 Packed = tuple[np.ndarray, np.ndarray]  # int32[n, C], float32[n, F]
 TOLERANCE = 1e-5
 EQUAL_LENGTHS = 1e-4  # relative; lengths that differ less are rounding
+ROOM = 1.05  # beyond the longest item, since a root near 0 would enlarge rounding; new items may use it, too
 
 
 @dataclass(frozen=True)
@@ -101,19 +102,20 @@ def write_models(
         BundleError: a difference is above 1e-5, or a model cannot be packed.
     """
     lengths = np.linalg.norm(vectors, axis=1)
-    longest = None if np.ptp(lengths[lengths > 0]) <= EQUAL_LENGTHS * lengths.max() else float(lengths.max())
+    equal = np.ptp(lengths[lengths > 0]) <= EQUAL_LENGTHS * lengths.max()
+    scale = None if equal else float(lengths.max()) * ROOM
     differences = {}
     towers: dict[Side, Converted | None] = {"user": query, "item": candidate}
     for side, tower in towers.items():
         path = folder / f"{side}_tower.onnx"
         if tower is None:
             slot = schema.slots(schema.id_column("item")).start
-            onnx.save(lookup_tower(unit(vectors, "item", longest), slot, schema.widths("item")), path)
+            onnx.save(lookup_tower(unit(vectors, "item", scale), slot, schema.widths("item")), path)
             continue
         own = {name: wires[name] for name in tower.inputs}
-        onnx.save(packed_tower(tower.model, own, schema.widths(side), side, longest), path)
+        onnx.save(packed_tower(tower.model, own, schema.widths(side), side, scale), path)
         rows, known = tower.packed(wires, schema)
-        expected = unit(tower.output, side, longest)
+        expected = unit(tower.output, side, scale)
         differences[path.name] = _difference(path, Tower(path).embed(*rows[side])[known], expected[known])
     path = folder / "ranker.onnx"
     own = {name: wires[name] for name in dlrm.inputs}
@@ -124,11 +126,11 @@ def write_models(
     return differences
 
 
-def unit(vectors: np.ndarray, side: Side, longest: float | None) -> np.ndarray:
+def unit(vectors: np.ndarray, side: Side, scale: float | None) -> np.ndarray:
     """Merlin's vectors float32[n, d] as unit vectors whose inner products keep the order (see ``graph.py``)."""
     vectors = vectors.astype(np.float32)
-    if longest is not None:
-        vectors = vectors / np.float32(longest) if side == "item" else vectors
+    if scale is not None:
+        vectors = vectors / np.float32(scale) if side == "item" else vectors
         rest = 1 - np.square(vectors).sum(axis=1, keepdims=True) if side == "item" else 0 * vectors[:, :1]
         vectors = np.concatenate([vectors, np.sqrt(np.maximum(rest, 0))], axis=1)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

@@ -29,7 +29,7 @@ def main(verb: str, *arguments: str) -> int:
         return 1
     except Exception as error:
         traceback.print_exc()
-        emit("error", message=f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}")
+        emit("error", message=f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[-1]}")
         return 1
     return 0
 

@@ -56,7 +56,9 @@ def _convert(path: Path, rows: pd.DataFrame, target: Path) -> None:
     if len(outputs) != 1:
         raise SystemExit(f"{path} has {len(outputs)} outputs ({', '.join(outputs)}): a model with one is expected")
 
-    @tf.function(input_signature=[tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in specs.items()])
+    @tf.function(
+        autograph=False, input_signature=[tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in specs.items()]
+    )
     def call(*values: tf.Tensor) -> tf.Tensor:
         return signature(**dict(zip(specs, values, strict=True)))[outputs[0]]
 
