@@ -20,7 +20,7 @@ MERLIN_NEEDS := sys.exit(None if sys.version_info[:2] in ((3, 10), (3, 11)) else
 	$(MERLIN_PYTHON) is " + sys.version.split()[0] + ": run make merlin MERLIN_PYTHON=/path/to/python3.11")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-online serving merlin lock clean
+.PHONY: help demo test lint bench bench-online bench-merlin serving merlin lock clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/make \1	\2/p' Makefile | expand -t 19
@@ -28,7 +28,7 @@ help:  ## print this list
 demo: $(READY) $(SERVING)  ## MovieLens-100k: train, compare, write to Redis; deploy, serve, recommend, an event: a few minutes
 	@$(BIN)/recsys demo
 
-test: lint $(SERVING)  ## linters, type checker and all tests, the notebooks among them
+test: lint $(SERVING) $(MERLIN)  ## linters, type checker and all tests, the notebooks among them
 	@$(BIN)/pytest
 
 lint: $(READY)  ## linters and type checker
@@ -41,6 +41,9 @@ bench: $(READY)  ## measure speed and memory, print the table, draw the plot in 
 
 bench-online: $(READY) $(SERVING) $(FEAST)  ## measure the online pipeline in all its revisions: eight minutes
 	@$(BIN)/python -m benchmarks.online
+
+bench-merlin: $(READY) $(MERLIN)  ## measure Merlin and this library side by side on the same data: about 20 minutes
+	@$(BIN)/python -m benchmarks.merlin
 
 serving: $(SERVING)  ## make .venv-serving, the environment of Triton, which demo and test need, too
 

@@ -212,10 +212,13 @@ def test_every_verb_works_on_a_bundle_of_merlin(
         serving.communicate(timeout=60)
 
 
-def test_without_an_environment_one_line_says_how_to_make_it(recsys: Recsys, dataset: Dataset, tmp_path: Path) -> None:
+def test_without_an_environment_one_line_says_how_to_make_it(
+    recsys: Recsys, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECSYS_MERLIN_ENVIRONMENT", "nowhere")
     error = recsys("train", dataset.path, "--trainer", "merlin", "--out", tmp_path / "bundle").error()
     assert error == (
-        "error: no Merlin environment in .venv-merlin: make it with 'make merlin', or set RECSYS_MERLIN_ENVIRONMENT"
+        "error: no Merlin environment in nowhere: make it with 'make merlin', or set RECSYS_MERLIN_ENVIRONMENT"
     )
     assert left_in(tmp_path) == set()
 

@@ -19,7 +19,6 @@ import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -28,6 +27,7 @@ from types import TracebackType
 from typing import Any
 
 from ..config import TritonSettings
+from ..environments import located
 from ..errors import ServingError
 from ..ports import free_ports
 
@@ -214,10 +214,7 @@ class EmbeddedTriton:
 
         The stub of the Python backend loads the libpython it finds and the ``python`` that is first on PATH.
         """
-        environment = Path(os.path.abspath(self._settings.environment))
-        beside = Path(sys.prefix).parent / self._settings.environment
-        if not environment.exists() and beside.exists():  # seen from another folder, such as that of a notebook
-            environment = beside
+        environment = located(self._settings.environment)
         how = "make it with 'make serving', or set RECSYS_TRITON_ENVIRONMENT to one that has redis-recsys[serving]"
         try:
             answer = subprocess.run([environment / "bin" / "python", "-c", INSPECT], capture_output=True, text=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ...config import MerlinSettings
+from ...environments import located
 from ...errors import ConfigError, TrainingError
 from ...files import disk_error
 from ...progress import console
@@ -108,10 +109,11 @@ def interpreter(settings: MerlinSettings) -> Path:
     Raises:
         ConfigError: there is none.
     """
-    path = settings.environment
+    path = located(settings.environment)
     python = path / "bin" / "python" if path.is_dir() else path
     if not python.exists():
         raise ConfigError(
-            f"no Merlin environment in {path}: make it with 'make merlin', or set RECSYS_MERLIN_ENVIRONMENT"
+            f"no Merlin environment in {settings.environment}: make it with 'make merlin', or set "
+            "RECSYS_MERLIN_ENVIRONMENT"
         )
-    return python.absolute()
+    return python

@@ -64,7 +64,7 @@ def import_export(export: Path, target: Path, settings: MerlinSettings) -> Bundl
                 for event in worker:
                     if event["event"] == "end":
                         console.print(f"merlin {event['step']}: {event['seconds']:.1f} s", highlight=False)
-            _assemble(export, Path(scratch), target)
+            assemble(export, Path(scratch), target)
     except OSError as error:
         raise disk_error(error, target) from error
     return Bundle(target, verify=False)
@@ -128,7 +128,17 @@ class FeatureTable:
     columns: list[str]
 
 
-def _assemble(export: Path, onnx: Path, target: Path) -> None:
+def assemble(export: Path, onnx: Path, target: Path) -> None:
+    """Make the bundle of an export and of its models as the worker converted them.
+
+    Args:
+        export: as of :func:`import_export`.
+        onnx: folder that the worker wrote.
+        target: of the bundle.
+
+    Raises:
+        BundleError: two pieces do not fit together.
+    """
     query, dlrm = Converted.read(onnx, "query_tower"), Converted.read(onnx, "dlrm")
     candidate = Converted.read(onnx, "candidate_tower") if (onnx / "candidate_tower.onnx").exists() else None
     reads = list(dict.fromkeys([*query.inputs, *dlrm.inputs, *(candidate.inputs if candidate else ())]))

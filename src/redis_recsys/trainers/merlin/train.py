@@ -47,7 +47,8 @@ class MerlinTrainer:
 
     Attributes:
         schema: what NVTabular made of the columns, once the retrieval model has been trained.
-        seconds: that each step took, by name.
+        seconds: that each step of the worker took, by name.
+        peak_mb: most memory that the worker held.
     """
 
     def __init__(self, dataset: Dataset, settings: Settings, target: Path, export: Path | None = None) -> None:
@@ -71,6 +72,7 @@ class MerlinTrainer:
         self.curves: dict[str, list[dict[str, Any]]] = {}
         self.schema: list[dict[str, Any]] = []
         self.seconds: dict[str, float] = {}
+        self.peak_mb = 0.0
         self._settings, self._export = settings, export
         for part in ("train", "valid"):
             if not dataset.rows(part).target.any():
@@ -166,6 +168,7 @@ class MerlinTrainer:
             self.schema = event["columns"]
         elif event["event"] == "end":
             self.seconds[event["step"]] = event["seconds"]
+            self.peak_mb = max(self.peak_mb, event["peak_mb"])
             console.print(f"merlin {event['step']}: {event['seconds']:.1f} s", highlight=False)
 
     def _start(self) -> Iterator[dict[str, Any]]:

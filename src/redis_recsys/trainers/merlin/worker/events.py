@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import stat
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TextIO
 
 _out: TextIO = sys.stdout
@@ -40,4 +42,13 @@ def timed(step: str) -> Iterator[None]:
     emit("begin", step=step)
     started = time.perf_counter()
     yield
-    emit("end", step=step, seconds=time.perf_counter() - started)
+    emit("end", step=step, seconds=time.perf_counter() - started, peak_mb=_peak_mb())
+
+
+def _peak_mb() -> float:
+    """Most memory that this process has held."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(peak.split()[1]) / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

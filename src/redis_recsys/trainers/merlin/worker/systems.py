@@ -83,7 +83,7 @@ def export_systems(job: SystemsJob) -> None:
         # QueryFeast materializes when it is made: that would need Redis now, and mark the rows as loaded
         with mock.patch.object(FeatureStore, "materialize_incremental"):
             users = QueryFeast.from_feature_view(store, "user_features", user_raw)
-            items = QueryFeast.from_feature_view(store, "item_features", "candidate_ids", "item", include_id=True)
+            items = QueryFeast.from_feature_view(store, "item_features", "candidate_ids", include_id=True)
         query_tower, dlrm = PredictTensorflow(str(export / "query_tower")), PredictTensorflow(str(export / "dlrm"))
         of_user = [name for name in dlrm.input_schema.column_names if name in users.output_schema.column_names]
         user_features = [user_raw] >> users
