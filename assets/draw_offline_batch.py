@@ -59,10 +59,10 @@ def draw() -> None:
         TOP + 0.75,
         1.15,
         WORK,
-        "Two-tower (PyTorch)",
-        "retrieval: finds candidates\nin the whole catalogue",
+        "Two-tower",
+        "retrieval: finds candidates\nPyTorch or NVIDIA Merlin",
     )
-    box(axes, COLUMNS[3], TOP - 0.6, 1.15, WORK, "DLRM (PyTorch)", "ranking: probability\nof a click")
+    box(axes, COLUMNS[3], TOP - 0.6, 1.15, WORK, "DLRM", "ranking: click probability\nPyTorch or NVIDIA Merlin")
     box(axes, COLUMNS[4], TOP, 1.3, DATA, "Bundle (ONNX)", "models · vocabularies\nfeatures · embeddings")
     for left in (0, 1):
         arrow(axes, (COLUMNS[left] + WIDTH, middle), (COLUMNS[left + 1], middle))
@@ -83,6 +83,7 @@ def draw() -> None:
 
     command(axes, COLUMNS[0], TOP + 1.4, "recsys data")
     command(axes, COLUMNS[3], TOP + 2.0, "recsys train")
+    command(axes, COLUMNS[4], TOP + 1.4, "recsys import merlin")
     command(axes, COLUMNS[1], BOTTOM + 1.5, "recsys batch")
     command(axes, COLUMNS[3], BOTTOM + 1.5, "recsys get USER")
     here = Path(__file__).parent

@@ -21,14 +21,14 @@ def movielens() -> dict[str, Any]:
 
 def _synthetic(rows: int) -> dict[str, Any]:
     from redis_recsys.baselines import fit_baselines
-    from redis_recsys.config import TrainSettings
+    from redis_recsys.config import Settings
     from redis_recsys.data.synthetic import generate
     from redis_recsys.dataset import Dataset
     from redis_recsys.etl import encode
     from redis_recsys.evaluate import evaluate
     from redis_recsys.recommender import Everyone
     from redis_recsys.split import Split
-    from redis_recsys.trainers.torch.train import train
+    from redis_recsys.trainers import train
 
     raw, home = FOLDER / f"synthetic-{rows}", FOLDER / f"models-{rows}"
     if not raw.exists():
@@ -36,7 +36,7 @@ def _synthetic(rows: int) -> dict[str, Any]:
     encode(raw, home / "dataset", Split())
     dataset = Dataset(home / "dataset")
     started = time.perf_counter()
-    bundle = train(dataset, TrainSettings(), home / "bundle")
+    bundle = train(dataset, Settings(), home / "bundle")
     seconds = time.perf_counter() - started
     both = Everyone(bundle)
     report = evaluate(dataset, [*fit_baselines(dataset), Everyone(bundle, ranked=False), both], predict=both.predict)

@@ -118,16 +118,19 @@ def trained_on(dataset: Dataset, target: Path, **settings: Any) -> Trained:
                 return export(model, *args)
 
             patch.setattr(trainer, name, kept)
-        bundle = trainer.train(dataset, TrainSettings(**TINY | settings), target)
+        training = trainer.Trainer(dataset, TrainSettings(**TINY | settings), target)
+        training.fit_retrieval()
+        training.fit_ranking()
+        bundle = training.export()
     return Trained(dataset, bundle, *models)
 
 
 def trained_by_merlin(dataset: Dataset, folder: Path) -> Trained:
     """Train a small bundle in the Merlin environment, and keep what Merlin exported."""
-    from redis_recsys.trainers.merlin.train import train
+    from redis_recsys.trainers import train
 
     settings = Settings(
-        train=TrainSettings(epochs=25, patience=25, embedding_dim=16),
+        train=TrainSettings(trainer="merlin", epochs=25, patience=25, embedding_dim=16),
         merlin=MerlinSettings(
             environment=MERLIN_ENVIRONMENT, log=folder / "merlin.log", retrieval_batch=256, ranking_batch=256,
             learning_rate=0.01, encoder_dim=16, ranking_dim=16,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -39,9 +40,19 @@ def checkout(work: Path, folder: Path) -> Path:
     return work
 
 
-def run(path: Path, **train: str) -> Any:
-    """The notebook after a run with none but these settings of the training."""
+def run(path: Path, first: str = "", **train: str) -> Any:
+    """The notebook after a run with none but these settings of the training.
+
+    Args:
+        path: of the notebook.
+        first: line of its first code cell that replaces the one which sets the same name.
+        train: settings.
+    """
     notebook = nbformat.read(path, as_version=4)
+    if first:
+        cell = next(cell for cell in notebook.cells if cell.cell_type == "code")
+        cell.source, count = re.subn(rf"(?m)^{first.split()[0]} = .*$", first, cell.source)
+        assert count == 1
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
@@ -50,7 +61,7 @@ def run(path: Path, **train: str) -> Any:
             patch.delenv(name)
         for name, value in train.items():
             patch.setenv(f"RECSYS_TRAIN_{name}", value)
-        NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(path.parent)}}).execute()
+        NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}}).execute()
     return notebook
 
 
@@ -69,6 +80,13 @@ def offline_batch(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     """The notebook of example 1 after a short run, and the folder it ran in."""
     work = checkout(tmp_path_factory.mktemp("checkout"), OFFLINE_BATCH.parent)
     return run(work / OFFLINE_BATCH, EPOCHS="2", REFIT="false", DEVICE="cpu"), work
+
+
+@pytest.fixture(scope="module")
+def with_merlin(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """The notebook of example 1 with Merlin as its trainer, and the folder it ran in."""
+    work = checkout(tmp_path_factory.mktemp("checkout"), OFFLINE_BATCH.parent)
+    return run(work / OFFLINE_BATCH, 'TRAINER = "merlin"', EPOCHS="1"), work
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +137,22 @@ def test_it_leaves_a_bundle_and_no_running_redis(offline_batch: tuple[Any, Path]
     assert (work / "data" / "notebook-100k" / "bundle" / "ranker.onnx").is_file()
     assert (work / "data" / "redis").is_dir()
     assert not (work / "data" / "redis" / "server.json").exists()
+
+
+def test_the_offline_batch_notebook_runs_top_to_bottom_with_merlin(with_merlin: tuple[Any, Path]) -> None:
+    notebook, work = with_merlin
+    assert ran_top_to_bottom(notebook)
+    manifest = json.loads((work / "data" / "notebook-100k" / "bundle" / "manifest.json").read_text())
+    assert manifest["trainer"] == "merlin"
+    (table,) = shown(cell_with(notebook, "get(redis, 1)"), "text/plain")
+    assert len([line for line in table.splitlines() if "(19" in line]) == 10
+
+
+def test_it_shows_the_nvtabular_schema_and_the_keras_curves(with_merlin: tuple[Any, Path]) -> None:
+    cell = cell_with(with_merlin[0], "trainer.schema")
+    assert any("categorical" in table and "recent_items_1" in table for table in shown(cell, "text/plain"))
+    assert shown(cell, "image/png")
+    assert shown(cell_with(with_merlin[0], '"DLRMModel"'), "image/png")
 
 
 def test_the_components_notebook_runs_top_to_bottom_and_trains_if_there_is_no_bundle(

@@ -37,6 +37,14 @@ def test_loss_curves_have_one_panel_per_model_and_a_second_axis_for_the_metric()
     assert lines == [[3.0, 2.0], [0.5], [0.1, 0.2]]
 
 
+def test_keras_curves_have_one_panel_per_metric_with_training_and_validation():
+    keras = {"loss": 2.0, "auc": 0.6, "loss_batch": 1.0, "val_loss": 2.1, "val_auc": 0.5, "val_loss_batch": 1.0}
+    more = {"val_regularization_loss": 0.0, "regularization_loss": 0.0}
+    figure = plots.keras_curves([{"epoch": 1, "keras": keras | more}], "DLRMModel")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["loss", "auc"]
+    assert [line.get_ydata().tolist() for line in figure.axes[1].lines] == [[0.6], [0.5]]
+
+
 def test_popularity_curve_falls_and_leaves_out_items_without_clicks():
     figure = plots.popularity_curve(np.array([0, 1, 90, 5, 4, 0]))
     assert figure.axes[0].lines[0].get_ydata().tolist() == [90, 5, 4, 1]

@@ -33,7 +33,9 @@ APPLIED_SECONDS = 10.0  # that an event may take on a machine that is busy
 
 
 def movielens_training(settings: Settings) -> TrainSettings:
-    """Training settings for MovieLens-100k; those that the user has set win."""
+    """Training settings of the torch trainer for MovieLens-100k; those that the user has set win."""
+    if settings.train.trainer != "torch":
+        return settings.train
     return TrainSettings(**MOVIELENS | settings.train.model_dump(exclude_unset=True))
 
 
@@ -48,7 +50,7 @@ def offline(settings: Settings, users: int = USERS) -> tuple[Report, list[Recomm
         The evaluation, and what Redis holds for the first users.
     """
     from .baselines import fit_baselines
-    from .trainers.torch.train import train
+    from .trainers import train
 
     folder = settings.data / "demo"
     with _step("1/7  MovieLens-100k"):
@@ -57,7 +59,8 @@ def offline(settings: Settings, users: int = USERS) -> tuple[Report, list[Recomm
         encode(settings.data / "raw" / "movielens-100k", folder / "dataset", Split())
     dataset = Dataset(folder / "dataset")
     with _step("3/7  train two-tower and DLRM, export to ONNX"):
-        bundle = train(dataset, movielens_training(settings), folder / "bundle")
+        chosen = settings.model_copy(update={"train": movielens_training(settings)})
+        bundle = train(dataset, chosen, folder / "bundle")
     with _step("4/7  evaluate on the newest 10%, over the full catalogue"):
         candidates = settings.batch.candidates
         towers, both = Everyone(bundle, candidates, ranked=False), Everyone(bundle, candidates)

@@ -128,6 +128,29 @@ def loss_curves(models: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
 
 
 @styled
+def keras_curves(records: Sequence[Mapping[str, Any]], title: str) -> Figure:
+    """Keras' own metrics by epoch, in training and in validation, one panel per metric.
+
+    Args:
+        records: one per epoch with ``epoch`` and ``keras``, which maps metric -> value; ``val_`` marks validation.
+        title: of the figure.
+    """
+    names = [name for name in records[0]["keras"] if f"val_{name}" in records[0]["keras"] and "_loss" not in name]
+    names = [name for name in names if not name.startswith("loss_")]
+    epochs = [record["epoch"] for record in records]
+    figure, panels = plt.subplots(1, len(names), figsize=(3.4 * len(names), 3.0), squeeze=False)
+    for panel, name in zip(panels[0], names, strict=True):
+        for label, key, color in (("training", name, COLORS[0]), ("validation", f"val_{name}", COLORS[2])):
+            values = [record["keras"][key] for record in records]
+            panel.plot(epochs, values, marker="o", markersize=4, color=color, label=label)
+        panel.set(title=name, xlabel="epoch")
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[0][0].legend(frameon=False)
+    figure.suptitle(title)
+    return figure
+
+
+@styled
 def popularity_curve(counts: np.ndarray) -> Figure:
     """Clicks of each item by popularity rank, both logarithmic: a power law is a straight line.
 

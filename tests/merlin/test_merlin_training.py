@@ -29,10 +29,11 @@ from redis_recsys.evaluate import evaluate
 from redis_recsys.history import History
 from redis_recsys.inference import Ranker
 from redis_recsys.recommender import Everyone
+from redis_recsys.trainers import train
 from redis_recsys.trainers.merlin import flat
 from redis_recsys.trainers.merlin.categories import Categories
-from redis_recsys.trainers.merlin.environment import WORKER, Worker
-from redis_recsys.trainers.merlin.train import MerlinTrainer, train
+from redis_recsys.trainers.merlin.environment import Worker
+from redis_recsys.trainers.merlin.train import MerlinTrainer
 
 ROOT = Path(__file__).parents[2]
 RECSYS = str(Path(sys.executable).parent / "recsys")
@@ -235,7 +236,9 @@ def test_options_that_merlin_does_not_know_are_named(recsys: Recsys, dataset: Da
 
 
 def settings(merlin: MerlinSettings, **changes: Any) -> Settings:
-    return Settings(train=TrainSettings(epochs=1, embedding_dim=8), merlin=merlin.model_copy(update=changes))
+    return Settings(
+        train=TrainSettings(trainer="merlin", epochs=1, embedding_dim=8), merlin=merlin.model_copy(update=changes)
+    )
 
 
 def fake(path: Path, script: str) -> Path:
@@ -315,7 +318,7 @@ def workers() -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            if WORKER in path.read_bytes().decode().split("\0"):
+            if b"recsys_merlin.worker" in path.read_bytes():
                 found.append(int(path.parent.name))
     return found
 
@@ -327,7 +330,7 @@ def test_versions_that_drift_from_the_pins_are_named(tmp_path: Path, merlin: Mer
     pins.write_text(re.sub(r"(?m)^numpy==.*$", "numpy==1.0.0", pins.read_text()) + "tensorflow-text==2.12.1\n")
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "src")}
     run = subprocess.run(
-        [MERLIN_ENVIRONMENT / "bin" / "python", "-m", WORKER, "nothing"],
+        [MERLIN_ENVIRONMENT / "bin" / "python", "-m", "redis_recsys.trainers.merlin.worker", "nothing"],
         env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     events = [json.loads(line) for line in run.stdout.splitlines()]

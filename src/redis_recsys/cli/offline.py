@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..config import BatchSettings, RedisSettings, TrainSettings, load_settings
-from ..errors import ConfigError, DataError
+from ..errors import DataError
 from .app import BUNDLE, DATASET, Bundle_, Dataset_, Json, app, out, ranked, setting, titles
 
 if TYPE_CHECKING:
@@ -47,19 +47,10 @@ def train(
     DLRMModel, converted to the same bundle.
     """
     from ..dataset import Dataset
+    from ..trainers import train as fit
 
     flags = {name: value for name, value in locals().items() if name in TrainSettings.model_fields}
-    settings = load_settings(train=flags)
-    if settings.train.trainer == "merlin":
-        from ..trainers.merlin.train import train as fit_merlin
-
-        bundle = fit_merlin(Dataset(dataset), settings, target, export)
-    else:
-        from ..trainers.torch.train import train as fit
-
-        if export is not None:
-            raise ConfigError("--export is for --trainer merlin: the torch trainer writes nothing but the bundle")
-        bundle = fit(Dataset(dataset), settings.train, target)
+    bundle = fit(Dataset(dataset), load_settings(train=flags), target, export)
     out.print(f"bundle with {bundle.manifest.users:,} users and {bundle.manifest.items:,} items in {target}")
 
 

@@ -1,1 +1,69 @@
 """Trainers: each turns a dataset into a bundle. Nothing else knows which one made a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from ..bundle import Bundle
+    from ..config import Settings
+    from ..dataset import Dataset
+
+
+class Trainer(Protocol):
+    """What every trainer does, in this order."""
+
+    curves: dict[str, list[dict[str, Any]]]
+
+    def fit_retrieval(self) -> list[dict[str, Any]]:
+        """Train the two towers; one record per epoch with ``epoch``, ``loss`` and ``metric``."""
+        ...
+
+    def fit_ranking(self) -> list[dict[str, Any]]:
+        """Train the DLRM; one record per epoch."""
+        ...
+
+    def export(self) -> Bundle:
+        """Write the bundle."""
+        ...
+
+    def close(self) -> None:
+        """Give up what is still held, after whatever went wrong."""
+        ...
+
+
+def trainer_of(dataset: Dataset, settings: Settings, target: Path, export: Path | None = None) -> Trainer:
+    """The trainer that ``settings.train.trainer`` names.
+
+    Args:
+        dataset: to learn from.
+        settings: of the training.
+        target: of the bundle.
+        export: folder in which to keep what the framework's own tools read; only Merlin has such.
+
+    Raises:
+        ConfigError: an option does not go with the trainer, or its environment is missing.
+        TrainingError: the dataset has nothing to learn from.
+    """
+    if settings.train.trainer == "merlin":
+        from .merlin.train import MerlinTrainer
+
+        return MerlinTrainer(dataset, settings, target, export)
+    from ..errors import ConfigError
+    from .torch.train import Trainer as TorchTrainer
+
+    if export is not None:
+        raise ConfigError("--export is for --trainer merlin: the torch trainer writes nothing but the bundle")
+    return TorchTrainer(dataset, settings.train, target)
+
+
+def train(dataset: Dataset, settings: Settings, target: Path, export: Path | None = None) -> Bundle:
+    """Train both models and write the bundle; see :func:`trainer_of`."""
+    trainer = trainer_of(dataset, settings, target, export)
+    try:
+        trainer.fit_retrieval()
+        trainer.fit_ranking()
+        return trainer.export()
+    finally:
+        trainer.close()

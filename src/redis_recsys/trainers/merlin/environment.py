@@ -18,8 +18,15 @@ from ...errors import ConfigError, TrainingError
 from ...files import disk_error
 from ...progress import console
 
-WORKER = "redis_recsys.trainers.merlin.worker"
-PACKAGES = Path(__file__).parents[3]
+# The worker and the job are the only code of ours that the Merlin environment sees, and by another name: this package
+# may be installed beside libraries that must not get into that environment.
+BOOT = """
+import runpy, sys, types
+package = types.ModuleType("recsys_merlin")
+package.__path__ = [sys.argv.pop(1)]
+sys.modules["recsys_merlin"] = package
+runpy.run_module("recsys_merlin.worker", run_name="__main__", alter_sys=True)
+"""
 STOP_SECONDS = 5.0
 SAID = 20  # last lines of the log that an error may quote
 
@@ -40,7 +47,9 @@ class Worker:
             DataError: its log cannot be written.
         """
         self._verb, self._log = verb, settings.log
-        command = [str(interpreter(settings)), "-m", WORKER, verb, *(str(Path(each).absolute()) for each in arguments)]
+        home = Path(__file__).parent
+        paths = [str(Path(each).absolute()) for each in arguments]
+        command = [str(interpreter(settings)), "-c", BOOT, str(home), verb, *paths]
         try:
             settings.log.parent.mkdir(parents=True, exist_ok=True)
             with settings.log.open("wb") as log:
@@ -49,7 +58,6 @@ class Worker:
                     stdin=subprocess.PIPE,  # never written to: it ends when this process does, and the worker with it
                     stdout=subprocess.PIPE,
                     stderr=log,
-                    env=os.environ | {"PYTHONPATH": str(PACKAGES), "PYTHONUNBUFFERED": "1"},
                     start_new_session=True,  # Ctrl-C is for this process, which then ends the worker
                 )
         except OSError as error:

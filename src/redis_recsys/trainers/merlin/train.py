@@ -31,14 +31,6 @@ MODELS = ("retrieval", "ranking")
 DULL = ("regularization_loss", "loss_batch")  # Keras metrics that nobody needs to see
 
 
-def train(dataset: Dataset, settings: Settings, target: Path, export: Path | None = None) -> Bundle:
-    """Train two-tower and DLRM with Merlin and write the bundle to ``target``; see :class:`MerlinTrainer`."""
-    with MerlinTrainer(dataset, settings, target, export) as trainer:
-        trainer.fit_retrieval()
-        trainer.fit_ranking()
-        return trainer.export()
-
-
 class MerlinTrainer:
     """Trains in the Merlin environment and writes the bundle.
 

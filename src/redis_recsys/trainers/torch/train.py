@@ -33,14 +33,6 @@ DAY = 86_400
 SMOOTHING = 5.0
 
 
-def train(dataset: Dataset, settings: TrainSettings, target: Path) -> Bundle:
-    """Train two-tower and DLRM on a dataset and write the bundle to ``target``; see :class:`Trainer`."""
-    trainer = Trainer(dataset, settings, target)
-    trainer.fit_retrieval()
-    trainer.fit_ranking()
-    return trainer.export()
-
-
 class Trainer:
     """Trains the two models one after the other and writes the bundle.
 
@@ -100,6 +92,9 @@ class Trainer:
         bundle = _write(self.dataset, everything, self._retrieval, self._ranker, self.curves, self.target)
         shutil.rmtree(self._checkpoint, ignore_errors=True)
         return bundle
+
+    def close(self) -> None:
+        """Nothing is held; the checkpoint stays for ``resume``."""
 
 
 class _Data:
