@@ -172,7 +172,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
     axes.bar_label(bars, [f"{total:.0f} s" for total in left], padding=4)
     axes.invert_yaxis()
     axes.set_xlabel(f"seconds, {results['rows']:,} synthetic rows")
-    axes.legend(ncols=len(STEPS), frameon=False, loc="lower right", fontsize="small")
+    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 0.02), fontsize="small")
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.12)
     figure.savefig(path, dpi=150)

@@ -92,6 +92,7 @@ def test_an_imported_model_recommends_what_tensorflow_does(
             np.diff(scores, append=-1), 0, atol=1e-5
         )
         assert (same_order | ties).all()
+    assert json.loads(recsys("deploy", "bundle", "--json").out)["users"] == len(expected)
 
 
 def test_it_is_the_same_without_a_candidate_tower(

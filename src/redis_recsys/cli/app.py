@@ -16,6 +16,8 @@ app = typer.Typer(
 
     Ahead of time: recsys data movielens -> recsys train -> recsys evaluate -> recsys batch -> recsys get 1
 
+    From NVIDIA Merlin: recsys train --trainer merlin, or recsys import merlin FOLDER, then as above
+
     On demand: recsys deploy -> recsys serve -> recsys recommend 1 -> recsys event 1 50 click
 
     Settings come from the YAML file named by RECSYS_CONFIG, then RECSYS_* variables (RECSYS_REDIS_HOST,

@@ -56,10 +56,10 @@ class Categories:
         sizes = f"{name}_size"
         counts = frame[sizes].fill_null(0).to_numpy() if sizes in frame.columns else None
         if rows is None:  # before 23.6, the first row is the null's
-            return cls(_settled(values.slice(1)), 1, 0, 0, False, None if counts is None else counts[1:])
+            return cls(settled(values.slice(1)), 1, 0, 0, False, None if counts is None else counts[1:])
         offsets = {kind: int(rows[kind]["offset"]) for kind in rows}
         return cls(
-            _settled(values),
+            settled(values),
             offsets["unique"],
             offsets["null"],
             offsets["oov"],
@@ -88,8 +88,8 @@ class Categories:
         return self.null if self.null_seen else self.oov
 
 
-def _settled(values: pl.Series) -> pl.Series:
-    """pandas makes floats of integers beside nulls."""
+def settled(values: pl.Series) -> pl.Series:
+    """Integers, where pandas made floats of them because of nulls."""
     if values.dtype.is_float() and values.is_finite().all() and (values == values.round()).all():
         return values.cast(pl.Int64)
     return values

@@ -32,6 +32,7 @@ PACKED: dict[Side, tuple[str, ...]] = {"user": RANKER_INPUTS[:2], "item": RANKER
 KINDS = (TensorProto.INT32, TensorProto.FLOAT)
 SIDES: tuple[Side, Side] = ("user", "item")
 OPSET, IR_VERSION = 17, 8
+FEW_ROWS = (5, 7)
 EXACT = 1 << 24  # integers below are exact as float32
 Arrays = Mapping[str, np.ndarray]
 
@@ -76,11 +77,7 @@ def packed_tower(
         vector = graph.add("Concat", vector, more, axis=1)
     length = graph.add("Max", graph.add("ReduceL2", vector, axes=[1]), graph.constant(np.float32(1e-12)))
     graph.add("Div", vector, length, name="embedding")
-    inputs = [
-        helper.make_tensor_value_info("categorical", TensorProto.INT32, ["n", widths[0]]),
-        helper.make_tensor_value_info("numeric", TensorProto.FLOAT, ["n", widths[1]]),
-    ]
-    return graph.model(inputs, [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", None])])
+    return graph.tower(widths, None)
 
 
 def lookup_tower(vectors: np.ndarray, slot: int, widths: tuple[int, int]) -> onnx.ModelProto:
@@ -94,12 +91,7 @@ def lookup_tower(vectors: np.ndarray, slot: int, widths: tuple[int, int]) -> onn
     graph = _Graph(None)
     ids = graph.add("Gather", "categorical", graph.constant(np.int64(slot)), axis=1)
     graph.add("Gather", graph.constant(vectors.astype(np.float32)), ids, axis=0, name="embedding")
-    inputs = [
-        helper.make_tensor_value_info("categorical", TensorProto.INT32, ["n", widths[0]]),
-        helper.make_tensor_value_info("numeric", TensorProto.FLOAT, ["n", widths[1]]),
-    ]
-    out = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", vectors.shape[1]])
-    return graph.model(inputs, [out])
+    return graph.tower(widths, vectors.shape[1])
 
 
 def packed_ranker(
@@ -126,8 +118,12 @@ def packed_ranker(
                 f"the ranker uses {name} itself as a number, with ids beyond {EXACT:,}: that cannot be cut"
             )
 
+    for side in SIDES:
+        if not parts[side]:
+            raise BundleError(f"the ranker uses no feature of {side}s: it would rank all of them alike")
+
     flat = [
-        graph.add("Reshape", name, graph.constant(np.array([-1, width], np.int64)))
+        graph.add("Reshape", name, graph.ints([-1, width])) if width else name
         for name, width in zip(PACKED["item"], widths["item"], strict=True)
     ]
     rows: dict[Side, dict[str, str]] = {
@@ -168,14 +164,15 @@ def _row_wise(model: onnx.ModelProto, sample: Arrays) -> dict[str, tuple[int, ..
     names = [name for node in model.graph.node for name in node.output if name]
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     runner = session(watched)
-    shapes = []
-    for count in (5, 7):
+    runs = []
+    for count in FEW_ROWS:
         rows = {name: np.resize(values, (count, *values.shape[1:])) for name, values in sample.items()}
-        shapes.append([(count, array.shape, array.dtype) for array in runner.run(names, rows)])
+        runs.append(runner.run(names, rows))
     found = {name: tuple(values.shape[1:]) for name, values in sample.items()}
-    for name, *both in zip(names, *shapes, strict=True):
-        if all(shape[:1] == (count,) and dtype == np.float32 for count, shape, dtype in both):
-            found[name] = both[0][1][1:]
+    for name, few, more in zip(names, *runs, strict=True):
+        follows = (few.shape[:1] + more.shape[:1]) == FEW_ROWS and few.shape[1:] == more.shape[1:]
+        if follows and few.dtype == np.float32:
+            found[name] = few.shape[1:]
     return found
 
 
@@ -296,6 +293,14 @@ class _Graph:
             value = self.add("Reshape", part, self.ints([-1, *rows[name]]))
             found[name] = self.add("Cast", value, to=self._types.get(name, TensorProto.FLOAT))
         return found
+
+    def tower(self, widths: tuple[int, int], dim: int | None) -> onnx.ModelProto:
+        """The finished model of a tower, whose output ``embedding`` has been added."""
+        inputs = [
+            helper.make_tensor_value_info(name, kind, ["n", width])
+            for name, kind, width in zip(("categorical", "numeric"), KINDS, widths, strict=True)
+        ]
+        return self.model(inputs, [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", dim])])
 
     def model(self, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]) -> onnx.ModelProto:
         """The finished model."""

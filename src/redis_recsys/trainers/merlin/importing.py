@@ -25,7 +25,7 @@ from ...history import History
 from ...inference import Tower
 from ...progress import console
 from ...schema import Column, Schema, Side
-from .categories import Categories, file_names
+from .categories import Categories, file_names, settled
 from .environment import Worker
 from .graph import SIDES, Wire
 from .models import Converted, write_models
@@ -264,6 +264,7 @@ def _entities(table: FeatureTable, schema: Schema, vocabularies: dict[str, _Voca
         raise BundleError(
             f"{place} has the raw id {raw.filter(raw.is_duplicated())[0]!r} more than once: one row per id"
         )
+    raw = settled(raw)
     raw = raw.cast(pl.Int64) if raw.dtype.is_integer() else raw.cast(pl.String)
     known = decoded.cast(raw.dtype, strict=False)
     wrong = (known != raw).fill_null(False)
