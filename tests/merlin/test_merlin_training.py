@@ -161,6 +161,7 @@ def test_negatives_are_drawn_where_there_are_only_clicks(tmp_path: Path) -> None
     for part in ("train", "valid"):
         rows = pl.read_parquet(tmp_path / f"{part}.parquet")
         assert rows["click"].mean() == 0.25
+        assert (rows["click"].to_numpy().reshape(-1, 4).sum(axis=1) == 1).all()  # not all clicks first
         assert len(rows) == 4 * dataset.count(part)  # type: ignore[arg-type]
 
 

@@ -66,7 +66,9 @@ def write_rows(dataset: Dataset, folder: Path, negatives: int, seed: int) -> Non
         if dataset.schema.target is None:
             rng = np.random.default_rng([seed, number])
             rows, source = with_negatives(rows, len(dataset.items) + 1, negatives, rng)
-            before = before[source]
+            # each click with its negatives: Merlin shuffles only rows that lie near each other
+            together = np.argsort(source, kind="stable")
+            rows, before = rows.take(together), before[source[together]]
         frame = pl.concat(
             [
                 tables["user"][rows.user - 1],
