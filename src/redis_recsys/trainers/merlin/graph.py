@@ -267,7 +267,7 @@ class _Graph:
             node.CopyFrom(source)
             node.input[:] = [self.emit(each, values, level) for each in source.input]
             node.output[:] = [f"{level}/{each}" if each else "" for each in source.output]
-            node.name = f"{level}/{source.name}"
+            node.name = node.output[0]
             self._nodes.append(node)
             values.update({each: f"{level}/{each}" for each in source.output if each})
         return values[name]
