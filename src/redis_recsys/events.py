@@ -115,6 +115,7 @@ class Consumer:
         name: in the consumer group.
         applied, refused: events so far; those delivered twice count twice.
         trouble: why nothing is applied at present; None while all is well.
+        ready: set once the deployments have been opened and Feast, which takes seconds to import, is loaded.
 
     Example:
         >>> with Consumer(client, load_settings()):  # doctest: +SKIP
@@ -138,6 +139,7 @@ class Consumer:
         self._wait_ms = int(1000 * min(WAIT_SECONDS, timeout / 2))
         self._rows: dict[tuple[str, str], Rows] = {}
         self._live: DeploymentRecord | None = None
+        self.ready = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -195,6 +197,7 @@ class Consumer:
         """
         events = self._group.read(self._wait_ms)
         self._refresh()  # without events too, so that a new bundle is mostly opened while nothing waits
+        self.ready.set()
         if not events:
             return
         wrong = [(event, reason) for event in events if (reason := self._objection(event)) is not None]

@@ -87,7 +87,11 @@ class LocalIndex:
         return items, similarity
 
     def scores(self, queries: np.ndarray) -> np.ndarray:
-        """Dot products with all items, the same to the bit for a query alone and for one among many.
+        """Dot products with all items.
+
+        For a query alone they are the same to the bit as for one among many where OpenBLAS has its kernel for AVX-512;
+        those for older instructions sum the last rows of a batch in another order, so there they are the same to
+        rounding.
 
         Args:
             queries: float32[b, D].

@@ -23,6 +23,7 @@ from .triton.server import EmbeddedTriton
 
 log = logging.getLogger(__name__)
 
+READY_SECONDS = 30.0  # that the consumer of events may take before Triton is started without it
 WAIT_SECONDS = 0.5  # between looks for a first deployment
 SECTIONS = ("redis", "deploy", "online", "triton")  # that the models read
 
@@ -61,11 +62,11 @@ def serving(settings: Settings, events: bool = True, wait: bool = False) -> Iter
         parts = models(settings, record.user_ids, record.item_ids)
         outward = {*OUTWARD, *(field.name for field in STATUS), *(EXPLAINING if settings.triton.explain else ())}
         environment = variables(settings, client)
+        if events:  # before there is anybody to recommend to, so that the first event does not wait for imports
+            stack.enter_context(Consumer(client, settings)).ready.wait(READY_SECONDS)
         triton = stack.enter_context(
             EmbeddedTriton(settings.triton, lambda folder: write(folder, parts, settings.triton, outward), environment)
         )
-        if events:
-            stack.enter_context(Consumer(client, settings))
         yield triton
 
 
