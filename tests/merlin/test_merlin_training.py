@@ -284,12 +284,18 @@ def test_a_real_worker_that_is_killed_leaves_no_bundle(
     assert left_in(tmp_path) == set()
 
 
-@pytest.mark.usefixtures("use_merlin")
-def test_ctrl_c_ends_the_worker_too_and_leaves_no_bundle(dataset: Dataset, tmp_path: Path) -> None:
+def begun(dataset: Dataset, folder: Path) -> subprocess.Popen[str]:
+    """A training on the command line whose worker has imported Merlin."""
     command = [RECSYS, "train", str(dataset.path), "--trainer", "merlin", "--out", "bundle"]
-    training = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    training = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
     assert training.stderr is not None
     assert "merlin import" in training.stderr.readline()
+    return training
+
+
+@pytest.mark.usefixtures("use_merlin")
+def test_ctrl_c_ends_the_worker_too_and_leaves_no_bundle(dataset: Dataset, tmp_path: Path) -> None:
+    training = begun(dataset, tmp_path)
     assert len(workers()) == 1
     training.send_signal(signal.SIGINT)
     _, err = training.communicate(timeout=30)
@@ -301,10 +307,7 @@ def test_ctrl_c_ends_the_worker_too_and_leaves_no_bundle(dataset: Dataset, tmp_p
 
 @pytest.mark.usefixtures("use_merlin")
 def test_the_worker_ends_when_its_starter_is_killed(dataset: Dataset, tmp_path: Path) -> None:
-    command = [RECSYS, "train", str(dataset.path), "--trainer", "merlin", "--out", "bundle"]
-    training = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    assert training.stderr is not None
-    assert "merlin import" in training.stderr.readline()
+    training = begun(dataset, tmp_path)
     training.kill()
     training.communicate()
     deadline = time.monotonic() + 20

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..errors import ConfigError
+
 if TYPE_CHECKING:
     from ..bundle import Bundle
     from ..config import Settings
@@ -50,7 +52,6 @@ def trainer_of(dataset: Dataset, settings: Settings, target: Path, export: Path 
         from .merlin.train import MerlinTrainer
 
         return MerlinTrainer(dataset, settings, target, export)
-    from ..errors import ConfigError
     from .torch.train import Trainer as TorchTrainer
 
     if export is not None:

@@ -90,6 +90,16 @@ class Worker:
         if code:
             raise TrainingError(f"Merlin {self._verb} failed: {problem or self._reason(code)} (see {self._log})")
 
+    def finish(self) -> None:
+        """Wait for its end, and tell how long each step took.
+
+        Raises:
+            TrainingError: it did not end well.
+        """
+        for event in self:
+            if event["event"] == "end":
+                tell(event)
+
     def close(self) -> None:
         """End it, if it still runs."""
         if self._process.poll() is None:
@@ -109,6 +119,11 @@ class Worker:
         with self._log.open(errors="replace") as log:
             said = [line.strip() for line in deque(log, SAID) if line.strip()]
         return said[-1] if said else f"it ended with code {code}"
+
+
+def tell(event: dict[str, Any]) -> None:
+    """Show that a step has ended."""
+    console.print(f"merlin {event['step']}: {event['seconds']:.1f} s", highlight=False)
 
 
 def interpreter(settings: MerlinSettings) -> Path:

@@ -9,7 +9,6 @@ from pathlib import Path
 from ...config import MerlinSettings
 from ...errors import BundleError, ConfigError, DataError
 from ...files import keep_inputs, written_aside
-from ...progress import console
 from .environment import Worker
 from .importing import SIDES, check_pieces, read_table
 from .job import SystemsJob, save
@@ -52,24 +51,22 @@ def export_systems(
     if target.exists():
         raise DataError(f"{target} exists already: choose another folder, or remove it")
     keep_inputs(target, export)
-    ids = {side: read_table(export, side, []).id for side in SIDES}
-    for side, name in ids.items():
-        if f"{name}_raw" not in read_table(export, side, []).frame.columns:
-            raise BundleError(f"{side}_features.parquet has no {name}_raw, by which the ensemble is asked")
+    tables = {side: read_table(export, side, []) for side in SIDES}
+    for side, table in tables.items():
+        if f"{table.id}_raw" not in table.frame.columns:
+            raise BundleError(f"{side}_features.parquet has no {table.id}_raw, by which the ensemble is asked")
     with tempfile.TemporaryDirectory() as scratch, written_aside(target) as aside:
         job = SystemsJob(
             export=str(export.absolute()),
             target=str(aside),
             feast_path=str(feast_path or target.absolute() / "feature_repo"),
             redis=redis,
-            user_id=ids["user"],
-            item_id=ids["item"],
+            user_id=tables["user"].id,
+            item_id=tables["item"].id,
             candidates=candidates,
             topk=topk,
             temperature=temperature,
         )
         save(job, Path(scratch) / "job.json")
         with Worker(settings, "systems", Path(scratch) / "job.json") as worker:
-            for event in worker:
-                if event["event"] == "end":
-                    console.print(f"merlin {event['step']}: {event['seconds']:.1f} s", highlight=False)
+            worker.finish()

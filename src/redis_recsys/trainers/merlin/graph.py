@@ -52,6 +52,13 @@ class Wire:
     ids: np.ndarray | None = None
 
 
+def own_ids(ids: np.ndarray, merlin: np.ndarray) -> np.ndarray:
+    """The bundle's ids int32[n] of Merlin's int[n], -1 where it has none; ``ids`` is that of a :class:`Wire`."""
+    own = np.full(max(int(ids.max()), int(merlin.max())) + 1, -1, np.int32)
+    own[ids[::-1]] = np.arange(len(ids), dtype=np.int32)[::-1]  # of several, the first
+    return own[merlin]
+
+
 def packed_tower(
     model: onnx.ModelProto, wires: Mapping[str, Wire], widths: tuple[int, int], side: Side, scale: float | None
 ) -> onnx.ModelProto:

@@ -27,7 +27,7 @@ from ...progress import console
 from ...schema import Column, Schema, Side
 from .categories import Categories, file_names, settled
 from .environment import Worker
-from .graph import SIDES, Wire
+from .graph import SIDES, Wire, own_ids
 from .models import Converted, write_models
 
 PIECES = {
@@ -61,9 +61,7 @@ def import_export(export: Path, target: Path, settings: MerlinSettings) -> Bundl
         parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=parent, prefix=f".{target.name}.merlin-") as scratch:
             with Worker(settings, "convert", export, Path(scratch)) as worker:
-                for event in worker:
-                    if event["event"] == "end":
-                        console.print(f"merlin {event['step']}: {event['seconds']:.1f} s", highlight=False)
+                worker.finish()
             assemble(export, Path(scratch), target)
     except OSError as error:
         raise disk_error(error, target) from error
@@ -106,9 +104,7 @@ class _Vocabulary:
 
     def packed(self, merlin: np.ndarray) -> np.ndarray:
         """int[n] of Merlin's ids -> int32[n] of the bundle's; reserved ones are 0."""
-        own = np.zeros(self.categories.size, np.int32)
-        own[self.ids] = np.arange(len(self.ids))
-        return own[merlin]
+        return np.maximum(own_ids(self.ids, merlin), 0)
 
 
 @dataclass(frozen=True)
@@ -155,26 +151,25 @@ def assemble(export: Path, onnx: Path, target: Path) -> None:
     entities = {side: _entities(tables[side], schema, vocabularies) for side in SIDES}
     order = {side: np.argsort(entities[side].categorical[:, 0], kind="stable") for side in SIDES}
     entities = {side: entities[side].rows(order[side]) for side in SIDES}
+    users, items = entities["user"], entities["item"]
+    item_ids = items.categorical[:, 0]
     vectors = _embeddings(export, tables["item"], query.output.shape[1])[order["item"]]
     if candidate is None:
-        table = _by_id(vectors, entities["item"].categorical[:, 0], schema.id_column("item").cardinality or 1)
+        vectors = _by_id(vectors, item_ids, schema.id_column("item").cardinality or 1)
     else:
-        _same(vectors, candidate.run(wires, entities["item"]), export)
+        _same(vectors, candidate.run(wires, items), export)
     with writing_bundle(target) as folder:
-        differences = write_models(
-            folder, schema, wires, query, candidate, dlrm, vectors if candidate is not None else table
-        )
+        differences = write_models(folder, schema, wires, query, candidate, dlrm, vectors)
         for name, vocabulary in vocabularies.items():
             vocabulary.values.to_frame().write_parquet(folder / "vocab" / f"{name}.parquet")
         for side in SIDES:
             write_entities(folder / f"{side}_features.parquet", schema, side, entities[side])
-        users, items = len(entities["user"]), len(entities["item"])
-        items_ = entities["item"]
-        embeddings = Tower(folder / "item_tower.onnx").embed(items_.categorical, items_.numeric)
-        popularity = _popularity(vocabularies[tables["item"].id], entities["item"].categorical[:, 0])
-        history = History(np.zeros(users + 2, np.int64), np.empty(0, np.int32))  # exports do not tell who clicked what
-        write_tables(folder, embeddings, popularity, history, users)
-        finish(folder, schema, "merlin", {"onnx_difference": differences}, embeddings.shape[1], users, items)
+        embeddings = Tower(folder / "item_tower.onnx").embed(items.categorical, items.numeric)
+        popularity = _popularity(vocabularies[tables["item"].id], item_ids)
+        nothing = History(np.zeros(len(users) + 2, np.int64), np.empty(0, np.int32))  # exports do not tell who clicked
+        write_tables(folder, embeddings, popularity, nothing, len(users))
+        metrics = {"onnx_difference": differences}
+        finish(folder, schema, "merlin", metrics, embeddings.shape[1], len(users), len(items))
 
 
 def read_table(export: Path, side: Side, reads: list[str]) -> FeatureTable:

@@ -13,7 +13,7 @@ from ...entities import Entities
 from ...errors import BundleError
 from ...inference import Ranker, Tower, session
 from ...schema import Schema, Side
-from .graph import SIDES, Wire, lookup_tower, packed_ranker, packed_tower
+from .graph import SIDES, Wire, lookup_tower, own_ids, packed_ranker, packed_tower
 
 Packed = tuple[np.ndarray, np.ndarray]  # int32[n, C], float32[n, F]
 TOLERANCE = 1e-5
@@ -69,10 +69,9 @@ class Converted:
             if wire.ids is None:
                 rows[wire.side][1][:, wire.slot] = flat
             else:
-                own = np.full(max(int(wire.ids.max()), int(flat.max())) + 1, -1, np.int32)
-                own[wire.ids[::-1]] = np.arange(len(wire.ids), dtype=np.int32)[::-1]
-                rows[wire.side][0][:, wire.slot] = np.maximum(own[flat], 0)
-                known &= own[flat] >= 0
+                own = own_ids(wire.ids, flat)
+                rows[wire.side][0][:, wire.slot] = np.maximum(own, 0)
+                known &= own >= 0
         return rows, known
 
 

@@ -21,7 +21,7 @@ from ...progress import console, progress
 from ..complete import complete, users_after
 from . import flat
 from .categories import Categories
-from .environment import Worker, interpreter
+from .environment import Worker, interpreter, tell
 from .graph import Wire
 from .job import Feature, Job, save
 from .models import Converted, write_models
@@ -161,7 +161,7 @@ class MerlinTrainer:
         elif event["event"] == "end":
             self.seconds[event["step"]] = event["seconds"]
             self.peak_mb = max(self.peak_mb, event["peak_mb"])
-            console.print(f"merlin {event['step']}: {event['seconds']:.1f} s", highlight=False)
+            tell(event)
 
     def _start(self) -> Iterator[dict[str, Any]]:
         """Write the rows and start the worker."""
