@@ -51,6 +51,25 @@ def written_aside(target: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+@contextmanager
+def written_aside_file(target: Path) -> Iterator[Path]:
+    """Yield the path of a file beside ``target`` that takes its place when the block ends without an error.
+
+    Raises:
+        DataError: the disk is full or the file cannot be written.
+    """
+    target = Path(os.path.abspath(target))
+    aside = target.parent / f".{target.name}.writing-{uuid.uuid4().hex[:8]}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        aside.rename(target)
+    except OSError as error:
+        raise disk_error(error, target) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
 def keep_inputs(target: Path, *inputs: Path | None) -> None:
     """Refuse a ``target`` whose writing would replace one of the ``inputs``.
 

@@ -1,0 +1,79 @@
+"""HugeCTR's sparse model folders: one per embedding table, with the files ``key`` and ``emb_vector``.
+
+``key`` holds little-endian int64 keys, ``emb_vector`` the float32 rows in the same order, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DataError
+from ..files import written_aside
+
+KEY, VECTOR = "key", "emb_vector"
+
+
+def write(folder: Path, blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Write a table, whole or not at all.
+
+    Args:
+        folder: of the table; replaced if it is there.
+        blocks: (keys int64[n], rows float32[n, dim]), one after the other, so that memory stays bounded.
+
+    Raises:
+        DataError: a block has not as many keys as rows, or the folder cannot be written.
+    """
+    with written_aside(folder) as aside, (aside / KEY).open("wb") as keys, (aside / VECTOR).open("wb") as vectors:
+        for block, rows in blocks:
+            if len(block) != len(rows):
+                raise DataError(f"{len(block)} keys and {len(rows)} rows for {folder}")
+            keys.write(np.ascontiguousarray(block, "<i8").tobytes())
+            vectors.write(np.ascontiguousarray(rows, "<f4").tobytes())
+
+
+class SparseModel:
+    """A table on disk, mapped into memory and not read before it is needed.
+
+    Attributes:
+        keys: int64[n].
+        rows: float32[n, dim].
+    """
+
+    def __init__(self, folder: Path, dim: int) -> None:
+        """
+        Args:
+            folder: with ``key`` and ``emb_vector``.
+            dim: of the rows.
+
+        Raises:
+            DataError: a file is missing, or the sizes of the two do not fit together.
+        """
+        self.folder = folder
+        try:
+            key_bytes, vector_bytes = ((folder / name).stat().st_size for name in (KEY, VECTOR))
+        except OSError as error:
+            raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
+        count, rest = divmod(key_bytes, 8)
+        if rest:
+            raise DataError(f"{folder / KEY} has {key_bytes:,} bytes, which is no whole number of 8-byte keys")
+        if vector_bytes != count * dim * 4:
+            raise DataError(
+                f"{folder / VECTOR} has {vector_bytes:,} bytes, and {count:,} keys of {dim} float32 need "
+                f"{count * dim * 4:,}: it is truncated, or the vectors have another size"
+            )
+        self.keys: np.ndarray = np.zeros(0, np.int64)
+        self.rows: np.ndarray = np.zeros((0, dim), np.float32)
+        if count:  # an empty file cannot be mapped
+            self.keys = np.memmap(folder / KEY, "<i8", "r", shape=(count,))
+            self.rows = np.memmap(folder / VECTOR, "<f4", "r", shape=(count, dim))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def blocks(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(keys int64[n], rows float32[n, dim]) of at most ``size`` rows each, in the order of the files."""
+        for start in range(0, len(self), size):
+            yield np.array(self.keys[start : start + size]), np.array(self.rows[start : start + size])
