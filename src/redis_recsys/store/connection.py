@@ -86,10 +86,10 @@ def store_errors(client: redis.Redis) -> Iterator[None]:
     except redis.RedisError as error:
         address = client.get_connection_kwargs()
         where = f"Redis at {address.get('host')}:{address.get('port')}"
-        raise StoreError(_explain(error, where, address.get("socket_timeout"))) from error
+        raise StoreError(explain(error, where, address.get("socket_timeout"))) from error
 
 
-def _explain(error: redis.RedisError, where: str, timeout: float | None) -> str:
+def explain(error: redis.RedisError, where: str, timeout: float | None) -> str:
     reason = " ".join(str(error).split())[-200:]  # the end: a failed pipeline begins with the command
     if isinstance(error, redis.exceptions.BusyLoadingError):
         return f"{where} is still reading its data from disk: try again in a moment"

@@ -1,0 +1,296 @@
+"""The Redis servers of the tables, one or a cluster, spoken to in batches: one round trip to all nodes at once.
+
+Commands are grouped by node, sent to all nodes before the first answer is read, and answered in order; redis-py's own
+cluster pipeline was measured to take several times as long for thousands of rows. A cluster may change meanwhile: a
+moved slot is followed at once; a node that does not answer is left alone for a moment, so that lookups wait for it once
+and not again and again, while the map of the cluster is read anew in the background.
+"""
+
+from __future__ import annotations
+
+import bisect
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import hiredis
+import redis
+from redis.backoff import NoBackoff
+from redis.crc import key_slot
+from redis.exceptions import AskError, BusyLoadingError, ClusterDownError, MovedError, TryAgainError
+from redis.retry import Retry
+
+from ..errors import StoreError
+from ..store.connection import explain
+
+AGAIN_SECONDS = 0.05  # between attempts of a command that has to succeed
+REDIRECTIONS = 5
+ASKING = b"*1\r\n$6\r\nASKING\r\n"
+LOST = (
+    redis.ConnectionError,
+    redis.TimeoutError,
+    redis.ReadOnlyError,
+    ClusterDownError,
+    TryAgainError,
+)
+
+Address = tuple[str, int]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Access:
+    """Where Redis is, and how to get in.
+
+    Attributes:
+        addresses: of any nodes of a cluster, or of one server.
+        username, password: of the ACL user.
+        tls: what the TLS library is told, such as ``ssl_ca_certs``; None: connections are not encrypted.
+        timeout: seconds to wait for a connection or an answer.
+        pause: seconds for which a node that failed is left alone.
+    """
+
+    addresses: tuple[Address, ...]
+    username: str | None = None
+    password: str | None = None
+    tls: tuple[tuple[str, str], ...] | None = None
+    timeout: float = 0.5
+    pause: float = 0.5
+
+    def client(self, address: Address) -> redis.Redis:
+        """A client of one node, which has not connected yet."""
+        return redis.Redis(
+            host=address[0],
+            port=address[1],
+            username=self.username,
+            password=self.password,
+            ssl=self.tls is not None,
+            **dict(self.tls or ()),  # type: ignore[arg-type]
+            socket_timeout=self.timeout,
+            socket_connect_timeout=self.timeout,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,  # answers are flat lists
+        )
+
+
+@dataclass(frozen=True)
+class Command:
+    """One or more commands in the Redis protocol, for one key.
+
+    Attributes:
+        key: that decides on the node.
+        packed: the commands as they go over the wire.
+        answers: how many commands these are; of several, the answer is the list of their answers.
+    """
+
+    key: bytes
+    packed: bytes
+    answers: int = 1
+
+    @classmethod
+    def of(cls, key: bytes, *commands: Sequence[str | bytes]) -> Command:
+        """Pack commands for one key.
+
+        Example:
+            >>> Command.of(b"key", ("HLEN", b"key")).packed
+            b'*2\r\n$4\r\nHLEN\r\n$3\r\nkey\r\n'
+        """
+        return cls(key, b"".join(hiredis.pack_command(tuple(each)) for each in commands), len(commands))  # type: ignore[arg-type]
+
+
+class Nodes:
+    """Connections to all nodes. Safe to use from several threads."""
+
+    def __init__(self, access: Access) -> None:
+        """
+        Raises:
+            StoreError: none of the addresses answers, or the login is refused.
+        """
+        self.access = access
+        self._clients: dict[Address, redis.Redis] = {}
+        self._starts: list[int] = []  # first slot of each range of the map
+        self._owners: list[tuple[int, Address]] = []  # last slot, node
+        self._replicated: set[Address] = set()
+        self._known: dict[bytes, Address] = {}
+        self._down: dict[Address, float] = {}  # until when it is left alone
+        self._stale = threading.Event()
+        self._closed = threading.Event()
+        self._read_map()
+        self._reader = threading.Thread(target=self._keep_map, name="reads the cluster's map", daemon=True)
+        self._reader.start()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._closed.set()
+        self._stale.set()
+        self._reader.join()
+        for client in self._clients.values():
+            client.close()
+
+    def run(self, commands: Sequence[Command], patience: float = 0.0) -> list[Any]:
+        """Run commands, those of different nodes at the same time.
+
+        Args:
+            commands: in any order.
+            patience: seconds for which a command is tried again while its node does not answer.
+
+        Returns:
+            The answer of each command, or what went wrong with it, a ``redis.RedisError``.
+        """
+        answers: list[Any] = [None] * len(commands)
+        deadline = time.monotonic() + patience
+        waiting: dict[int, AskError | None] = dict.fromkeys(range(len(commands)))
+        redirections = 0
+        while True:
+            self._round(commands, waiting, answers, patient=patience > 0)
+            redirected = {at: answers[at] for at in waiting if isinstance(answers[at], AskError)}
+            lost = [at for at in waiting if isinstance(answers[at], LOST)]
+            if redirected and redirections < REDIRECTIONS:
+                redirections += 1
+                waiting = redirected | (dict.fromkeys(lost) if patience > 0 else {})
+            elif lost and time.monotonic() < deadline:
+                time.sleep(AGAIN_SECONDS)
+                waiting = dict.fromkeys(lost)
+            else:
+                return answers
+
+    def replicated(self, key: bytes) -> bool:
+        """Whether the node of a key has a replica that works, as far as is known."""
+        return self._owner(key) in self._replicated
+
+    def _round(
+        self, commands: Sequence[Command], waiting: dict[int, AskError | None], answers: list[Any], patient: bool
+    ) -> None:
+        """Send commands to their nodes, or where a redirection points, then read the answers."""
+        batches: dict[Address, list[int]] = defaultdict(list)
+        now = time.monotonic()
+        for at, redirection in waiting.items():
+            try:
+                address = redirection.node_addr if redirection else self._owner(commands[at].key)
+            except ClusterDownError as error:
+                answers[at] = error
+                self._stale.set()
+                continue
+            if not patient and self._down.get(address, 0.0) > now:
+                answers[at] = redis.ConnectionError(f"{address[0]}:{address[1]} did not answer a moment ago")
+            else:
+                batches[address].append(at)
+        sent = []
+        for address, batch in batches.items():
+            pool = self._client(address).connection_pool
+            asked = [waiting[at] is not None and not isinstance(waiting[at], MovedError) for at in batch]
+            try:
+                connection = pool.get_connection()
+            except (redis.RedisError, OSError) as error:
+                self._fail(address, batch, answers, error)
+                continue
+            sent.append((address, batch, asked, pool, connection))
+            packed = [(ASKING if ask else b"") + commands[at].packed for at, ask in zip(batch, asked, strict=True)]
+            try:
+                connection.send_packed_command([b"".join(packed)], check_health=False)
+            except (redis.RedisError, OSError):
+                connection.disconnect()  # reading will fail, below
+        for address, batch, asked, pool, connection in sent:
+            done = 0
+            try:
+                for at, ask in zip(batch, asked, strict=True):
+                    answers[at] = answer = _answer(connection, commands[at].answers, ask)
+                    if isinstance(answer, MovedError | ClusterDownError | redis.ReadOnlyError):
+                        self._stale.set()
+                    done += 1
+                self._down.pop(address, None)
+            except (redis.RedisError, OSError) as error:
+                self._fail(address, batch[done:], answers, error)
+            finally:
+                if done < len(batch):  # answers may be on their way that must not meet the next command
+                    connection.disconnect()
+                pool.release(connection)
+
+    def _fail(self, address: Address, batch: list[int], answers: list[Any], error: Exception) -> None:
+        for at in batch:
+            answers[at] = error if isinstance(error, redis.RedisError) else redis.ConnectionError(f"{error}")
+        self._down[address] = time.monotonic() + self.access.pause
+        self._stale.set()
+
+    def _owner(self, key: bytes) -> Address:
+        """The node of a key."""
+        address = self._known.get(key)
+        if address is None:
+            slot = key_slot(key)
+            place = bisect.bisect_right(self._starts, slot) - 1
+            if place < 0 or self._owners[place][0] < slot:
+                raise ClusterDownError(f"no node has slot {slot}, the one of {key!r}")
+            address = self._known[key] = self._owners[place][1]
+        return address
+
+    def _client(self, address: Address) -> redis.Redis:
+        client = self._clients.get(address)
+        if client is None:
+            client = self._clients.setdefault(address, self.access.client(address))
+        return client
+
+    def _read_map(self) -> None:
+        """Ask one node after the other which slots are where."""
+        reason = ""
+        for address in dict.fromkeys((*self.access.addresses, *self._clients)):
+            client = self._client(address)
+            try:
+                answer = client.execute_command("CLUSTER SLOTS")
+            except redis.ResponseError as error:
+                if "cluster support disabled" not in f"{error}":
+                    reason = explain(error, f"Redis at {address[0]}:{address[1]}", self.access.timeout)
+                    continue
+                self._starts, self._owners = [0], [(16_383, address)]
+                return
+            except redis.RedisError as error:
+                reason = explain(error, f"Redis at {address[0]}:{address[1]}", self.access.timeout)
+                continue
+            ranges = sorted((int(first), int(last), _node(node, address)) for first, last, node, *_ in answer)
+            if not ranges:
+                reason = f"the cluster node at {address[0]}:{address[1]} knows of no slots: is the cluster formed?"
+                continue
+            self._starts, self._owners = [first for first, *_ in ranges], [(last, node) for _, last, node in ranges]
+            self._replicated = {_node(node, address) for _, _, node, *replicas in answer if replicas}
+            self._known = {}
+            return
+        raise StoreError(reason)
+
+    def _keep_map(self) -> None:
+        """Read the map again when something has changed, at most once per pause."""
+        while self._stale.wait() and not self._closed.is_set():
+            self._stale.clear()
+            try:
+                self._read_map()
+            except StoreError as error:
+                log.warning("the map of the cluster cannot be read: %s", error)
+            self._closed.wait(self.access.pause)
+
+
+def _node(node: Sequence[Any], asked: Address) -> Address:
+    """(host, port) of a node in the answer of CLUSTER SLOTS; without a host it is the one that was asked."""
+    host = node[0].decode() if isinstance(node[0], bytes) else node[0]
+    return (host or asked[0], int(node[1]))
+
+
+def _answer(connection: Any, count: int, asked: bool) -> Any:
+    """Read the answers of ``count`` commands; an error among them stands for all, the first one."""
+    answers = [_read(connection) for _ in range(count + asked)][asked:]
+    wrong = next((answer for answer in answers if isinstance(answer, Exception)), None)
+    return wrong if wrong is not None else answers if count > 1 else answers[0]
+
+
+def _read(connection: Any) -> Any:
+    """One answer, or the error that it is; a lost connection is raised."""
+    try:
+        return connection.read_response()
+    except BusyLoadingError as error:  # an answer, although redis-py counts it among lost connections
+        return error
+    except (redis.ConnectionError, redis.TimeoutError):
+        raise
+    except redis.RedisError as error:
+        return error

@@ -1,0 +1,485 @@
+"""The parameter server: rows of embedding tables from the first tier that has them.
+
+A lookup asks the cache, then Redis, then RocksDB; what none of them has is the table's default vector. Rows that were
+found low are put into the tiers above in the background. When enough of a lookup is in the cache
+(``hit_rate_threshold``), it does not wait for the rest: it answers the default for it and fetches it in the background.
+
+Source: Wei et al. 2022, "A GPU-specialized inference parameter server for large-scale deep recommendation models", and
+the documentation of HugeCTR's HPS.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..config import Settings
+from ..errors import ConfigError, DataError, RecsysError
+from ..hugectr.sparse import SparseModel
+from .access import access_of
+from .cache import Cache, HostCache
+from .config import NO_LIMIT, Config, Model, finds, read
+from .layout import full_name
+from .nodes import Nodes
+from .persistent import PersistentTier
+from .updates import Followed, Follower
+from .volatile import VolatileTier, Wanted
+
+BACKLOG = 256  # fills that wait at most; more are dropped, since a later lookup asks for the rows again
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Counts:
+    """What lookups of one table found. Keys count as often as they are asked for, but below the cache once per lookup.
+
+    Attributes:
+        lookups: calls.
+        keys: keys asked for.
+        cache: found in the cache.
+        redis, rocksdb: distinct keys of a lookup found there.
+        default: distinct keys that no tier had: the answer was the default vector.
+        deferred: keys answered with the default vector while their rows were fetched in the background.
+        unreachable: distinct keys for which a Redis node did not answer.
+        malformed: rows in Redis of another size than the table's.
+        filled: rows put into the cache in the background.
+        copied: rows copied from RocksDB to Redis in the background.
+        dropped: rows not put higher since too much was waiting.
+    """
+
+    lookups: int = 0
+    keys: int = 0
+    cache: int = 0
+    redis: int = 0
+    rocksdb: int = 0
+    default: int = 0
+    deferred: int = 0
+    unreachable: int = 0
+    malformed: int = 0
+    filled: int = 0
+    copied: int = 0
+    dropped: int = 0
+
+
+@dataclass
+class Table:
+    """One embedding table.
+
+    Attributes:
+        name: ``model.table``, as lookups call it.
+        full: as the tiers call it.
+        dim: of the rows.
+        default: vector of keys that are nowhere.
+        threshold: hit rate of the cache from which on a lookup does not wait.
+        file: folder of the trained table, if the configuration names one.
+        cache: its hot rows.
+        counts: what lookups found.
+    """
+
+    name: str
+    full: str
+    dim: int
+    default: np.ndarray
+    threshold: float
+    file: Path | None
+    cache: Cache | None
+    counts: Counts = field(default_factory=Counts)
+
+
+class ParameterServer:
+    """Lookups, updates and statistics over all tables of a configuration.
+
+    Example:
+        >>> with ParameterServer.open(Path("ps.json"), load_settings()) as server:  # doctest: +SKIP
+        ...     server.lookup("dlrm.sparse_embedding0", np.array([5, 7]))  # float32[2, dim]
+    """
+
+    def __init__(self, config: Config, nodes: Nodes | None, device: str = "auto") -> None:
+        """
+        Args:
+            config: tables and tiers.
+            nodes: the Redis of the volatile tier, unless that is disabled; closed with this object.
+            device: of the caches: ``cuda``, ``cpu``, or ``auto`` for the GPU if there is one.
+
+        Raises:
+            ConfigError: no tier is configured, or the wanted device is not there.
+            DataError: a trained table's folder is damaged.
+            StoreError: RocksDB cannot be opened, or Redis does not answer.
+        """
+        if nodes is None and config.persistent_db.type == "disabled":
+            raise ConfigError(
+                "ps.json disables both volatile_db and persistent_db: there is nothing to look rows up in"
+            )
+        self.config = config
+        self._nodes = nodes
+        self.volatile = VolatileTier(config.volatile_db, nodes) if nodes is not None else None
+        self.persistent: PersistentTier | None = None
+        self._filler = _Filler()
+        self._counting = threading.Lock()
+        try:
+            names = [full_name(model.model, table) for model in config.models for table in model.embedding_table_names]
+            if config.persistent_db.type == "rocks_db":
+                self.persistent = PersistentTier(config.persistent_db, names)
+            self.tables = {table.name: table for model in config.models for table in self._opened(model, device)}
+            self._follower = self._followed()
+        except BaseException:
+            self._filler.close()
+            if self.persistent is not None:
+                self.persistent.close()
+            raise
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path, settings: Settings) -> Iterator[ParameterServer]:
+        """The parameter server of a ``ps.json``, for as long as the block.
+
+        Where ``RECSYS_REDIS_HOST`` is set, Redis is there; the password comes from ``RECSYS_REDIS_PASSWORD`` or, as
+        HPS has it, from the file.
+
+        Raises:
+            ConfigError: the file is wrong.
+            StoreError: a tier cannot be opened.
+        """
+        config = read(path)
+        for remark in config.remarks:
+            log.warning("%s: %s", path, remark)
+        on = config.volatile_db.type != "disabled"
+        nodes = Nodes(access_of(config.volatile_db, settings)) if on else None
+        try:
+            server = cls(config, nodes, settings.lookup.device)
+        except BaseException:
+            if nodes is not None:
+                nodes.close()
+            raise
+        try:
+            yield server
+        finally:
+            server.close()
+
+    def close(self) -> None:
+        """Finish what is under way in the background and let go of all tiers."""
+        if self._follower is not None:
+            self._follower.close()
+        self._filler.close()
+        if self.persistent is not None:
+            self.persistent.close()
+        if self._nodes is not None:
+            self._nodes.close()
+
+    def lookup(self, table: str, keys: np.ndarray) -> np.ndarray:
+        """Rows of one table.
+
+        Args:
+            table: ``model.table``.
+            keys: int64[n], repeated ones allowed.
+
+        Returns:
+            float32[n, dim]; the default vector for a key that is nowhere.
+
+        Raises:
+            DataError: there is no such table, or keys are no whole numbers.
+        """
+        return self.lookup_many({table: keys})[table]
+
+    def lookup_many(self, keys: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Rows of several tables, in one round trip to Redis; see :meth:`lookup`."""
+        found: dict[str, np.ndarray] = {}
+        missing: list[_Missing] = []
+        for name, asked in keys.items():
+            table = self._table(name)
+            asked = _checked(asked, name)
+            rows = found[name] = np.empty((len(asked), table.dim), np.float32)
+            hits = table.cache.find(asked, rows) if table.cache is not None else np.zeros(len(asked), np.bool_)
+            places = np.flatnonzero(~hits)
+            held = len(asked) - len(places)
+            counts = {"lookups": 1, "keys": len(asked), "cache": held}
+            if len(places):
+                unique, inverse = np.unique(asked[places], return_inverse=True)
+                lost = _Missing(table, unique, places, inverse)
+                if table.cache is not None and held >= table.threshold * len(asked):
+                    rows[places] = table.default
+                    counts["deferred"] = len(places)
+                    if not self._filler.submit(lambda lost=lost: self._fetch([lost])):  # type: ignore[misc]
+                        counts["dropped"] = len(unique)
+                else:
+                    missing.append(lost)
+            self._count(table, **counts)
+        if missing:
+            for lost, rows in zip(missing, self._fetch(missing), strict=True):
+                found[lost.table.name][lost.places] = rows[lost.inverse]
+        return found
+
+    def update(self, table: str, keys: np.ndarray, rows: np.ndarray) -> None:
+        """Change rows, or add some. When this returns, lookups of this process give them, in others within a second.
+
+        Args:
+            table: ``model.table``.
+            keys: int64[n]; of a repeated one the last row counts.
+            rows: float32[n, dim].
+
+        Raises:
+            DataError: no such table, or rows of another shape or with values that are not finite.
+            StoreError: a tier cannot take them; then no tier need have them, and trying again does no harm.
+        """
+        changed = self._table(table)
+        keys = _checked(keys, table)
+        rows = np.asarray(rows)
+        if rows.shape != (len(keys), changed.dim) or rows.dtype.kind != "f":
+            expected = f"float32[{len(keys)}, {changed.dim}]"
+            raise DataError(f"rows for {len(keys)} keys of {table} are {expected}, not {rows.dtype}{list(rows.shape)}")
+        if not np.isfinite(rows).all():
+            raise DataError(f"rows of {table} hold values that are not finite")
+        keys, last = np.unique(keys[::-1], return_index=True)
+        rows = np.ascontiguousarray(rows[::-1][last], np.float32)
+        if self._follower is not None and changed.full in self._follower.applied:
+            assert self.volatile is not None
+            self.volatile.publish(changed.full, keys, rows)
+            self._follower.catch_up()
+            return
+        if self.persistent is not None and not self.persistent.read_only:
+            self.persistent.insert(changed.full, keys, rows)
+        if self.volatile is not None:
+            self.volatile.insert(changed.full, keys, rows)
+        if changed.cache is not None:
+            changed.cache.update(keys, rows)
+
+    def evict(self, table: str, keys: np.ndarray | None = None) -> None:
+        """Remove rows, or all, from the cache and from Redis; RocksDB keeps them.
+
+        Raises:
+            DataError: no such table.
+            StoreError: Redis does not answer.
+        """
+        gone = self._table(table)
+        keys = _checked(keys, table) if keys is not None else None
+        if self.volatile is not None:
+            self.volatile.evict(gone.full, keys)
+        if gone.cache is not None:
+            gone.cache.clear() if keys is None else gone.cache.evict(keys)
+
+    def statistics(self) -> dict[str, Counts]:
+        """What lookups have found so far, by table."""
+        with self._counting:
+            return {name: Counts(**asdict(table.counts)) for name, table in self.tables.items()}
+
+    def skip_updates(self, table: Table) -> dict[str, bytes]:
+        """Leave out what has been published of a table, since it is loaded anew; returns the notes for RocksDB."""
+        return self._follower.skip_to_end(table.full) if self._follower is not None else {}
+
+    def settle(self) -> None:
+        """Wait until nothing is under way in the background."""
+        self._filler.join()
+
+    def _opened(self, model: Model, device: str) -> Iterator[Table]:
+        """The tables of a model, with caches whose size is a share of the tables' rows."""
+        per_table = zip(
+            model.embedding_table_names,
+            model.embedding_vecsize_per_table,
+            model.default_value_for_each_table,
+            model.sparse_files,
+            strict=True,
+        )
+        for table, dim, value, file in per_table:
+            full, folder = full_name(model.model, table), Path(file) if Path(file).exists() else None
+            cache = None
+            if model.gpucache:
+                rows = len(SparseModel(folder, dim)) if folder is not None else self._rows_stored(full)
+                cache = new_cache(max(1, round(rows * model.gpucacheper)), dim, device)
+            default = np.full(dim, value, np.float32)
+            yield Table(f"{model.model}.{table}", full, dim, default, model.hit_rate_threshold, folder, cache)
+
+    def _rows_stored(self, full: str) -> int:
+        """About how many rows of a table the tiers hold."""
+        return max(
+            self.volatile.count(full) if self.volatile is not None else 0,
+            self.persistent.count(full) if self.persistent is not None else 0,
+        )
+
+    def _table(self, name: str) -> Table:
+        if name not in self.tables:
+            raise DataError(f"there is no table {name!r}: the configuration has {', '.join(self.tables)}")
+        return self.tables[name]
+
+    def _fetch(self, missing: list[_Missing]) -> list[np.ndarray]:
+        """Rows of distinct keys that the caches do not hold, from Redis, RocksDB, or the default."""
+        wanted = []
+        for lost in missing:
+            if lost.table.cache is not None:
+                lost.versions = lost.table.cache.versions(lost.keys)
+            rows = np.repeat(lost.table.default[None], len(lost.keys), axis=0)
+            wanted.append(Wanted(lost.table.full, lost.keys, rows))
+        got = self.volatile.fetch(wanted) if self.volatile is not None else [None] * len(wanted)
+        for lost, want, result in zip(missing, wanted, got, strict=True):
+            found = result.found if result is not None else np.zeros(len(lost.keys), np.bool_)
+            below = np.flatnonzero(~found)
+            counts = {"redis": len(found) - len(below)}
+            if result is not None:
+                counts |= {"unreachable": result.unreachable, "malformed": result.malformed}
+            if self.persistent is not None and len(below):
+                rows = want.rows[below]
+                held = self.persistent.fetch(want.name, want.keys[below], rows)
+                want.rows[below[held]] = rows[held]
+                found[below[held]] = True
+                counts |= {"rocksdb": int(held.sum())}
+                self._copy_up(lost.table, want.keys[below[held]], rows[held])
+            counts["default"] = len(found) - int(found.sum())
+            self._count(lost.table, **counts)
+            self._refill(lost, want.rows, found)
+            if self.volatile is not None and result is not None and result.found.any():
+                self._touch(lost.table, want.keys[result.found])
+        return [want.rows for want in wanted]
+
+    def _refill(self, lost: _Missing, rows: np.ndarray, found: np.ndarray) -> None:
+        """Put rows into the cache in the background."""
+        cache, table = lost.table.cache, lost.table
+        if cache is None or not found.any():
+            return
+
+        def fill() -> None:
+            cache.insert(lost.keys[found], rows[found], lost.versions[found])
+            self._count(table, filled=int(found.sum()))
+
+        if not self._filler.submit(fill):
+            self._count(table, dropped=int(found.sum()))
+
+    def _copy_up(self, table: Table, keys: np.ndarray, rows: np.ndarray) -> None:
+        """Put rows that RocksDB had into Redis, in the background."""
+        volatile = self.volatile
+        if volatile is None or not len(keys) or not self.config.volatile_db.cache_missed_embeddings:
+            return
+
+        def copy() -> None:
+            volatile.insert(table.full, keys, rows, absent_only=True)
+            self._count(table, copied=len(keys))
+
+        if not self._filler.submit(copy):
+            self._count(table, dropped=len(keys))
+
+    def _touch(self, table: Table, keys: np.ndarray) -> None:
+        """Note in the background that rows in Redis were used, if some will have to go one day."""
+        volatile = self.volatile
+        if volatile is not None and volatile.evicts_oldest and self.config.volatile_db.overflow_margin < NO_LIMIT:
+            self._filler.submit(lambda: volatile.touch(table.full, keys))
+
+    def _count(self, table: Table, **more: int) -> None:
+        with self._counting:
+            for name, value in more.items():
+                setattr(table.counts, name, getattr(table.counts, name) + value)
+
+    def _followed(self) -> Follower | None:
+        """The follower of the tables whose updates are wanted, if any."""
+        if self._nodes is None or self.volatile is None or self.config.update_source.type == "null":
+            return None
+        stored = self.persistent is not None and not self.persistent.read_only
+        followed = [
+            Followed(
+                table.full,
+                table.dim,
+                table.cache,
+                self.persistent if stored and finds(self.config.persistent_db.update_filters, table.full) else None,
+            )
+            for table in self.tables.values()
+            if finds(self.config.volatile_db.update_filters, table.full)
+        ]
+        period = self.config.update_source.poll_timeout_ms / 1000
+        follower = Follower(followed, self._nodes, self.volatile, self.config.volatile_db.num_partitions, period)
+        follower.start()
+        return follower
+
+
+@dataclass
+class _Missing:
+    """Keys of a lookup that the cache does not hold.
+
+    Attributes:
+        keys: int64[n], distinct.
+        places: int64[m], where in the lookup they were.
+        inverse: int64[m], which key belongs to each place.
+        versions: int64[n], of the cache before the tiers below were asked.
+    """
+
+    table: Table
+    keys: np.ndarray
+    places: np.ndarray
+    inverse: np.ndarray
+    versions: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+
+class _Filler:
+    """One thread that does things in their order, and refuses more when too many wait."""
+
+    def __init__(self) -> None:
+        self._jobs: queue.Queue[Callable[[], object] | None] = queue.Queue(BACKLOG)
+        self._thread = threading.Thread(target=self._run, name="fills tiers", daemon=True)
+        self._complaint = ""
+        self._thread.start()
+
+    def submit(self, job: Callable[[], object]) -> bool:
+        """Have a job done, or return False."""
+        with suppress(queue.Full):
+            self._jobs.put_nowait(job)
+            return True
+        return False
+
+    def join(self) -> None:
+        """Wait until all that was submitted is done, and what that submitted, too."""
+        self._jobs.join()
+
+    def close(self) -> None:
+        """Do what waits, and stop."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            self._do(job)
+            self._jobs.task_done()
+        self._jobs.task_done()
+
+    def _do(self, job: Callable[[], object]) -> None:
+        try:
+            job()
+        except RecsysError as error:  # the row stays where it was found
+            if f"{error}" != self._complaint:
+                self._complaint = f"{error}"
+                log.warning("%s", error)
+        except Exception:  # later jobs must not wait for ever
+            log.exception("rows could not be put into a higher tier")
+
+
+def new_cache(capacity: int, dim: int, device: str) -> Cache:
+    """A cache on the GPU, or in memory.
+
+    Raises:
+        ConfigError: a GPU is wanted and there is none.
+    """
+    if device != "cpu" and _gpu_there():
+        from .device_cache import DeviceCache
+
+        return DeviceCache(capacity, dim)
+    if device == "cuda":
+        raise ConfigError("RECSYS_LOOKUP_DEVICE is cuda, and there is no GPU or no PyTorch: set it to auto or cpu")
+    return HostCache(capacity, dim)
+
+
+def _gpu_there() -> bool:
+    try:
+        import torch
+    except ImportError:  # Triton's models do without
+        return False
+    return torch.cuda.is_available()
+
+
+def _checked(keys: np.ndarray, table: str) -> np.ndarray:
+    keys = np.asarray(keys)
+    if keys.ndim != 1 or keys.dtype.kind not in "iu" or keys.dtype == np.uint64:
+        raise DataError(f"keys of {table} are int64[n], not {keys.dtype}{list(keys.shape)}")
+    return np.ascontiguousarray(keys, np.int64)

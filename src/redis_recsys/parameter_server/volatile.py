@@ -1,0 +1,339 @@
+"""The second tier: tables in Redis, in HPS's layout, read and written in batches per partition.
+
+Reading never raises because of Redis: a row that Redis does not have, or cannot give in time, is a miss, and the next
+tier is asked. Writing raises, so that nobody takes an update for stored that is not.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import redis
+
+from ..errors import StoreError
+from .config import VolatileDatabase
+from .layout import LOADED, ROWS, TIMES, UPDATES, as_bytes, hmget, partitions, redis_key
+from .nodes import Command, Nodes
+
+WRITE_SECONDS = 10.0  # for which a write is tried again while a node is away
+WRITE_ROWS = 2_000  # per command: a megabyte at 128 dimensions
+SCAN_ROWS = 1_000
+ENTRIES = 256  # of a stream of updates that are kept, at least; who missed more reads the whole partition
+ENTRY_ROWS = 256
+REPLICA_MILLISECONDS = 200  # that an update waits for a replica before it is published again
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Rows to read.
+
+    Attributes:
+        name: full name of the table.
+        keys: int64[n], no two the same.
+        rows: float32[n, dim], where they go; rows that are not found keep what they are.
+    """
+
+    name: str
+    keys: np.ndarray
+    rows: np.ndarray
+
+
+@dataclass
+class Got:
+    """What came of it.
+
+    Attributes:
+        found: bool[n].
+        unreachable: number of keys whose node did not answer.
+        malformed: number of keys whose row has another size than the table's.
+    """
+
+    found: np.ndarray
+    unreachable: int = 0
+    malformed: int = 0
+
+
+class VolatileTier:
+    """Tables in one Redis or a cluster."""
+
+    def __init__(self, config: VolatileDatabase, nodes: Nodes) -> None:
+        self._config = config
+        self._nodes = nodes
+        self._complained: set[str] = set()
+
+    @property
+    def evicts_oldest(self) -> bool:
+        """Whether times of use are kept."""
+        return self._config.overflow_policy == "evict_oldest"
+
+    def fetch(self, wanted: Sequence[Wanted]) -> list[Got]:
+        """Read rows of one or more tables in one round trip."""
+        commands: list[Command] = []
+        places: list[tuple[int, np.ndarray]] = []
+        for number, each in enumerate(wanted):
+            for partition, where in self._by_partition(each.keys):
+                key = redis_key(each.name, partition, ROWS)
+                for start in range(0, len(where), self._config.max_get_batch_size):
+                    part = where[start : start + self._config.max_get_batch_size]
+                    commands.append(Command(key, hmget(key, each.keys[part])))
+                    places.append((number, part))
+        got = [Got(np.zeros(len(each.keys), bool)) for each in wanted]
+        for (number, part), answer in zip(places, self._nodes.run(commands), strict=True):
+            each, result = wanted[number], got[number]
+            if isinstance(answer, Exception):
+                result.unreachable += len(part)
+                self._complain(f"Redis cannot be asked for rows of {each.name}", answer)
+            else:
+                _unpack(answer, part, each, result)
+            if result.malformed:
+                self._complain(f"Redis has rows of {each.name} that are not {each.rows.shape[1]} float32", "skipped")
+        return got
+
+    def insert(self, name: str, keys: np.ndarray, rows: np.ndarray, absent_only: bool = False) -> None:
+        """Write rows, and make room where a partition is too full.
+
+        Args:
+            name: of the table.
+            keys: int64[n], no two the same.
+            rows: float32[n, dim].
+            absent_only: keep rows that are there.
+
+        Raises:
+            StoreError: not all could be written: Redis is full, or a node stays away.
+        """
+        commands, parts = [], []
+        for partition, where in self._by_partition(keys):
+            for start in range(0, len(where), WRITE_ROWS):
+                part = where[start : start + WRITE_ROWS]
+                key = redis_key(name, partition, ROWS)
+                written = self._writing(key, as_bytes(keys[part]), as_bytes(rows[part]), absent_only)
+                commands.append(Command.of(key, *written))
+                parts.append(partition)
+        answers = self._nodes.run(commands, WRITE_SECONDS)
+        raise_for(answers, f"cannot write rows of {name}")
+        for partition, (*_, size) in dict(zip(parts, answers, strict=True)).items():
+            self._keep_margin(name, partition, size)
+
+    def publish(self, name: str, keys: np.ndarray, rows: np.ndarray) -> None:
+        """Write rows and append them to the streams of updates, both or neither per partition and block of rows.
+
+        When this returns, a crash of a Redis server does not lose them: its append-only file has them, if it keeps
+        one, and so has a replica, if there is one.
+
+        Args:
+            name: of the table.
+            keys: int64[n], no two the same.
+            rows: float32[n, dim].
+
+        Raises:
+            StoreError: not all were accepted: Redis is full, or a node stays away. Publishing again does no harm.
+        """
+        blocks = [
+            (partition, where[start : start + ENTRY_ROWS])
+            for partition, where in self._by_partition(keys)
+            for start in range(0, len(where), ENTRY_ROWS)
+        ]
+        deadline = time.monotonic() + WRITE_SECONDS
+        while blocks:
+            hashes = [redis_key(name, partition, ROWS) for partition, _ in blocks]
+            copies = [int(self._nodes.replicated(key)) for key in hashes]
+            commands = [
+                Command.of(
+                    key,
+                    ("MULTI",),
+                    *self._writing(key, as_bytes(keys[part]), as_bytes(rows[part])),
+                    _entry(key, keys[part], rows[part]),
+                    ("EXEC",),
+                    ("WAIT", str(count), str(REPLICA_MILLISECONDS)),
+                )
+                for key, count, (_, part) in zip(hashes, copies, blocks, strict=True)
+            ]
+            answers = self._nodes.run(commands, WRITE_SECONDS)
+            raise_for(answers, f"cannot publish updates of {name}")
+            for (partition, _), (*_, done, _) in zip(blocks, answers, strict=True):
+                raise_for(done, f"cannot publish updates of {name}")
+                self._keep_margin(name, partition, done[-2])
+            blocks = [block for block, answer, count in zip(blocks, answers, copies, strict=True) if answer[-1] < count]
+            if blocks and time.monotonic() > deadline:
+                raise StoreError(f"updates of {name} reached no replica within {WRITE_SECONDS:.0f} s: is one away?")
+
+    def touch(self, name: str, keys: np.ndarray) -> None:
+        """Note that rows were used just now, where the policy needs to know."""
+        now = _now()
+        commands = []
+        for partition, where in self._by_partition(keys):
+            key = redis_key(name, partition, TIMES)
+            fields = as_bytes(keys[where])
+            commands.append(Command.of(key, ("HSET", key, *_alternating(fields, [now] * len(fields)))))
+        raise_for(self._nodes.run(commands), f"cannot note the use of rows of {name}")
+
+    def evict(self, name: str, keys: np.ndarray | None = None) -> None:
+        """Remove rows, or without keys the whole table.
+
+        Raises:
+            StoreError: not all could be removed.
+        """
+        if keys is None:
+            parts = [redis_key(name, partition, ROWS) for partition in range(self._config.num_partitions)]
+            commands = [Command.of(rows, ("UNLINK", rows, rows[:-1] + TIMES)) for rows in parts]
+        else:
+            commands = [
+                self._removal(name, partition, as_bytes(keys[where])) for partition, where in self._by_partition(keys)
+            ]
+        raise_for(self._nodes.run(commands, WRITE_SECONDS), f"cannot remove rows of {name}")
+
+    def count(self, name: str) -> int:
+        """Number of rows of a table.
+
+        Raises:
+            StoreError: a node does not answer.
+        """
+        keys = [redis_key(name, partition, ROWS) for partition in range(self._config.num_partitions)]
+        answers = self._nodes.run([Command.of(key, ("HLEN", key)) for key in keys], WRITE_SECONDS)
+        raise_for(answers, f"cannot count the rows of {name}")
+        return sum(answers)
+
+    def mark(self, name: str, value: str | None = None) -> str | None:
+        """What was noted about a table; with a value, note that.
+
+        Raises:
+            StoreError: a node does not answer.
+        """
+        key = redis_key(name, 0, LOADED)
+        command = Command.of(key, ("GET", key) if value is None else ("SET", key, value))
+        answers = self._nodes.run([command], WRITE_SECONDS)
+        raise_for(answers, f"cannot read or write what was loaded of {name}")
+        return answers[0].decode() if value is None and answers[0] is not None else value
+
+    def scan(self, name: str, dim: int, only: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """All rows of a table, or of one partition: (keys int64[n], rows float32[n, dim]) block by block.
+
+        A key may come twice while the table changes.
+
+        Raises:
+            StoreError: a node does not answer, or a row has another size.
+        """
+        for partition in range(self._config.num_partitions) if only is None else (only,):
+            key, cursor = redis_key(name, partition, ROWS), b"0"
+            while True:
+                command = Command.of(key, ("HSCAN", key, cursor, "COUNT", str(SCAN_ROWS)))
+                answers = self._nodes.run([command], WRITE_SECONDS)
+                raise_for(answers, f"cannot read the rows of {name}")
+                cursor, pairs = answers[0]
+                if pairs:
+                    yield _pairs(pairs, dim, key)
+                if cursor == b"0":
+                    break
+
+    def _keep_margin(self, name: str, partition: int, size: int) -> None:
+        """Remove rows, those used longest ago or any, where there are more than ``overflow_margin``."""
+        if size <= self._config.overflow_margin:
+            return
+        rows, times = (redis_key(name, partition, suffix) for suffix in (ROWS, TIMES))
+        reads = [Command.of(rows, ("HKEYS", rows))]
+        if self.evicts_oldest:
+            reads.append(Command.of(rows, ("HGETALL", times)))
+        answers = self._nodes.run(reads, WRITE_SECONDS)
+        raise_for(answers, f"cannot make room in {name}")
+        fields = answers[0]
+        if self.evicts_oldest:
+            used = dict(zip(answers[1][::2], answers[1][1::2], strict=True))
+            fields.sort(key=lambda field: int.from_bytes(used.get(field, b""), "little"))
+        else:
+            np.random.default_rng().shuffle(fields)
+        surplus = size - int(self._config.overflow_margin * self._config.overflow_resolution_target)
+        going = [fields[start : start + WRITE_ROWS] for start in range(0, surplus, WRITE_ROWS)]
+        going[-1] = going[-1][: surplus - WRITE_ROWS * (len(going) - 1)]
+        commands = [self._removal(name, partition, part) for part in going]
+        raise_for(self._nodes.run(commands, WRITE_SECONDS), f"cannot make room in {name}")
+
+    def _by_partition(self, keys: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """(partition, places of its keys) of every partition that has some."""
+        parts = partitions(keys, self._config.num_partitions)
+        order = np.argsort(parts, kind="stable")
+        ends = np.cumsum(np.bincount(parts, minlength=self._config.num_partitions))
+        start = 0
+        for partition, end in enumerate(ends.tolist()):
+            if end > start:
+                yield partition, order[start:end]
+            start = end
+
+    def _writing(
+        self, key: bytes, fields: list[bytes], values: list[bytes], absent_only: bool = False
+    ) -> list[Sequence[str | bytes]]:
+        """Commands that write rows and, where the policy needs them, times of use; the last one counts rows."""
+        commands: list[Sequence[str | bytes]] = []
+        if absent_only:
+            commands += [("HSETNX", key, field, value) for field, value in zip(fields, values, strict=True)]
+        else:
+            commands.append(("HSET", key, *_alternating(fields, values)))
+        if self.evicts_oldest:
+            commands.append(("HSET", key[:-1] + TIMES, *_alternating(fields, [_now()] * len(fields))))
+        return [*commands, ("HLEN", key)]
+
+    def _removal(self, name: str, partition: int, fields: list[bytes]) -> Command:
+        rows, times = (redis_key(name, partition, suffix) for suffix in (ROWS, TIMES))
+        return Command.of(rows, ("HDEL", rows, *fields), ("HDEL", times, *fields))
+
+    def _complain(self, what: str, why: object) -> None:
+        """Log a trouble once until it has another reason."""
+        line = f"{what}: {' '.join(f'{why}'.split())[-200:]}"
+        if line not in self._complained:
+            self._complained = {line}
+            log.warning(line)
+
+
+def raise_for(answers: Sequence[Any], what: str) -> None:
+    """Raise StoreError for the first answer that is an error."""
+    for answer in answers:
+        if isinstance(answer, redis.RedisError):
+            hint = ": raise its maxmemory" if isinstance(answer, redis.exceptions.OutOfMemoryError) else ""
+            raise StoreError(f"{what}: Redis answered {' '.join(f'{answer}'.split())[-200:]}{hint}") from answer
+
+
+def _unpack(answer: list[bytes | None], part: np.ndarray, each: Wanted, got: Got) -> None:
+    """Copy the rows of an answer to their places."""
+    width = 4 * each.rows.shape[1]
+    try:
+        joined = b"".join(answer)  # type: ignore[arg-type]
+        if len(joined) == width * len(part) and all(map(width.__eq__, map(len, answer))):  # type: ignore[arg-type]
+            each.rows[part] = np.frombuffer(joined, "<f4").reshape(len(part), -1)
+            got.found[part] = True
+            return
+    except TypeError:  # a None among them: a key that is not there
+        pass
+    fits = np.array([value is not None and len(value) == width for value in answer])
+    got.malformed += sum(value is not None and len(value) != width for value in answer)
+    present = b"".join(value for value, fit in zip(answer, fits, strict=True) if fit and value is not None)
+    each.rows[part[fits]] = np.frombuffer(present, "<f4").reshape(-1, each.rows.shape[1])
+    got.found[part[fits]] = True
+
+
+def _pairs(pairs: list[bytes], dim: int, key: bytes) -> tuple[np.ndarray, np.ndarray]:
+    fields, values = pairs[::2], pairs[1::2]
+    if any(len(field) != 8 for field in fields) or any(len(value) != 4 * dim for value in values):
+        raise StoreError(f"{key.decode()} holds fields or rows of other sizes than 8 bytes and {dim} float32")
+    return np.frombuffer(b"".join(fields), "<i8"), np.frombuffer(b"".join(values), "<f4").reshape(-1, dim)
+
+
+def _now() -> bytes:
+    return int(time.time()).to_bytes(8, "little")
+
+
+def _entry(key: bytes, keys: np.ndarray, rows: np.ndarray) -> Sequence[str | bytes]:
+    """The command that appends rows to the stream of updates; what is too old is cut off."""
+    fields = ("k", keys.astype("<i8").tobytes(), "v", rows.astype("<f4").tobytes())
+    return ("XADD", key[:-1] + UPDATES, "MAXLEN", "~", str(ENTRIES), "*", *fields)
+
+
+def _alternating(fields: list[bytes], values: list[bytes]) -> list[bytes]:
+    pairs = [b""] * (2 * len(fields))
+    pairs[::2], pairs[1::2] = fields, values
+    return pairs

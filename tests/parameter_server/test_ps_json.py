@@ -1,0 +1,140 @@
+"""``ps.json``: files that HPS took are taken, and what is wrong is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from redis_recsys.errors import ConfigError
+from redis_recsys.parameter_server.config import finds, read
+
+# as in the public notebook of Merlin and Redis
+PUBLISHED: dict[str, Any] = {
+    "volatile_db": {
+        "type": "redis_cluster",
+        "address": "172.20.0.31:6373,172.20.0.32:6374,172.20.0.33:6375",
+        "user_name": "default",
+        "password": "",
+        "num_partitions": 8,
+        "allocation_rate": 268435456,
+        "max_get_batch_size": 10000,
+        "max_set_batch_size": 10000,
+        "overflow_margin": 10000000,
+        "overflow_policy": "evict_oldest",
+        "overflow_resolution_target": 0.99,
+        "initial_cache_rate": 1.0,
+        "cache_missed_embeddings": False,
+        "update_filters": ["^hps_.+$"],
+    },
+    "supportlonglong": True,
+    "models": [
+        {
+            "model": "dlrm",
+            "sparse_files": ["/model-data/criteo/model/dlrm/1/dlrm0_sparse_20000.model"],
+            "dense_file": "/model-data/criteo/model/dlrm/1/dlrm_dense_20000.model",
+            "network_file": "/model-data/criteo/model/dlrm/1/dlrm.json",
+            "num_of_worker_buffer_in_pool": 2,
+            "num_of_refresher_buffer_in_pool": 1,
+            "deployed_device_list": [0],
+            "max_batch_size": 64,
+            "default_value_for_each_table": [0.0, 0.0],
+            "hit_rate_threshold": 0.5,
+            "gpucacheper": 0.1,
+            "gpucache": True,
+            "cache_refresh_percentage_per_iteration": 0.0,
+            "maxnum_des_feature_per_sample": 13,
+            "maxnum_catfeature_query_per_table_per_sample": [26],
+            "embedding_vecsize_per_table": [128],
+            "slot_num": 26,
+        }
+    ],
+}
+
+
+def written(folder: Path, document: object) -> Path:
+    (folder / "ps.json").write_text(json.dumps(document))
+    return folder / "ps.json"
+
+
+def changed(*path: str | int, value: Any) -> dict[str, Any]:
+    document = json.loads(json.dumps(PUBLISHED))
+    place = document
+    for part in path[:-1]:
+        place = place[part]
+    place[path[-1]] = value
+    return document
+
+
+def test_the_published_file_is_taken(tmp_path: Path) -> None:
+    config = read(written(tmp_path, PUBLISHED))
+    (model,) = config.models
+    assert config.volatile_db.overflow_resolution_target == 0.99
+    assert model.embedding_table_names == ["sparse_embedding0"]  # as HPS calls a table without a name
+    assert model.default_value_for_each_table == [0.0]  # of the two, one belongs to a table
+    assert model.hit_rate_threshold == 0.5
+    assert "volatile_db.allocation_rate has no effect here" in config.remarks
+    assert not any("slip" in remark for remark in config.remarks)
+
+
+@pytest.mark.parametrize(
+    ("document", "reason"),
+    [
+        (changed("volatile_db", "num_partitions", value="8"), r"volatile_db\.num_partitions: .*valid integer"),
+        (changed("volatile_db", "num_partitions", value=0), r"volatile_db\.num_partitions: .*greater than or equal"),
+        (
+            changed("volatile_db", "type", value="hash_map"),
+            r"volatile_db\.type: 'hash_map' is not supported: use redis",
+        ),
+        (changed("volatile_db", "overflow_policy", value="evict_least_used"), r"overflow_policy: .* use evict_oldest"),
+        (changed("volatile_db", "initial_cache_rate", value=1.5), r"volatile_db\.initial_cache_rate"),
+        (changed("volatile_db", value=[]), r"volatile_db: .*valid dictionary"),
+        (changed("models", value=[]), "models: .*at least 1"),
+        (changed("models", 0, "model", value="a/b"), r"models\.0\.model"),
+        (changed("models", 0, "gpucache", value=1), r"models\.0\.gpucache: .*valid boolean"),
+        (changed("models", 0, "sparse_files", value="one"), r"models\.0\.sparse_files: .*valid list"),
+        (changed("models", 0, "embedding_vecsize_per_table", value=[16, 16]), "has 2 entries, and sparse_files has 1"),
+        (changed("models", 0, "embedding_vecsize_per_table", value=["128"]), r"embedding_vecsize_per_table\.0"),
+        ({}, "models: Field required"),
+        ([], "must hold an object"),
+    ],
+)
+def test_a_wrong_value_is_named(tmp_path: Path, document: object, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        read(written(tmp_path, document))
+
+
+def test_all_wrong_values_are_named_at_once(tmp_path: Path) -> None:
+    document = changed("volatile_db", "num_partitions", value="8")
+    document["models"][0]["hit_rate_threshold"] = "high"
+    with pytest.raises(ConfigError, match=r"num_partitions: .*models\.0\.hit_rate_threshold: "):
+        read(written(tmp_path, document))
+
+
+def test_unknown_fields_are_reported_and_not_fatal(tmp_path: Path) -> None:
+    config = read(written(tmp_path, changed("models", 0, "gpucachper", value=0.3)))
+    assert "models.0.gpucachper is not a field of ps.json: a slip of the pen?" in config.remarks
+
+
+def test_kafka_is_answered_with_where_updates_come_from(tmp_path: Path) -> None:
+    document = changed("update_source", value={"type": "kafka_message_queue", "brokers": "127.0.0.1:9092"})
+    config = read(written(tmp_path, document))
+    assert config.update_source.type == "redis_stream"
+    assert any("Kafka brokers" in remark and "Redis Streams" in remark for remark in config.remarks)
+
+
+def test_a_file_that_is_not_there_or_no_json_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"ps\.json: No such file"):
+        read(tmp_path / "ps.json")
+    (tmp_path / "ps.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"ps\.json is no JSON"):
+        read(tmp_path / "ps.json")
+
+
+def test_filters_are_regular_expressions() -> None:
+    assert finds(["^hps_.+$"], "hps_et.dlrm.t")
+    assert not finds(["other"], "hps_et.dlrm.t")
+    with pytest.raises(ConfigError, match="no regular expression"):
+        finds(["("], "hps_et.dlrm.t")
