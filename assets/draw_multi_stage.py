@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import matplotlib.pyplot as plt
+from drawing import DATA, FRAME, RED, REDIS, STORE, WORK, arrow, box, canvas, command, frame, label, save
 from matplotlib.axes import Axes
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-INK, SOFT, LINE = "#161f31", "#5b6675", "#8d99ae"
-DATA, WORK, REDIS = ("#f1f4f7", "#b8c2cd"), ("#e4eef4", "#4c8dae"), ("#fbe5e3", "#d82c20")
-FRAME, STORE = ("#f8fafc", "#4c8dae"), ("#fff8f7", "#d82c20")
 STAGES = {
     "User\nfeatures": "packed row,\nitems seen",
     "User\nembedding": "user tower,\nONNX Runtime",
@@ -26,46 +20,9 @@ COLUMNS = (2.55, 5.506, 8.462, 11.418)
 TOP, MIDDLE, BOTTOM = 5.05, 2.55, 0.35
 
 
-def box(
-    axes: Axes, x: float, y: float, size: tuple[float, float], colors: tuple[str, str], title: str = "", text: str = ""
-) -> None:
-    """A rounded box with a bold title and a few lines below it; x and y are its lower left corner."""
-    width, height = size
-    shape = "round,pad=0,rounding_size=0.12"
-    axes.add_patch(
-        FancyBboxPatch((x, y), width, height, boxstyle=shape, facecolor=colors[0], edgecolor=colors[1], linewidth=1.4)
-    )
-    middle, above, below = y + height / 2, title.count("\n"), text.count("\n")
-    center = x + width / 2
-    axes.text(center, middle + 0.1 + 0.1 * below, title, ha="center", va="center", weight="bold", size=11.5)
-    axes.text(
-        center, middle - 0.22 - 0.13 * above, text, ha="center", va="center", size=9, color=SOFT, linespacing=1.35
-    )
-
-
-def arrow(axes: Axes, *points: tuple[float, float]) -> None:
-    """A line through the points with a head at the last."""
-    axes.plot(*zip(*points[:-1], strict=True), color=LINE, linewidth=1.8, solid_joinstyle="round")
-    axes.add_patch(
-        FancyArrowPatch(
-            points[-2], points[-1], arrowstyle="-|>", mutation_scale=14, color=LINE, linewidth=1.8, shrinkA=0, shrinkB=1
-        )
-    )
-
-
-def command(axes: Axes, x: float, y: float, text: str) -> None:
-    """The command that does a step, beside its box."""
-    axes.text(x, y, text, size=9.5, family="DejaVu Sans Mono", color="#d82c20", va="bottom")
-
-
-def label(axes: Axes, x: float, y: float, text: str) -> None:
-    """The name of a frame, or what an arrow carries."""
-    axes.text(x, y, text, size=9, color=SOFT, va="center")
-
-
 def stages(axes: Axes) -> None:
     """The request: from the caller through the stages and back."""
-    box(axes, 2.3, TOP - 0.3, (12.13, 2.45), FRAME)
+    frame(axes, 2.3, TOP - 0.3, (12.13, 2.45), FRAME)
     center = TOP + 0.7
     box(axes, 0.15, TOP, (1.5, 1.4), DATA, "Your\nservice", "gRPC or HTTP")
     for number, (title, text) in enumerate(STAGES.items()):
@@ -81,8 +38,8 @@ def stages(axes: Axes) -> None:
 
 def stores(axes: Axes) -> None:
     """Redis, and which stage reads what."""
-    box(axes, 2.3, MIDDLE - 0.2, (12.13, 1.75), STORE)
-    axes.text(14.25, MIDDLE + 1.36, "Redis 8", weight="bold", size=10, va="center", ha="right", color="#d82c20")
+    frame(axes, 2.3, MIDDLE - 0.2, (12.13, 1.75), STORE)
+    axes.text(14.25, MIDDLE + 1.36, "Redis 8", weight="bold", size=10, va="center", ha="right", color=RED)
     texts = {
         "Features · histories": "a packed row and a sorted set\nper user; the same in Feast",
         "Vectors": "vector set of all items, and\na stream of its changes",
@@ -127,19 +84,13 @@ def writers(axes: Axes) -> None:
 
 def draw() -> None:
     """Write both files."""
-    plt.rcParams |= {"font.family": "DejaVu Sans", "text.color": INK, "svg.hashsalt": "multi-stage"}
-    figure, axes = plt.subplots(figsize=(14.6, 7.6))
-    axes.set(xlim=(0, 14.6), ylim=(0.1, 7.7), aspect="equal")
-    axes.axis("off")
-    figure.subplots_adjust(0, 0, 1, 1)
+    figure, axes = canvas("multi-stage", 14.6, 0.1, 7.7)
     stages(axes)
     stores(axes)
     writers(axes)
     command(axes, 0.15, TOP - 0.5, "recsys\nrecommend USER")
     command(axes, 2.3, TOP + 2.25, "recsys serve")
-    here = Path(__file__).parent
-    figure.savefig(here / "multi-stage.svg", facecolor="white", metadata={"Date": None})
-    figure.savefig(here / "multi-stage.png", facecolor="white", dpi=110)
+    save(figure, "multi-stage")
 
 
 if __name__ == "__main__":

@@ -2,52 +2,30 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 
-import matplotlib.pyplot as plt
+import drawing
+from drawing import DATA, REDIS, SOFT, WORK, canvas, command, frame, save
 from matplotlib.axes import Axes
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-INK, SOFT, LINE = "#161f31", "#5b6675", "#8d99ae"
-DATA, WORK, REDIS = ("#f1f4f7", "#b8c2cd"), ("#e4eef4", "#4c8dae"), ("#fbe5e3", "#d82c20")
 WIDTH, TOP, BOTTOM = 2.35, 4.0, 0.55
 COLUMNS = (0.15, 3.0, 5.85, 8.7, 11.55)
+
+arrow = partial(drawing.arrow, head=15)
 
 
 def box(axes: Axes, x: float, y: float, height: float, colors: tuple[str, str], title: str, text: str) -> None:
     """A rounded box with a bold title and a few lines below it; x and y are its lower left corner."""
-    shape = "round,pad=0,rounding_size=0.12"
-    axes.add_patch(
-        FancyBboxPatch((x, y), WIDTH, height, boxstyle=shape, facecolor=colors[0], edgecolor=colors[1], linewidth=1.4)
-    )
+    frame(axes, x, y, (WIDTH, height), colors)
     lines = text.count("\n") + 1
     middle = y + height / 2
     axes.text(x + WIDTH / 2, middle + 0.13 * lines, title, ha="center", va="center", weight="bold", size=12.5)
     axes.text(x + WIDTH / 2, middle - 0.17, text, ha="center", va="center", size=9.3, color=SOFT, linespacing=1.35)
 
 
-def arrow(axes: Axes, *points: tuple[float, float]) -> None:
-    """A line through the points with a head at the last."""
-    axes.plot(*zip(*points[:-1], strict=True), color=LINE, linewidth=1.8, solid_joinstyle="round")
-    axes.add_patch(
-        FancyArrowPatch(
-            points[-2], points[-1], arrowstyle="-|>", mutation_scale=15, color=LINE, linewidth=1.8, shrinkA=0, shrinkB=1
-        )
-    )
-
-
-def command(axes: Axes, x: float, y: float, text: str) -> None:
-    """The command that does a step, above its box."""
-    axes.text(x, y, text, size=9.5, family="DejaVu Sans Mono", color="#d82c20", va="bottom")
-
-
 def draw() -> None:
     """Write both files."""
-    plt.rcParams |= {"font.family": "DejaVu Sans", "text.color": INK, "svg.hashsalt": "offline-batch"}
-    figure, axes = plt.subplots(figsize=(14.05, 5.9))
-    axes.set(xlim=(0, 14.05), ylim=(0.4, 6.3), aspect="equal")
-    axes.axis("off")
-    figure.subplots_adjust(0, 0, 1, 1)
+    figure, axes = canvas("offline-batch", 14.05, 0.4, 6.3)
     middle = TOP + 0.65
 
     box(axes, COLUMNS[0], TOP, 1.3, DATA, "Raw events", "MovieLens · Ali-CCP\nsynthetic · your tables")
@@ -86,9 +64,7 @@ def draw() -> None:
     command(axes, COLUMNS[4], TOP + 1.4, "recsys import merlin")
     command(axes, COLUMNS[1], BOTTOM + 1.5, "recsys batch")
     command(axes, COLUMNS[3], BOTTOM + 1.5, "recsys get USER")
-    here = Path(__file__).parent
-    figure.savefig(here / "offline-batch.svg", facecolor="white", metadata={"Date": None})
-    figure.savefig(here / "offline-batch.png", facecolor="white", dpi=110)
+    save(figure, "offline-batch")
 
 
 if __name__ == "__main__":

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
+import random
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ import redis
 import typer.main
 import yaml
 from planted import Trained
+from redis.cluster import RedisCluster
 
 from redis_recsys.cli import app
 from redis_recsys.config import DeploySettings, OnlineSettings, RedisSettings, Settings
@@ -23,6 +28,8 @@ from redis_recsys.deploy import deploy
 from redis_recsys.errors import StoreError
 from redis_recsys.pipeline import Runner, stages_of
 from redis_recsys.store import vectors
+from redis_recsys.store.binary import find_redis_server
+from redis_recsys.store.cluster import PORTS
 from redis_recsys.store.connection import connect
 from redis_recsys.store.embedded import EmbeddedRedis
 from redis_recsys.store.events import publish
@@ -116,11 +123,58 @@ def test_every_variable_of_a_compose_file_is_explained_in_the_readme_beside_it(p
     assert used <= set(re.findall(r"`([A-Z_]+)`", (path.parent / "README.md").read_text()))
 
 
-def test_the_example_of_an_env_file_has_everything_that_the_cloud_compose_file_requires() -> None:
-    required = set(re.findall(r"\$\{([A-Z_]+):\?", (ROOT / "multi-stage" / "docker-compose-cloud.yml").read_text()))
-    offered = re.findall(r"^([A-Z_]+)=", (ROOT / "multi-stage" / ".env.example").read_text(), re.MULTILINE)
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*/docker-compose-cloud.yml")), ids=name_of)
+def test_the_example_of_an_env_file_has_everything_that_the_cloud_compose_file_requires(path: Path) -> None:
+    required = set(re.findall(r"\$\{([A-Z_]+):\?", path.read_text()))
+    offered = re.findall(r"^([A-Z_]+)=", (path.parent / ".env.example").read_text(), re.MULTILINE)
     assert required == {"REDIS_HOST", "REDIS_PASSWORD", "TRITON_TOKEN"}
     assert required <= set(offered)
+
+
+REDIS_CLI = f"""#!{sys.executable} -IS
+import os, socket, sys
+_, _, _, host, _, port, *command = sys.argv
+lines = ["AUTH " + os.environ["REDISCLI_AUTH"], " ".join(command), "QUIT", ""]
+with socket.create_connection((host, int(port))) as server:
+    server.sendall("\\r\\n".join(lines).encode())
+    print(*server.makefile().read().splitlines()[1:-1], sep="\\n")
+"""
+
+
+def test_the_redis_nodes_of_the_large_scale_example_differ_in_their_port_alone_and_hold_no_secret() -> None:
+    texts = [path.read_text() for path in sorted(ROOT.glob("large-scale-recsys/redis-confs/redis-*.conf"))]
+    ports = [re.findall(r"^port (\d+)$", text, re.MULTILINE) for text in texts]
+    assert ports == [["6373"], ["6374"], ["6375"]]
+    assert len({re.sub(r"637\d|Node \d", "", text) for text in texts}) == 1
+    assert not re.search(r"requirepass|masterauth|protected-mode no|nopass", texts[0])
+    assert {"cluster-enabled yes", "appendonly yes", "protected-mode yes"} <= set(texts[0].splitlines())
+
+
+def test_the_redis_nodes_of_the_large_scale_example_become_a_cluster_and_stay_one(tmp_path: Path) -> None:
+    confs = ROOT / "large-scale-recsys" / "redis-confs"
+    ports = random.sample(PORTS, 3)
+    (tmp_path / "password.conf").write_text('requirepass "secret"\nmasterauth "secret"\n')
+    (tmp_path / "redis-cli").write_text(REDIS_CLI)
+    (tmp_path / "redis-cli").chmod(0o755)
+    nodes = [f"127.0.0.1:{port}" for port in ports]
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "REDISCLI_AUTH": "secret"}
+    with contextlib.ExitStack() as stack:
+        for number, port in enumerate(ports, start=1):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            text = (confs / f"redis-{number}.conf").read_text().replace("/usr/local/etc/redis", str(tmp_path))
+            text = text.replace(f"port {6372 + number}", f"bind 127.0.0.1\nport {port}").replace("/data", str(folder))
+            (folder / "redis.conf").write_text(text)
+            server = subprocess.Popen([find_redis_server(), folder / "redis.conf"], stdout=subprocess.DEVNULL)
+            stack.callback(server.wait)
+            stack.callback(server.kill)
+        for value in (b"first", b"second"):
+            form = ["sh", str(confs / "form-cluster.sh"), *nodes]
+            formed = subprocess.run(form, env=environment, capture_output=True, text=True, timeout=60)
+            assert formed.stdout == "3 nodes form a cluster\n", formed.stderr
+            with RedisCluster("127.0.0.1", ports[0], password="secret") as client:
+                assert client.get("key") == (None if value == b"first" else b"first")
+                client.set("key", value)
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*/Dockerfile*")), ids=name_of)

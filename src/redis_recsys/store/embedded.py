@@ -17,6 +17,8 @@ import secrets
 import signal
 import subprocess
 import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -32,6 +34,7 @@ START_SECONDS = 120.0  # includes reading the data back from disk
 STOP_SECONDS = 20.0
 
 STATE, LOCK, CONF, LOG = "server.json", "server.lock", "redis.conf", "redis.log"
+PORT_TAKEN = "Failed listening on port"
 
 # $1 is the server. Standard input ends when the starter does; the shell itself ends when the server does, but a server
 # that dies unasked, after it was ready, is started again in its place.
@@ -52,7 +55,90 @@ exit $code
 """
 
 
-class EmbeddedRedis:
+class Embedded(ABC):
+    """What runs in a folder of its own: whoever locks the folder first starts it, whoever comes later shares it.
+
+    Attributes:
+        folder: data, configuration, log and state.
+    """
+
+    what = "Redis"
+    choose = "set RECSYS_REDIS_FOLDER to"  # how to take another folder
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(os.path.abspath(folder))
+        self._lock: int | None = None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start it and wait until it answers, or connect to the one that runs on this folder.
+
+        Raises:
+            StoreError: no usable Redis, the folder cannot be written, or it does not start.
+        """
+        deadline = time.monotonic() + START_SECONDS
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            while not self._take_lock():
+                if self._share():
+                    return
+                if time.monotonic() > deadline:
+                    raise StoreError(
+                        f"{self.folder} is locked by a {self.what} that does not answer: stop it, or {self.choose} "
+                        "another folder"
+                    )
+                time.sleep(0.05)
+            self._launch(deadline)
+        except OSError as error:
+            self.stop()
+            raise StoreError(
+                f"cannot keep {self.what} data in {self.folder}: {error.strerror or error}; "
+                f"{self.choose} a folder that can be written"
+            ) from error
+        except BaseException:
+            self.stop()
+            raise
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Stop it if this object started it."""
+
+    @abstractmethod
+    def _share(self) -> bool:
+        """Connect to what runs in the folder; False while that is starting or stopping."""
+
+    @abstractmethod
+    def _launch(self, deadline: float) -> None:
+        """Start it in the folder, which this object has locked."""
+
+    def _take_lock(self) -> bool:
+        """Lock the folder, unless a server, or a process about to start one, holds the lock."""
+        with open(os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            self._lock = fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 10)  # the shell uses the single-digit ones
+            return True
+
+    def _release_lock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _write_private(self, name: str, text: str) -> None:
+        """Write a file that holds the password: readable by its owner only, and never seen half-written."""
+        aside = self.folder / f".{name}.new"
+        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(text)
+        aside.rename(self.folder / name)
+
+
+class EmbeddedRedis(Embedded):
     """A Redis server on 127.0.0.1 that lives as long as the ``with`` block, or a share of one that already runs.
 
     Attributes:
@@ -79,11 +165,10 @@ class EmbeddedRedis:
                 Without effect on a server that already runs.
             persist: keep the data on disk (append-only file, at most one second is lost when the machine dies).
         """
-        self.folder = Path(os.path.abspath(folder))
+        super().__init__(folder)
         self.max_memory = max_memory
         self.persist = persist
         self._process: subprocess.Popen[bytes] | None = None
-        self._lock: int | None = None
 
     @property
     def owned(self) -> bool:
@@ -92,40 +177,6 @@ class EmbeddedRedis:
     def __enter__(self) -> EmbeddedRedis:
         self.start()
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    def start(self) -> None:
-        """Start the server and wait until it answers, or connect to the one that runs on this folder.
-
-        Raises:
-            StoreError: no usable Redis, the folder cannot be written, or the server does not start.
-        """
-        deadline = time.monotonic() + START_SECONDS
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            while not self._take_lock():
-                if self._share():
-                    return
-                if time.monotonic() > deadline:
-                    raise StoreError(
-                        f"{self.folder} is locked by a Redis that does not answer: stop it, or set "
-                        "RECSYS_REDIS_FOLDER to another folder"
-                    )
-                time.sleep(0.05)
-            self._launch(deadline)
-        except OSError as error:
-            self.stop()
-            raise StoreError(
-                f"cannot keep Redis data in {self.folder}: {error.strerror or error}; "
-                "set RECSYS_REDIS_FOLDER to a folder that can be written"
-            ) from error
-        except BaseException:
-            self.stop()
-            raise
 
     def stop(self) -> None:
         """Stop the server if this object started it: first politely, after 20 s for certain."""
@@ -140,20 +191,13 @@ class EmbeddedRedis:
                 process.wait()
         self._release_lock()
 
-    def _take_lock(self) -> bool:
-        """Lock the folder, unless a server, or a process about to start one, holds the lock."""
-        with open(os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)) as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-            self._lock = fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 10)  # the shell uses the single-digit ones
-            return True
-
-    def _release_lock(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+    def kill(self) -> None:
+        """End the server that this object started at once, as a crash would; it does not come back by itself."""
+        process, self._process = self._process, None
+        if process is not None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            (self.folder / STATE).unlink(missing_ok=True)
 
     def _share(self) -> bool:
         """Connect to the server that holds the lock; False while it is starting or stopping."""
@@ -168,17 +212,17 @@ class EmbeddedRedis:
     def _server_pid(self) -> int:
         """Ask the server for its process id, once it has read its data."""
         once = Retry(NoBackoff(), 0)
-        with redis.Redis(self.host, self.port, password=self.password, socket_timeout=5, retry=once) as client:
+        with redis.Redis(self.host, self.port, password=self.password, socket_timeout=1, retry=once) as client:
             client.ping()
             return int(client.info("server")["process_id"])
 
     def _launch(self, deadline: float) -> None:
         binary = find_redis_server()
-        self.password = secrets.token_urlsafe(32)
+        self.password = self._new_password()
         (self.folder / STATE).unlink(missing_ok=True)
-        while True:
-            (self.port,) = free_ports(1)
-            self._write_private(CONF, self._configuration())
+        for port in self._ports():
+            self.port = port
+            self._write_private(CONF, "\n".join(self._configuration()) + "\n")
             with (self.folder / LOG).open("wb") as log:
                 assert self._lock is not None
                 self._process = subprocess.Popen(
@@ -200,10 +244,19 @@ class EmbeddedRedis:
                 if time.monotonic() > deadline:
                     raise StoreError(f"Redis is not ready after {START_SECONDS:.0f} s: {self._last_words()}")
                 time.sleep(0.02)
-            if "Address already in use" not in self._last_words():  # somebody took the port in between: try another
+            if PORT_TAKEN not in self._last_words():  # somebody took the port in between: try another
                 raise StoreError(f"Redis in {self.folder} does not start: {self._last_words()}")
 
-    def _configuration(self) -> str:
+    def _new_password(self) -> str:
+        return secrets.token_urlsafe(32)
+
+    def _ports(self) -> Iterator[int]:
+        """Ports to try."""
+        while True:
+            yield from free_ports(1)
+
+    def _configuration(self) -> list[str]:
+        """Lines of the server's configuration file."""
         lines = [
             f"bind {self.host}",
             "protected-mode yes",
@@ -220,14 +273,7 @@ class EmbeddedRedis:
         ]
         if self.max_memory is not None:
             lines.append(f"maxmemory {self.max_memory}")
-        return "\n".join(lines) + "\n"
-
-    def _write_private(self, name: str, text: str) -> None:
-        """Write a file that holds the password: readable by its owner only, and never seen half-written."""
-        aside = self.folder / f".{name}.new"
-        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(text)
-        aside.rename(self.folder / name)
+        return lines
 
     def _last_words(self) -> str:
         """The end of the server's log; of a wrong setting both the setting and the reason."""
