@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def serving(settings: Settings, events: bool = True, wait: bool = False) -> Iter
             )
         parts = models(settings, record.user_ids, record.item_ids)
         outward = {*OUTWARD, *(field.name for field in STATUS), *(EXPLAINING if settings.triton.explain else ())}
-        environment = variables(settings, client)
+        environment = variables(reached(settings, client), SECTIONS)
         if events:  # before there is anybody to recommend to, so that the first event does not wait for imports
             stack.enter_context(Consumer(client, settings)).ready.wait(READY_SECONDS)
         triton = stack.enter_context(
@@ -70,8 +70,8 @@ def serving(settings: Settings, events: bool = True, wait: bool = False) -> Iter
         yield triton
 
 
-def variables(settings: Settings, client: redis.Redis) -> dict[str, str]:
-    """The settings as ``RECSYS_*`` variables for another process, with the Redis that ``client`` is connected to."""
+def reached(settings: Settings, client: redis.Redis) -> Settings:
+    """The settings with the Redis that ``client`` is connected to."""
     where = client.get_connection_kwargs()
     password = where.get("password")
     address = {
@@ -81,8 +81,12 @@ def variables(settings: Settings, client: redis.Redis) -> dict[str, str]:
         "password": SecretStr(password) if password else None,
         "tls": settings.redis.tls and settings.redis.host is not None,
     }
-    sections: dict[str, BaseModel] = {name: getattr(settings, name) for name in SECTIONS}
-    sections["redis"] = settings.redis.model_copy(update=address)
+    return settings.model_copy(update={"redis": settings.redis.model_copy(update=address)})
+
+
+def variables(settings: Settings, names: Sequence[str]) -> dict[str, str]:
+    """Sections of the settings as ``RECSYS_*`` variables for another process."""
+    sections: dict[str, BaseModel] = {name: getattr(settings, name) for name in names}
     found = {"RECSYS_DATA": str(settings.data.absolute())}
     for section, values in sections.items():
         for name in type(values).model_fields:

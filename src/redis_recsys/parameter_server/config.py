@@ -1,7 +1,8 @@
 """``ps.json``: the configuration of the parameter server, with the field names of HugeCTR's HPS (v22 to v24).
 
-A file that served HPS serves here. Wrong values are refused with the field's name. Fields that HPS knows and that have
-nothing to act on here (buffer pools, allocation rates), and fields that nobody knows, are listed in ``remarks``.
+A file that served HPS serves here; relative paths in it count from its own folder. Wrong values are refused with the
+field's name. Fields that HPS knows and that have nothing to act on here (buffer pools, allocation rates), and fields
+that nobody knows, are listed in ``remarks``.
 """
 
 from __future__ import annotations
@@ -177,22 +178,20 @@ class Config(Group):
         return self
 
     @property
-    def remarks(self) -> list[str]:
-        """What the file says that has no effect, one line each."""
-        found = []
+    def remarks(self) -> dict[str, bool]:
+        """What the file says that has no effect, one line each, and whether that is likely to be a mistake."""
+        found = {}
         groups = {"": self, "volatile_db.": self.volatile_db, "persistent_db.": self.persistent_db}
         groups |= {"update_source.": self.update_source}
         groups |= {f"models.{number}.": model for number, model in enumerate(self.models)}
         for place, group in groups.items():
             for name in group.model_extra or {}:
-                why = (
-                    "has no effect here" if name in WITHOUT_EFFECT else "is not a field of ps.json: a slip of the pen?"
-                )
-                found.append(f"{place}{name} {why}")
+                if name in WITHOUT_EFFECT:
+                    found[f"{place}{name} has no effect here"] = False
+                else:
+                    found[f"{place}{name} is not a field of ps.json: a slip of the pen?"] = True
         if "brokers" in (self.update_source.model_extra or {}):
-            found.append(
-                "update_source names Kafka brokers, and updates are read from Redis Streams: publish them there"
-            )
+            found["update_source names Kafka brokers; updates are read from Redis Streams: publish them there"] = True
         return found
 
 
@@ -211,9 +210,19 @@ def read(path: Path) -> Config:
     if not isinstance(document, dict):
         raise ConfigError(f"{path} must hold an object with volatile_db, persistent_db and models")
     try:
-        return Config(**document)
+        config = Config(**document)
     except ValidationError as error:
         raise ConfigError(f"{path}: {explain(error)}") from None
+    return _located(config, path.absolute().parent)
+
+
+def _located(config: Config, folder: Path) -> Config:
+    """The same with absolute paths; those in the file count from where it lies."""
+    config.persistent_db.path = str(folder / config.persistent_db.path)
+    for model in config.models:
+        model.sparse_files = [str(folder / file) for file in model.sparse_files]
+        model.dense_file, model.network_file = str(folder / model.dense_file), str(folder / model.network_file)
+    return config
 
 
 def finds(filters: list[str], table: str) -> bool:

@@ -7,7 +7,7 @@ work on the cache is put in one order on the device, whatever streams the thread
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from threading import Lock
@@ -24,7 +24,7 @@ class DeviceCache:
     Attributes:
         capacity, dim: see ``cache.Cache``.
         device: where the rows lie.
-        fused: whether :meth:`gather` is one kernel; at first, wherever that can run.
+        kernel: ``device_kernel.gather`` where that can run; if None, :meth:`gather` uses PyTorch's operations.
     """
 
     def __init__(
@@ -54,9 +54,13 @@ class DeviceCache:
         if default is not None:
             self._rows[self._missing] = torch.from_numpy(default)
         self._cuda = self.device.type == "cuda"
-        self.fused = self._cuda and find_spec("triton") is not None
+        self.kernel: Callable[..., tuple[torch.Tensor, torch.Tensor]] | None = None
         if self._cuda:
             self._done = torch.cuda.current_stream(self.device).record_event()
+        if self._cuda and find_spec("triton") is not None:
+            from .device_kernel import gather
+
+            self.kernel = gather
 
     def gather(self, keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows of keys on the device; the host does not wait for them. Rows found become the most recently used.
@@ -69,10 +73,8 @@ class DeviceCache:
             the device, to be used on the stream that is current now.
         """
         with self._turn() as now:
-            if self.fused:
-                from .device_kernel import gather
-
-                return gather(keys, self._keys, self._used, self._rows, self._sets, now)
+            if self.kernel is not None:
+                return self.kernel(keys, self._keys, self._used, self._rows, self._sets, now)
             slots, hits = self._slots(keys, self._sets_of(keys))
             slots = torch.where(hits, slots, self._missing)
             self._used.index_fill_(0, slots, now)
@@ -82,7 +84,9 @@ class DeviceCache:
         """See ``cache.Cache``."""
         rows, hits = self.gather(self._sent(keys))
         found: np.ndarray = hits.cpu().numpy()
-        out[found] = rows.cpu().numpy()[found]
+        received = torch.empty(rows.shape, pin_memory=self._cuda).copy_(rows).numpy()
+        places = np.flatnonzero(found)
+        out[places] = received.take(places, axis=0)
         return found
 
     def versions(self, keys: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import triton.language as tl  # type: ignore[import-not-found, import-untyped, u
 
 from .cache import FIRST, SECOND, WAYS
 
-NUMBERS = 4096  # that one program copies
+NUMBERS, KEYS = 4096, 256  # that one program copies, and that it looks up, at most
 
 
 def gather(
@@ -35,9 +35,9 @@ def gather(
     out = torch.empty(n, dim, device=keys.device)
     hits = torch.empty(n, dtype=torch.bool, device=keys.device)
     if n:
-        width = triton.next_power_of_2(dim)
-        block = max(NUMBERS // width, 1)
-        _gather[(triton.cdiv(n, block),)](
+        width = 1 << (dim - 1).bit_length()
+        block = min(max(NUMBERS // width, 1), KEYS)
+        _gather[(-(-n // block),)](
             keys.contiguous(), table, used, rows, out, hits, n, sets, now,
             first=int(FIRST), second=int(SECOND), ways=WAYS, dim=dim, width=width, block=block,
         )  # fmt: skip

@@ -149,8 +149,8 @@ class ParameterServer:
             StoreError: a tier cannot be opened.
         """
         config = read(path)
-        for remark in config.remarks:
-            log.warning("%s: %s", path, remark)
+        for remark, serious in config.remarks.items():
+            log.log(logging.WARNING if serious else logging.INFO, "%s: %s", path, remark)
         on = config.volatile_db.type != "disabled"
         nodes = Nodes(access_of(config.volatile_db, settings)) if on else None
         try:

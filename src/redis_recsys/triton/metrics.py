@@ -1,4 +1,4 @@
-"""What the pipeline counts, on Triton's metrics port.
+"""What the pipeline or the parameter server counts, on Triton's metrics port.
 
 Python models have counters and gauges there but no histograms, so a histogram is made of counters with the names that
 Prometheus expects. A thread sends what has changed every few seconds, so that no request has to. Triton adds up the
@@ -8,6 +8,7 @@ instances of a model.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,45 +18,24 @@ from ..pipeline import BUCKETS, Timings
 PERIOD = 2.0  # seconds; sending holds up requests for a few milliseconds
 BOUNDS = (*(f"{bound:g}" for bound in BUCKETS), "+Inf")
 STAGE = "recsys_stage_seconds"
+Key = tuple[str, ...]
 HELP = "Time that a batch of requests spent in a stage"
 
 
-class Exporter:
-    """Sends the counts of a runner until it is closed.
+class Sender:
+    """Sends counts to Triton until it is closed."""
 
-    The metrics are ``recsys_stage_seconds_bucket{stage, le}``, ``recsys_stage_seconds_sum{stage}`` and
-    ``recsys_stage_seconds_count{stage}``, where a batch counts once, and ``recsys_requests_total`` and
-    ``recsys_degraded_total``, where every user counts.
-    """
-
-    def __init__(self, timings: Timings, family: Any) -> None:
+    def __init__(
+        self, families: Sequence[Any], metrics: Mapping[Key, Any], counted: Callable[[], Mapping[Key, float]]
+    ) -> None:
         """
         Args:
-            timings: of the runner, which goes on adding to them.
-            family: ``pb_utils.MetricFamily``.
+            families: of the metrics; Triton forgets metrics whose family is gone.
+            metrics: a counter of Triton's for every key.
+            counted: the counts so far.
         """
-        self._timings = timings
-        self._sent: dict[tuple[str, ...], float] = {}
-        counter = family.COUNTER
-        bucket, count, total, requests, degraded = self._families = [
-            family(name=name, description=text, kind=counter)
-            for name, text in (
-                (f"{STAGE}_bucket", f"{HELP}: batches that took at most le seconds"),
-                (f"{STAGE}_count", f"{HELP}: batches"),
-                (f"{STAGE}_sum", f"{HELP}: seconds"),
-                ("recsys_requests_total", "Users answered"),
-                ("recsys_degraded_total", "Users answered with popular items because Redis or a model failed"),
-            )
-        ]
-        self._metrics: dict[tuple[str, ...], Any] = {
-            ("requests",): requests.Metric(labels={}),
-            ("degraded",): degraded.Metric(labels={}),
-        }
-        for stage in timings.counts:
-            self._metrics["sum", stage] = total.Metric(labels={"stage": stage})
-            self._metrics["count", stage] = count.Metric(labels={"stage": stage})
-            for bound in BOUNDS:
-                self._metrics["bucket", stage, bound] = bucket.Metric(labels={"stage": stage, "le": bound})
+        self._families, self._metrics, self._counted = families, metrics, counted
+        self._sent: dict[Key, float] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sends metrics", daemon=True)
         self._thread.start()
@@ -78,14 +58,64 @@ class Exporter:
                 self._metrics[key].increment(more)
                 self._sent[key] = value
 
-    def _counted(self) -> dict[tuple[str, ...], float]:
-        timings = self._timings
-        counted: dict[tuple[str, ...], float] = {
-            ("requests",): timings.requests,
-            ("degraded",): timings.degraded,
-        }
+
+def of_stages(timings: Timings, family: Any) -> Sender:
+    """Sends what a runner of stages counts.
+
+    The metrics are ``recsys_stage_seconds_bucket{stage, le}``, ``recsys_stage_seconds_sum{stage}`` and
+    ``recsys_stage_seconds_count{stage}``, where a batch counts once, and ``recsys_requests_total`` and
+    ``recsys_degraded_total``, where every user counts.
+
+    Args:
+        timings: of the runner, which goes on adding to them.
+        family: ``pb_utils.MetricFamily``.
+    """
+    bucket, count, total, requests, degraded = families = [
+        family(name=name, description=text, kind=family.COUNTER)
+        for name, text in (
+            (f"{STAGE}_bucket", f"{HELP}: batches that took at most le seconds"),
+            (f"{STAGE}_count", f"{HELP}: batches"),
+            (f"{STAGE}_sum", f"{HELP}: seconds"),
+            ("recsys_requests_total", "Users answered"),
+            ("recsys_degraded_total", "Users answered with popular items because Redis or a model failed"),
+        )
+    ]
+    metrics: dict[Key, Any] = {("requests",): requests.Metric(labels={}), ("degraded",): degraded.Metric(labels={})}
+    for stage in timings.counts:
+        metrics["sum", stage] = total.Metric(labels={"stage": stage})
+        metrics["count", stage] = count.Metric(labels={"stage": stage})
+        for bound in BOUNDS:
+            metrics["bucket", stage, bound] = bucket.Metric(labels={"stage": stage, "le": bound})
+
+    def counted() -> dict[Key, float]:
+        found: dict[Key, float] = {("requests",): timings.requests, ("degraded",): timings.degraded}
         for stage, counts in timings.counts.items():
             running = np.cumsum(counts).tolist()
-            counted["sum", stage], counted["count", stage] = timings.seconds[stage], running[-1]
-            counted |= {("bucket", stage, bound): at_most for bound, at_most in zip(BOUNDS, running, strict=True)}
-        return counted
+            found["sum", stage], found["count", stage] = timings.seconds[stage], running[-1]
+            found |= {("bucket", stage, bound): at_most for bound, at_most in zip(BOUNDS, running, strict=True)}
+        return found
+
+    return Sender(families, metrics, counted)
+
+
+def of_tables(
+    tables: Sequence[str], names: Sequence[str], counts: Callable[[], Mapping[Key, float]], family: Any
+) -> Sender:
+    """Sends what a parameter server counts, as ``recsys_table_<name>_total{table}``.
+
+    Args:
+        tables: their names.
+        names: of what is counted.
+        counts: (name, table) -> count so far.
+        family: ``pb_utils.MetricFamily``.
+    """
+    families = [
+        family(name=f"recsys_table_{name}_total", description=f"Lookups of tables: {name}", kind=family.COUNTER)
+        for name in names
+    ]
+    metrics: dict[Key, Any] = {
+        (name, table): made.Metric(labels={"table": table})
+        for name, made in zip(names, families, strict=True)
+        for table in tables
+    }
+    return Sender(families, metrics, counts)

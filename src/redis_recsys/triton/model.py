@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import importlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,12 +20,29 @@ import triton_python_backend_utils as pb
 from ..config import load_settings
 from ..errors import RecsysError
 from ..stages.stage import stack
-from .metrics import Exporter
+from .metrics import of_stages
 
 Columns = dict[str, np.ndarray]
 
 
-class TritonPythonModel:
+class Batches(ABC):
+    """What models have in common: a request that fails takes no other of its batch with it."""
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer all requests of a batch, together if possible."""
+        try:
+            return self.answer(requests)
+        except Exception as error:
+            if len(requests) == 1:
+                return [pb.InferenceResponse(error=pb.TritonError(" ".join(f"{error}".split()) or repr(error)))]
+            return [self.execute([request])[0] for request in requests]
+
+    @abstractmethod
+    def answer(self, requests: Sequence[Any]) -> list[Any]:
+        """The responses to a batch of requests."""
+
+
+class TritonPythonModel(Batches):
     """What the Python backend looks for in ``model.py``."""
 
     def initialize(self, args: dict[str, str]) -> None:
@@ -38,25 +56,17 @@ class TritonPythonModel:
         except RecsysError as error:
             raise pb.TritonModelException(f"{error}") from None  # the line alone, without a stack trace
         self.inputs = tuple(field["name"] for field in config["input"])
-        self.exporter = Exporter(self.runner.timings, pb.MetricFamily)
+        self.exporter = of_stages(self.runner.timings, pb.MetricFamily)
         gc.collect()
         gc.freeze()  # what is loaded now stays: later collections, which hold up requests, need not look at it again
-
-    def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer all requests of a batch, together if possible: a request that fails takes no other with it."""
-        try:
-            return self._answer(requests)
-        except Exception as error:
-            if len(requests) == 1:
-                return [pb.InferenceResponse(error=pb.TritonError(" ".join(f"{error}".split()) or repr(error)))]
-            return [self.execute([request])[0] for request in requests]
 
     def finalize(self) -> None:
         """Send the last counts and let go of connections."""
         self.exporter.close()
         self.runner.close()
 
-    def _answer(self, requests: Sequence[Any]) -> list[Any]:
+    def answer(self, requests: Sequence[Any]) -> list[Any]:
+        """One run of the stages for all requests."""
         tensor, response, find = pb.Tensor, pb.InferenceResponse, pb.get_input_tensor_by_name
         columns: Columns = {}
         parts: list[np.ndarray] = []

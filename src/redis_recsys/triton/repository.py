@@ -86,7 +86,7 @@ def _python_model(model: Model, settings: TritonSettings, runner: str, cached: b
             _tensor(field) | ({"allow_ragged_batch": True} if -1 in field.shape else {}) for field in model.inputs
         ],
         "output": [_tensor(field) for field in model.outputs],
-        "instance_group": [{"kind": _Word("KIND_CPU"), "count": settings.instances}],
+        "instance_group": [{"kind": Word("KIND_CPU"), "count": settings.instances}],
         # No queue policy: with a limit of its length or a time limit, one instance of Triton 2.51 was measured to pause
         # for half a second again and again beside waiting requests. What bounds waiting is the deadline that clients
         # send: Triton drops a request whose client has given up.
@@ -141,14 +141,14 @@ def _ensemble(models: Sequence[Model], outward: Collection[str], settings: Trito
 
 
 def _tensor(field: Field) -> dict[str, Any]:
-    return {"name": field.name, "data_type": _Word(TYPES[field.dtype]), "dims": list(field.shape)}
+    return {"name": field.name, "data_type": Word(TYPES[field.dtype]), "dims": list(field.shape)}
 
 
 def _map(names: dict[str, str]) -> list[dict[str, Any]]:
     return [{"key": key, "value": value} for key, value in names.items()]
 
 
-class _Word(str):
+class Word(str):
     """A name that protobuf's text format writes without quotes."""
 
 
@@ -160,5 +160,5 @@ def pbtxt(message: dict[str, Any], indent: str = "") -> str:
             if isinstance(part, dict):
                 lines.append(f"{indent}{name} {{\n{pbtxt(part, indent + '  ')}{indent}}}\n")
             else:
-                lines.append(f"{indent}{name}: {part if isinstance(part, _Word) else json.dumps(part)}\n")
+                lines.append(f"{indent}{name}: {part if isinstance(part, Word) else json.dumps(part)}\n")
     return "".join(lines)
