@@ -83,6 +83,41 @@ class MerlinSettings(Section):
     ranking_dim: int = Field(64, ge=1, description="of DLRM's embeddings")
 
 
+class DlrmSettings(Section):
+    """How the DLRM of Criteo data is trained, its tables sharded over processes. The public shapes: dimension 128,
+    bottom 512, 256, top 1024, 1024, 512, 256; the defaults suit a few cores.
+    """
+
+    processes: int = Field(2, ge=1, description="that share the tables and the rows: one per GPU, or on a CPU a few")
+    embedding_dim: int = Field(16, ge=4, multiple_of=4, description="of all embedding tables")
+    bottom: list[int] = Field([64, 32], description="widths of the bottom MLP, before its last layer (embedding_dim)")
+    top: list[int] = Field([128, 64], description="widths of the top MLP, before its last layer (1)")
+    batch: int = Field(2048, ge=1, description="rows per step and process")
+    learning_rate: float = Field(0.002, gt=0, description="of Adam, for the MLPs")
+    embedding_lr: float = Field(0.02, gt=0, description="of row-wise Adagrad, for the embedding tables")
+    embedding_eps: float = Field(
+        1e-4, gt=0, description="of Adagrad; the larger, the less the first rows of a rare key move it"
+    )
+    row_wise_from: int = Field(
+        20_000, ge=1, description="tables with so many rows are split by rows, smaller ones lie whole on one process"
+    )
+    epochs: int = Field(5, ge=1, description="at most so many; early stopping ends sooner")
+    patience: int = Field(1, ge=1, description="epochs without a better validation AUC before stopping")
+    seed: int = 42
+    checkpoint: int = Field(2000, ge=1, description="steps between checkpoints; there is one after each epoch, too")
+    resume: bool = Field(False, description="go on from the newest checkpoint, with any number of processes")
+    log: Path = Field(Path("data/dlrm.log"), description="file for what the processes print")
+
+
+class LookupSettings(Section):
+    """How the parameter server reaches the tables that its `ps.json` describes."""
+
+    cluster: Path = Field(Path("data/cluster"), description="folder of the embedded Redis Cluster")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the cache of hot rows lies")
+    timeout: float = Field(0.5, gt=0, description="seconds a lookup waits for a Redis node before it goes on without")
+    pause: float = Field(0.5, ge=0, description="seconds for which a node that did not answer is left alone")
+
+
 class BatchSettings(Section):
     """How recommendations are computed ahead of time."""
 
@@ -172,6 +207,8 @@ class Settings(BaseSettings):
     redis: RedisSettings = RedisSettings()
     train: TrainSettings = TrainSettings()
     merlin: MerlinSettings = MerlinSettings()
+    dlrm: DlrmSettings = DlrmSettings()
+    lookup: LookupSettings = LookupSettings()
     batch: BatchSettings = BatchSettings()
     deploy: DeploySettings = DeploySettings()
     online: OnlineSettings = OnlineSettings()

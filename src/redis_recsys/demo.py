@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +13,7 @@ from .dataset import Dataset
 from .errors import StoreError
 from .etl import encode
 from .evaluate import Report, evaluate
-from .progress import console
+from .progress import console, step
 from .recommender import Everyone
 from .split import Split
 from .store.connection import connect
@@ -53,19 +50,19 @@ def offline(settings: Settings, users: int = USERS) -> tuple[Report, list[Recomm
     from .trainers import train
 
     folder = settings.data / "demo"
-    with _step("1/7  MovieLens-100k"):
+    with step("1/7  MovieLens-100k"):
         fetch(settings.data / "raw" / "movielens-100k", "100k", cache=settings.data / "downloads")
-    with _step("2/7  encode and split by time"):
+    with step("2/7  encode and split by time"):
         encode(settings.data / "raw" / "movielens-100k", folder / "dataset", Split())
     dataset = Dataset(folder / "dataset")
-    with _step("3/7  train two-tower and DLRM, export to ONNX"):
+    with step("3/7  train two-tower and DLRM, export to ONNX"):
         chosen = settings.model_copy(update={"train": movielens_training(settings)})
         bundle = train(dataset, chosen, folder / "bundle")
-    with _step("4/7  evaluate on the newest 10%, over the full catalogue"):
+    with step("4/7  evaluate on the newest 10%, over the full catalogue"):
         candidates = settings.batch.candidates
         towers, both = Everyone(bundle, candidates, ranked=False), Everyone(bundle, candidates)
         report = evaluate(dataset, [*fit_baselines(dataset), towers, both], predict=both.predict)
-    with _step("5/7  score every user and write to Redis"), connect(settings.redis) as client:
+    with step("5/7  score every user and write to Redis"), connect(settings.redis) as client:
         written = batch(bundle, client, settings.batch)
         console.print(f"{written.users:,} users written at {written.users_per_second:,.0f} users/s", highlight=False)
         first = next(bundle.users(users))[0].raw_ids
@@ -106,10 +103,10 @@ def online(settings: Settings, users: int = USERS) -> Online:
     own = {"host": None, "grpc_port": 0, "http_port": 0, "metrics_port": 0, "repository": folder / "triton"}
     settings = settings.model_copy(update={"triton": settings.triton.model_copy(update=own)})
     with connect(settings.redis) as client:
-        with _step("6/7  deploy: features by Feast, packed features, vector index, history"):
+        with step("6/7  deploy: features by Feast, packed features, vector index, history"):
             deployment = deploy(bundle, client, settings)
         with (
-            _step("7/7  serve with Triton, recommend, an event, recommend again"),
+            step("7/7  serve with Triton, recommend, an event, recommend again"),
             serving(settings),
             Client(settings.triton) as asking,
         ):
@@ -120,11 +117,3 @@ def online(settings: Settings, users: int = USERS) -> Online:
             if not settled_within(client, event, APPLIED_SECONDS):
                 raise StoreError(f"event {event} was not applied within {APPLIED_SECONDS:.0f} s")
             return Online(deployment, before, viewed, asking.recommend(first[:1])[0])
-
-
-@contextmanager
-def _step(name: str) -> Iterator[None]:
-    console.print(f"[bold]{name}[/]", highlight=False)
-    started = time.perf_counter()
-    yield
-    console.print(f"     {time.perf_counter() - started:.1f} s", highlight=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -37,3 +38,12 @@ def progress(description: str, total: int | None = None, in_bytes: bool = False)
     with Progress(*columns, console=console, transient=False, disable=not console.is_terminal) as bar:
         task = bar.add_task(description, total=total)
         yield lambda units: bar.advance(task, units)
+
+
+@contextmanager
+def step(name: str) -> Iterator[None]:
+    """Show a step of something long, and how long it took."""
+    console.print(f"[bold]{name}[/]", highlight=False)
+    started = time.perf_counter()
+    yield
+    console.print(f"     {time.perf_counter() - started:.1f} s", highlight=False)

@@ -132,6 +132,7 @@ def configure(folder: Path, place: Place, cache: float = 0.2) -> Path:
         DataError: there is no trained model, or the file cannot be written.
     """
     document = ps_json(network.read(folder / NETWORK), place, cache)
+    document["update_source"] = {"type": "redis_stream", "poll_timeout_ms": 100}
     with written_aside_file(folder / PS) as aside:
         aside.write_text(json.dumps(document, indent=2) + "\n")
     return folder / PS

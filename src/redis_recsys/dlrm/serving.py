@@ -39,9 +39,14 @@ def tables_redis(path: Path, settings: Settings) -> Iterator[Settings]:
         yield settings
         return
     with EmbeddedCluster(settings.lookup.cluster, max_memory=settings.redis.max_memory) as cluster:
-        host, port = cluster.addresses[0]
-        there = {"host": host, "port": port, "username": None, "tls": False, "password": SecretStr(cluster.password)}
-        yield settings.model_copy(update={"redis": settings.redis.model_copy(update=there)})
+        yield reached(settings, cluster)
+
+
+def reached(settings: Settings, cluster: EmbeddedCluster) -> Settings:
+    """The settings with the project's own cluster as Redis."""
+    host, port = cluster.addresses[0]
+    there = {"host": host, "port": port, "username": None, "tls": False, "password": SecretStr(cluster.password)}
+    return settings.model_copy(update={"redis": settings.redis.model_copy(update=there)})
 
 
 def load_tables(path: Path, settings: Settings, again: bool = False) -> dict[str, int]:
@@ -58,12 +63,13 @@ def load_tables(path: Path, settings: Settings, again: bool = False) -> dict[str
 
 
 @contextmanager
-def serving(path: Path, settings: Settings) -> Iterator[EmbeddedTriton]:
+def serving(path: Path, settings: Settings, again: bool = False) -> Iterator[EmbeddedTriton]:
     """A Triton that serves the model of a ``ps.json``, for as long as the block; its tables are loaded before.
 
     Args:
         path: of ``ps.json``.
         settings: of everything.
+        again: load tables that were loaded before, too.
 
     Raises:
         ConfigError: the file is wrong.
@@ -73,7 +79,7 @@ def serving(path: Path, settings: Settings) -> Iterator[EmbeddedTriton]:
     """
     with ExitStack() as stack:
         settings = stack.enter_context(tables_redis(path, settings))
-        load_tables(path, settings)
+        load_tables(path, settings, again)
         yield stack.enter_context(
             EmbeddedTriton(
                 settings.triton, lambda folder: write_models(folder, path, settings), variables(settings, SECTIONS)

@@ -18,8 +18,8 @@ import numpy as np
 
 WAYS = 8  # rows a set holds; their keys fill one cache line
 PIECE = 4096  # keys handled at a time, so that the lock is held briefly and what is at hand stays in the processor
-LOW, HIGH = np.uint64(30), np.uint64(27)
-FIRST, SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+SHIFT_1, SHIFT_2 = np.uint64(30), np.uint64(27)  # of splitmix64
+FACTOR_1, FACTOR_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 HALF = np.uint64(32)
 # Eight comparisons, of which one at most is true, are read as one integer: times this, its highest byte is the place.
 PLACES, TOP = np.uint64(0x0001020304050607), np.uint64(56)
@@ -237,10 +237,10 @@ def mixed(keys: np.ndarray) -> np.ndarray:
     its last step, which changes low bits alone.
     """
     x = keys.astype(np.uint64)
-    x ^= x >> LOW
-    x *= FIRST
-    x ^= x >> HIGH
-    x *= SECOND
+    x ^= x >> SHIFT_1
+    x *= FACTOR_1
+    x ^= x >> SHIFT_2
+    x *= FACTOR_2
     return x
 
 

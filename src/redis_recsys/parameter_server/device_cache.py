@@ -15,7 +15,21 @@ from threading import Lock
 import numpy as np
 import torch
 
-from .cache import FIRST, HALF, HIGH, LOW, PLACES, SECOND, TOP, WAYS, mixed, ordered, set_of, sets_for, vacant_keys
+from .cache import (
+    FACTOR_1,
+    FACTOR_2,
+    HALF,
+    PLACES,
+    SHIFT_1,
+    SHIFT_2,
+    TOP,
+    WAYS,
+    mixed,
+    ordered,
+    set_of,
+    sets_for,
+    vacant_keys,
+)
 
 
 class DeviceCache:
@@ -51,9 +65,9 @@ class DeviceCache:
         self._keys[:-1] = self._vacant[:, None]
         self._used = torch.zeros(self._keys.numel(), dtype=torch.int64, device=self.device)
         self._rows = torch.zeros(self._keys.numel(), dim, device=self.device)
-        if default is not None:
-            self._rows[self._missing] = torch.from_numpy(default)
         self._cuda = self.device.type == "cuda"
+        if default is not None:
+            self._rows[self._missing] = self._sent(default)
         self.kernel: Callable[..., tuple[torch.Tensor, torch.Tensor]] | None = None
         if self._cuda:
             self._done = torch.cuda.current_stream(self.device).record_event()
@@ -178,15 +192,15 @@ class DeviceCache:
 
     def _sent(self, array: np.ndarray) -> torch.Tensor:
         """The array on the device. Only from pinned memory does a copy not wait for all work on the stream."""
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
         return tensor.pin_memory().to(self.device, non_blocking=True) if self._cuda else tensor
 
     def _sets_of(self, keys: torch.Tensor) -> torch.Tensor:
         """``cache.set_of(cache.mixed(keys), sets)``; PyTorch's shifts keep the sign, which is masked off."""
-        x = keys ^ (keys >> int(LOW)) & (1 << 64 - int(LOW)) - 1
-        x *= int(FIRST.astype(np.int64))
-        x ^= (x >> int(HIGH)) & (1 << 64 - int(HIGH)) - 1
-        x *= int(SECOND.astype(np.int64))
+        x = keys ^ (keys >> int(SHIFT_1)) & (1 << 64 - int(SHIFT_1)) - 1
+        x *= int(FACTOR_1.astype(np.int64))
+        x ^= (x >> int(SHIFT_2)) & (1 << 64 - int(SHIFT_2)) - 1
+        x *= int(FACTOR_2.astype(np.int64))
         return ((x >> int(HALF)) & (1 << int(HALF)) - 1) * self._sets >> int(HALF)
 
     def _slots(self, keys: torch.Tensor, sets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,7 +10,7 @@ import torch
 import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
-from .cache import FIRST, SECOND, WAYS
+from .cache import FACTOR_1, FACTOR_2, WAYS
 
 NUMBERS, KEYS = 4096, 256  # that one program copies, and that it looks up, at most
 
@@ -39,7 +39,7 @@ def gather(
         block = min(max(NUMBERS // width, 1), KEYS)
         _gather[(-(-n // block),)](
             keys.contiguous(), table, used, rows, out, hits, n, sets, now,
-            first=int(FIRST), second=int(SECOND), ways=WAYS, dim=dim, width=width, block=block,
+            factor_1=int(FACTOR_1), factor_2=int(FACTOR_2), ways=WAYS, dim=dim, width=width, block=block,
         )  # fmt: skip
     return out, hits
 
@@ -49,7 +49,7 @@ def gather(
 @triton.jit(do_not_specialize=["n", "sets", "now"])
 def _gather(  # type: ignore[no-untyped-def]
     keys_at, table_at, used_at, rows_at, out_at, hits_at, n, sets, now,
-    first: tl.constexpr, second: tl.constexpr, ways: tl.constexpr,
+    factor_1: tl.constexpr, factor_2: tl.constexpr, ways: tl.constexpr,
     dim: tl.constexpr, width: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     place = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
@@ -57,9 +57,9 @@ def _gather(  # type: ignore[no-untyped-def]
     key = tl.load(keys_at + place, mask=live, other=0)
     x = key.to(tl.uint64)
     x ^= x >> 30
-    x *= first
+    x *= factor_1
     x ^= x >> 27
-    x *= second
+    x *= factor_2
     key_set = ((x >> 32) * sets.to(tl.uint64) >> 32).to(tl.int64)
     slots = key_set[:, None] * ways + tl.arange(0, ways)[None, :]
     match = tl.load(table_at + slots) == key[:, None]

@@ -195,7 +195,7 @@ class ParameterServer:
         missing: list[_Missing] = []
         for name, asked in keys.items():
             table = self._table(name)
-            asked = _checked(asked, name)
+            asked = checked_keys(asked, name)
             rows = found[name] = np.empty((len(asked), table.dim), np.float32)
             hits = table.cache.find(asked, rows) if table.cache is not None else np.zeros(len(asked), np.bool_)
             places = np.flatnonzero(~hits)
@@ -230,15 +230,7 @@ class ParameterServer:
             StoreError: a tier cannot take them; then no tier need have them, and trying again does no harm.
         """
         changed = self._table(table)
-        keys = _checked(keys, table)
-        rows = np.asarray(rows)
-        if rows.shape != (len(keys), changed.dim) or rows.dtype.kind != "f":
-            expected = f"float32[{len(keys)}, {changed.dim}]"
-            raise DataError(f"rows for {len(keys)} keys of {table} are {expected}, not {rows.dtype}{list(rows.shape)}")
-        if not np.isfinite(rows).all():
-            raise DataError(f"rows of {table} hold values that are not finite")
-        keys, last = np.unique(keys[::-1], return_index=True)
-        rows = np.ascontiguousarray(rows[::-1][last], np.float32)
+        keys, rows = checked(keys, rows, changed.dim, table)
         if self._follower is not None and changed.full in self._follower.applied:
             assert self.volatile is not None
             self.volatile.publish(changed.full, keys, rows)
@@ -259,7 +251,7 @@ class ParameterServer:
             StoreError: Redis does not answer.
         """
         gone = self._table(table)
-        keys = _checked(keys, table) if keys is not None else None
+        keys = checked_keys(keys, table) if keys is not None else None
         if self.volatile is not None:
             self.volatile.evict(gone.full, keys)
         if gone.cache is not None:
@@ -478,8 +470,29 @@ def _gpu_there() -> bool:
     return torch.cuda.is_available()
 
 
-def _checked(keys: np.ndarray, table: str) -> np.ndarray:
+def checked_keys(keys: np.ndarray, table: str) -> np.ndarray:
+    """The keys as int64[n].
+
+    Raises:
+        DataError: they are something else.
+    """
     keys = np.asarray(keys)
     if keys.ndim != 1 or keys.dtype.kind not in "iu" or keys.dtype == np.uint64:
         raise DataError(f"keys of {table} are int64[n], not {keys.dtype}{list(keys.shape)}")
     return np.ascontiguousarray(keys, np.int64)
+
+
+def checked(keys: np.ndarray, rows: np.ndarray, dim: int, table: str) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct keys int64[n] and their rows float32[n, dim]; of a repeated key the last row.
+
+    Raises:
+        DataError: keys or rows are something else, or a value is not finite.
+    """
+    keys, rows = checked_keys(keys, table), np.asarray(rows)
+    if rows.shape != (len(keys), dim) or rows.dtype.kind != "f":
+        expected = f"float32[{len(keys)}, {dim}]"
+        raise DataError(f"rows for {len(keys)} keys of {table} are {expected}, not {rows.dtype}{list(rows.shape)}")
+    if not np.isfinite(rows).all():
+        raise DataError(f"rows of {table} hold values that are not finite")
+    keys, last = np.unique(keys[::-1], return_index=True)
+    return keys, np.ascontiguousarray(rows[::-1][last], np.float32)

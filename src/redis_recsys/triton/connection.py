@@ -138,12 +138,27 @@ class Connection:
         return ServingError(f"{where} answered: {reason}")
 
 
+def ports(settings: TritonSettings) -> tuple[str, int]:
+    """Host and port of the server's metrics, found as :func:`address` finds gRPC."""
+    if settings.host is None and not ("metrics_port" in settings.model_fields_set and settings.metrics_port):
+        state = _state(settings)
+        if state is not None:
+            return state["host"], state["metrics_port"]
+    return settings.host or "127.0.0.1", settings.metrics_port
+
+
+def _state(settings: TritonSettings) -> dict[str, Any] | None:
+    """What a server of ours wrote down about itself."""
+    try:
+        state = json.loads((Path(settings.repository) / STATE).read_text())
+        return state if {"host", "grpc_port", "metrics_port"} <= state.keys() else None
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
 def address(settings: TritonSettings) -> str:
     """``host:port`` of the server's gRPC: what is set, else what a server of ours wrote down, else this machine."""
     if settings.host is not None or ("grpc_port" in settings.model_fields_set and settings.grpc_port):
         return f"{settings.host or '127.0.0.1'}:{settings.grpc_port}"
-    try:
-        state = json.loads((Path(settings.repository) / STATE).read_text())
-        return f"{state['host']}:{state['grpc_port']}"
-    except (OSError, ValueError, KeyError):
-        return f"127.0.0.1:{settings.grpc_port}"
+    state = _state(settings)
+    return f"{state['host']}:{state['grpc_port']}" if state is not None else f"127.0.0.1:{settings.grpc_port}"
