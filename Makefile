@@ -8,6 +8,8 @@ READY := .venv/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 SERVING := .venv-serving/.ready
 SERVING_PIP := .venv-serving/bin/python -m pip --disable-pip-version-check -q
+TORCHREC := .venv/.torchrec
+TORCHREC_PINS := src/redis_recsys/trainers/torchrec/requirements.txt
 MERLIN := .venv-merlin/.ready
 MERLIN_PINS := src/redis_recsys/trainers/merlin/requirements.txt
 MERLIN_PYTHON ?= $(PYTHON)
@@ -20,7 +22,7 @@ MERLIN_NEEDS := sys.exit(None if sys.version_info[:2] in ((3, 10), (3, 11)) else
 	$(MERLIN_PYTHON) is " + sys.version.split()[0] + ": run make merlin MERLIN_PYTHON=/path/to/python3.11")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-online bench-merlin serving merlin lock clean
+.PHONY: help demo demo-large test lint bench bench-online bench-large bench-merlin serving torchrec merlin lock clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/make \1	\2/p' Makefile | expand -t 19
@@ -28,7 +30,10 @@ help:  ## print this list
 demo: $(READY) $(SERVING)  ## MovieLens-100k: train, compare, write to Redis; deploy, serve, recommend, an event: a few minutes
 	@$(BIN)/recsys demo
 
-test: lint $(SERVING) $(MERLIN)  ## linters, type checker and all tests, the notebooks among them
+demo-large: $(READY) $(TORCHREC) $(SERVING)  ## DLRM on sharded tables: train, fill a Redis Cluster, serve, update, kill a node: a minute
+	@$(BIN)/recsys dlrm demo
+
+test: lint $(TORCHREC) $(SERVING) $(MERLIN)  ## linters, type checker and all tests, the notebooks among them
 	@$(BIN)/pytest
 
 lint: $(READY)  ## linters and type checker
@@ -42,10 +47,16 @@ bench: $(READY)  ## measure speed and memory, print the table, draw the plot in 
 bench-online: $(READY) $(SERVING) $(FEAST)  ## measure the online pipeline in all its revisions: eight minutes
 	@$(BIN)/python -m benchmarks.online
 
+bench-large: $(READY) $(TORCHREC) $(SERVING)  ## measure the parameter server tier by tier, Triton over it, and training: 15 minutes
+	@$(BIN)/python -m benchmarks.dlrm_training
+	@$(BIN)/python -m benchmarks.tables
+
 bench-merlin: $(READY) $(MERLIN)  ## measure Merlin and this library side by side on the same data: about 20 minutes
 	@$(BIN)/python -m benchmarks.merlin
 
 serving: $(SERVING)  ## make .venv-serving, the environment of Triton, which demo and test need, too
+
+torchrec: $(TORCHREC)  ## add TorchRec to .venv, which demo-large and test need, too
 
 merlin: $(MERLIN)  ## make .venv-merlin, the environment of NVIDIA Merlin (Python 3.10 or 3.11, CPU), and try it out
 
@@ -65,6 +76,12 @@ $(READY): pyproject.toml constraints.txt
 	@echo "setting up .venv, a few minutes the first time"
 	@$(PYTHON) -m venv .venv
 	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# Without looking at what they say they need: that would be builds of PyTorch for GPUs.
+$(TORCHREC): $(READY) $(TORCHREC_PINS)
+	@echo "adding TorchRec to .venv"
+	@$(PIP) install --no-deps -r $(TORCHREC_PINS)
 	@touch $@
 
 $(SERVING): pyproject.toml constraints-serving.txt
