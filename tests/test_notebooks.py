@@ -16,6 +16,7 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).parents[1]
 OFFLINE_BATCH = Path("offline-batch-recsys/Offline-Batch-Recommender-System.ipynb")
 COMPONENTS = Path("multi-stage/01-Building-Online-Multi-Stage-Recsys-Components.ipynb")
+LARGE_SCALE = Path("large-scale-recsys/Large-Scale-Recommender-System.ipynb")
 TRITON = Path("multi-stage/02-Deploying-Online-Multi-Stage-Recsys-with-Triton.ipynb")
 
 
@@ -40,12 +41,13 @@ def checkout(work: Path, folder: Path) -> Path:
     return work
 
 
-def run(path: Path, first: str = "", **train: str) -> Any:
+def run(path: Path, first: str = "", section: str = "TRAIN", **train: str) -> Any:
     """The notebook after a run with none but these settings of the training.
 
     Args:
         path: of the notebook.
         first: line of its first code cell that replaces the one which sets the same name.
+        section: of the settings.
         train: settings.
     """
     notebook = nbformat.read(path, as_version=4)
@@ -60,7 +62,7 @@ def run(path: Path, first: str = "", **train: str) -> Any:
         for name in [name for name in os.environ if name.startswith("RECSYS_")]:
             patch.delenv(name)
         for name, value in train.items():
-            patch.setenv(f"RECSYS_TRAIN_{name}", value)
+            patch.setenv(f"RECSYS_{section}_{name}", value)
         NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}}).execute()
     return notebook
 
@@ -261,6 +263,42 @@ def test_it_shows_popular_films_while_redis_is_paused_and_recovery(triton: tuple
     text = printed(cell_with(triton[0], "client_pause("))
     assert "while Redis was paused: Star Wars (1977)" in text
     assert "in the end: recommended" in text
+
+
+@pytest.fixture(scope="module")
+def large_scale(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """The notebook of example 3 after a short run, and the folder it ran in."""
+    work = checkout(tmp_path_factory.mktemp("checkout"), LARGE_SCALE.parent)
+    return run(work / LARGE_SCALE, "ROWS = 40_000", section="DLRM", EPOCHS="1"), work
+
+
+def test_the_large_scale_notebook_runs_top_to_bottom_and_stops_what_it_started(large_scale: tuple[Any, Path]) -> None:
+    notebook, work = large_scale
+    assert ran_top_to_bottom(notebook)
+    assert printed(cell_with(notebook, "opened.close()")) == "stopped\n"
+    assert not list((work / "data").glob("*/server.json"))
+    assert not list((work / "data").glob("cluster/*/server.json"))
+
+
+def test_it_shows_that_triton_says_what_the_trained_model_said(large_scale: tuple[Any, Path]) -> None:
+    text = printed(cell_with(large_scale[0], "answers = client.predict("))
+    (difference,) = re.findall(r"largest difference (\S+)", text)
+    assert float(difference) < 1e-5
+
+
+def test_it_shows_a_table_spread_over_three_nodes(large_scale: tuple[Any, Path]) -> None:
+    (table,) = shown(cell_with(large_scale[0], "redis.hlen(key)"), "text/plain")
+    assert len(set(re.findall(r"127\.0\.0\.1:\d+", table))) > 1
+    rows = [int(count) for count in re.findall(r"┆ (\d+) ", table)]
+    report = json.loads((large_scale[1] / "data" / "dlrm" / "report.json").read_text())
+    assert sum(rows) == sum(report["slot_sizes"])
+
+
+def test_it_draws_where_rows_came_from_while_a_node_died(large_scale: tuple[Any, Path]) -> None:
+    cell = cell_with(large_scale[0], "plots.tiers(")
+    assert shown(cell, "image/png")
+    (difference,) = re.findall(r"largest difference from the trained model was (\S+)", printed(cell))
+    assert float(difference) < 1e-5
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*/*.ipynb")), ids=lambda path: path.name)

@@ -104,6 +104,15 @@ def test_answers_over_time_gives_every_group_a_colour_and_draws_every_answer():
     assert model.get_facecolor().tolist() != degraded.get_facecolor().tolist()
 
 
+def test_tiers_stacks_the_shares_of_every_window_and_names_what_was_going_on():
+    first = {"cache": 0.5, "redis": 0.5, "rocksdb": 0.0, "default": 0.0}
+    second = {"cache": 0.6, "redis": 0.1, "rocksdb": 0.2, "default": 0.1}
+    axes = plots.tiers([("whole", first), ("whole", first), ("a node is dead", second)]).axes[0]
+    tops = [round(bars[2].get_y() + bars[2].get_height()) for bars in axes.containers]
+    assert tops == [60, 70, 90, 100]
+    assert [text.get_text() for text in axes.texts] == ["whole", "a node is dead"]
+
+
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 def test_a_path_gets_the_picture_and_no_window_stays_open(tmp_path: Path, suffix: str):
     path = tmp_path / "new folder" / f"bars.{suffix}"

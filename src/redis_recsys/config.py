@@ -94,14 +94,14 @@ class DlrmSettings(Section):
     top: list[int] = Field([128, 64], description="widths of the top MLP, before its last layer (1)")
     batch: int = Field(2048, ge=1, description="rows per step and process")
     learning_rate: float = Field(0.002, gt=0, description="of Adam, for the MLPs")
-    embedding_lr: float = Field(0.02, gt=0, description="of row-wise Adagrad, for the embedding tables")
+    embedding_lr: float = Field(0.2, gt=0, description="of row-wise Adagrad, for the tables; both fall to 0 by the end")
     embedding_eps: float = Field(
-        1e-4, gt=0, description="of Adagrad; the larger, the less the first rows of a rare key move it"
+        0.01, gt=0, description="of Adagrad; the larger, the less the first rows of a rare key move it"
     )
     row_wise_from: int = Field(
         20_000, ge=1, description="tables with so many rows are split by rows, smaller ones lie whole on one process"
     )
-    epochs: int = Field(5, ge=1, description="at most so many; early stopping ends sooner")
+    epochs: int = Field(3, ge=1, description="at most so many; early stopping ends sooner")
     patience: int = Field(1, ge=1, description="epochs without a better validation AUC before stopping")
     seed: int = 42
     checkpoint: int = Field(2000, ge=1, description="steps between checkpoints; there is one after each epoch, too")

@@ -316,3 +316,32 @@ def answers_over_time(
     axes.set(title=title, xlabel="seconds", ylabel="milliseconds until the answer", yscale="log")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2)
     return figure
+
+
+@styled
+def tiers(windows: Sequence[tuple[str, Mapping[str, float]]], title: str = "Where rows came from") -> Figure:
+    """Shares of the tiers as stacked bars, one per window of time; windows of one name are bracketed together.
+
+    Args:
+        windows: (what was going on, share of the rows of cache, Redis, RocksDB and none), in the order of time.
+        title: of the figure.
+    """
+    figure, axes = plt.subplots(figsize=(8.2, 3.4))
+    places = np.arange(len(windows))
+    ends = np.zeros(len(windows))
+    for name, color in zip(windows[0][1], (COLORS[2], COLORS[0], COLORS[1], COLORS[3]), strict=True):
+        heights = np.array([shares[name] for _, shares in windows]) * 100
+        axes.bar(places, heights, bottom=ends, width=0.82, color=color, label=name)
+        ends += heights
+    names = [name for name, _ in windows]
+    starts = [at for at in range(len(names)) if at == 0 or names[at] != names[at - 1]]
+    for start, end in zip(starts, [*starts[1:], len(names)], strict=True):
+        axes.text((start + end - 1) / 2, 103, names[start], ha="center", va="bottom", fontsize=9)
+        if start:
+            axes.axvline(start - 0.5, ymax=1.06, color=INK, linewidth=0.8, linestyle=":", clip_on=False)
+    axes.set(xlabel="window", ylabel="share of the rows, %", ylim=(0, 100), xticks=places)
+    axes.set_xticklabels([f"{place + 1}" for place in places])
+    axes.set_title(title, pad=22)
+    axes.grid(axis="x", visible=False)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure

@@ -225,10 +225,8 @@ def _show(shown: Shown) -> None:
     for name in ("", "requests", "cache", "redis", "rocksdb", "default", "no answer", "p50 ms", "p99 ms"):
         table.add_column(name)
     for phase in shown.phases:
-        counts = phase.counts
-        shares = (counts.cache, counts.redis, counts.rocksdb, counts.default)
-        cells = [f"{share / max(1, sum(shares)):.1%}" for share in shares]
-        cells += [f"{counts.unreachable:,}", f"{phase.p50_ms:.1f}", f"{phase.p99_ms:.1f}"]
+        cells = [f"{share:.1%}" for share in phase.shares().values()]
+        cells += [f"{phase.counts.unreachable:,}", f"{phase.p50_ms:.1f}", f"{phase.p99_ms:.1f}"]
         table.add_row(*map(Text, (phase.name, f"{phase.requests:,}", *cells)))
     out.print(table)
     out.print(

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,40 +15,20 @@ from ..data.criteo_synthetic import generate
 from ..errors import ServingError
 from ..hugectr import network
 from ..parameter_server.remote import Remote
-from ..parameter_server.server import Counts
 from ..progress import step
 from ..store.cluster import EmbeddedCluster
 from .client import DlrmClient
 from .configure import MODEL, NETWORK, Place, configure
+from .observe import Observer, Phase, requests_of
 from .serving import reached, serving
-from .statistics import statistics
 
 ROWS = 300_000
 BATCH = 64
 REQUESTS = 150  # of a phase
 TABLE = f"{MODEL}.sparse_embedding0"
-METRICS_SECONDS = 2.5  # after which the counts of a request are on Triton's metrics port
 UPDATE_SECONDS = 5.0
 TOLERANCE = 1e-5
 TRAINING: dict[str, Any] = {"epochs": 2}  # enough for a demonstration; values that the user has set win
-
-
-@dataclass(frozen=True)
-class Phase:
-    """Some requests, and where their rows came from.
-
-    Attributes:
-        name: what was going on.
-        requests: of BATCH samples each.
-        counts: of the tables' rows.
-        p50_ms, p99_ms: that a request took.
-    """
-
-    name: str
-    requests: int
-    counts: Counts
-    p50_ms: float
-    p99_ms: float
 
 
 @dataclass(frozen=True)
@@ -99,8 +77,8 @@ def demo(settings: Settings) -> Shown:
             path = configure(model, Place(rocksdb="../rocksdb"))
             triton = opened.enter_context(serving(path, settings, again=True))
             client = opened.enter_context(DlrmClient(settings.triton))
-        requests = _requests(CriteoDataset(folder / "criteo"), network.read(model / NETWORK).offsets())
-        where = triton.host, triton.metrics_port
+        requests = requests_of(CriteoDataset(folder / "criteo"), network.read(model / NETWORK), BATCH)
+        observer = Observer(client, (triton.host, triton.metrics_port), TABLE)
         with step("4/6  compare with the trained model"):
             sample = np.load(model / "sample.npz")
             found = client.predict(sample["dense"], sample["keys"])
@@ -108,7 +86,7 @@ def demo(settings: Settings) -> Shown:
             if not difference <= TOLERANCE:
                 raise ServingError(f"Triton's probabilities differ from the trained model's by up to {difference:.1e}")
         with step("5/6  requests; new rows"):
-            phases = [_phase(name, client, requests, *where) for name in ("cold cache", "warm cache")]
+            phases = [observer.phase(name, requests, REQUESTS) for name in ("cold cache", "warm cache")]
             dense, keys = sample["dense"][:1], sample["keys"][:1]
             before = float(client.predict(dense, keys)[0])
             with Remote.open(path, settings) as remote:
@@ -117,33 +95,9 @@ def demo(settings: Settings) -> Shown:
             after, update_ms = _changed(client, dense, keys, before)
         with step("6/6  kill a node of the cluster, go on, start it again"):
             cluster.kill(1)
-            phases.append(_phase("a node is dead", client, requests, *where))
+            phases.append(observer.phase("a node is dead", requests, REQUESTS))
             cluster.restart(1)
     return Shown(report, len(found), difference, phases, before, after, update_ms)
-
-
-def _requests(dataset: CriteoDataset, offsets: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Test rows, again and again: dense float32[BATCH, 13], keys int64[BATCH, 26]."""
-    while True:
-        for rows in dataset.batches("test", BATCH):
-            yield rows.dense, rows.ids + np.array(offsets)
-
-
-def _phase(
-    name: str, client: DlrmClient, requests: Iterator[tuple[np.ndarray, np.ndarray]], host: str, metrics_port: int
-) -> Phase:
-    """Send requests, and see where their rows came from."""
-    before = statistics(host, metrics_port)[TABLE]
-    seconds = []
-    for dense, keys in islice(requests, REQUESTS):
-        started = time.perf_counter()
-        client.predict(dense, keys)
-        seconds.append(time.perf_counter() - started)
-    time.sleep(METRICS_SECONDS)
-    after = statistics(host, metrics_port)[TABLE]
-    counts = Counts(**{key: value - getattr(before, key) for key, value in asdict(after).items()})
-    p50, p99 = np.quantile(seconds, [0.5, 0.99]) * 1000
-    return Phase(name, REQUESTS, counts, float(p50), float(p99))
 
 
 def _changed(client: DlrmClient, dense: np.ndarray, keys: np.ndarray, before: float) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,7 @@ from .server import STATE, TOKEN_HEADER
 
 # A server that was gone for long is found again within a second or two, not within gRPC's two minutes.
 CHANNEL = [("grpc.max_reconnect_backoff_ms", 1000), ("grpc.max_receive_message_length", -1)]
+READY_SECONDS, LOOK_SECONDS = 600.0, 0.2
 Self = TypeVar("Self", bound="Connection")
 
 
@@ -75,6 +77,18 @@ class Connection:
             if "UNAVAILABLE" in f"{error.status()}" or "DEADLINE" in f"{error.status()}":
                 return False
             raise self._explained(error) from error
+
+    def wait(self, seconds: float = READY_SECONDS) -> None:
+        """Wait until the server answers and has the model.
+
+        Raises:
+            ServingError: it takes longer, or the server refuses the token.
+        """
+        deadline = time.monotonic() + seconds
+        while not self.ready():
+            if time.monotonic() > deadline:
+                raise ServingError(f"Triton at {self.address} is not ready after {seconds:.0f} s: see its log")
+            time.sleep(LOOK_SECONDS)
 
     def model_config(self) -> Mapping[str, Any]:
         """Configuration of the model, read once."""

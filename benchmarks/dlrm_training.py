@@ -1,0 +1,87 @@
+"""Training a DLRM with sharded tables: rows per second by number of processes, and its AUC beside the best possible.
+
+python -m benchmarks.dlrm_training --rows 1000000
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks.measure import FOLDER, machine
+from benchmarks.report import markdown
+from redis_recsys.config import DlrmSettings
+from redis_recsys.data.criteo import CriteoDataset
+from redis_recsys.data.criteo_synthetic import generate
+from redis_recsys.trainers.torchrec.launch import train
+
+PROCESSES = (1, 2)
+
+
+def measure(rows: int = 1_000_000) -> dict[str, Any]:
+    """Train with the default settings on 1 and on 2 processes, the batch of all together being the same.
+
+    Returns:
+        The size of the data, and for each number of processes the rows per second of its median epoch, the epochs,
+        the seconds from start to export, and the test metrics.
+    """
+    path = FOLDER / f"criteo-{rows}"
+    if not path.exists():
+        generate(path, rows)
+    dataset = CriteoDataset(path)
+    defaults = DlrmSettings(log=FOLDER / "dlrm.log")
+    whole = defaults.batch * defaults.processes
+    found: dict[str, Any] = {"rows": rows, "keys": sum(dataset.slot_sizes), "dim": defaults.embedding_dim, "runs": {}}
+    for processes in PROCESSES:
+        print(f"training on {processes} processes ...", flush=True)
+        settings = defaults.model_copy(update={"processes": processes, "batch": whole // processes})
+        started = time.perf_counter()
+        report = train(path, FOLDER / f"dlrm-{processes}", settings)
+        seconds = time.perf_counter() - started
+        test = report["test"]
+        found["runs"][str(processes)] = {
+            "samples_per_s": report["samples_per_s"],
+            "epochs": len(report["records"]),
+            "seconds": seconds,
+            **test,
+            "share_of_oracle_auc": (test["auc"] - 0.5) / (test["oracle_auc"] - 0.5),
+        }
+    return found
+
+
+def table(results: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    rows = [
+        [
+            processes,
+            f"{run['samples_per_s']:,.0f}",
+            f"{run['epochs']}",
+            f"{run['seconds']:.0f}",
+            f"{run['auc']:.4f}",
+            f"{run['oracle_auc']:.4f}",
+            f"{run['share_of_oracle_auc']:.1%}",
+            f"{run['log_loss']:.4f}",
+        ]
+        for processes, run in results["runs"].items()
+    ]
+    headings = ["processes", "rows/s", "epochs", "seconds", "AUC", "oracle's", "of the oracle's", "log loss"]
+    return "\n".join(markdown(headings, rows))
+
+
+def main(
+    rows: Annotated[int, typer.Option(min=20_000, help="Synthetic rows.")] = 1_000_000,
+    target: Annotated[Path | None, typer.Option("--out", help="Write the results to this JSON file.")] = None,
+) -> None:
+    """Measure training."""
+    results = {"machine": machine(), **measure(rows)}
+    print(table(results))
+    if target:
+        target.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)

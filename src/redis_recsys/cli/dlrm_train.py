@@ -1,0 +1,97 @@
+"""``recsys data criteo``, ``recsys data criteo-synthetic`` and ``recsys dlrm train``: from Criteo rows to a DLRM."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..config import DlrmSettings, load_settings
+from .app import Json, out, setting
+from .data import Test, Valid, data
+from .dlrm import dlrm
+
+CRITEO, DLRM = Path("data/criteo"), Path("data/dlrm")
+
+Target = Annotated[Path, typer.Option("--out", help="Criteo dataset folder to write")]
+
+
+@data.command()
+def criteo(
+    source: Annotated[Path, typer.Argument(help="Criteo's TSV file, plain or .gz, or a folder of such files")],
+    target: Target = CRITEO,
+    min_count: Annotated[int, typer.Option(min=1, help="rarer values, in the training part, become id 0")] = 10,
+    max_size: Annotated[int | None, typer.Option(min=1, help="ids of a slot at most; default: no limit")] = None,
+    valid: Valid = 0.1,
+    test: Test = 0.1,
+) -> None:
+    """The public Criteo click logs (Kaggle, Terabyte), split by time."""
+    from ..data.criteo_tsv import read
+
+    read(source, target, min_count, max_size, valid, test)
+    _tell(target)
+
+
+@data.command("criteo-synthetic")
+def criteo_synthetic(
+    rows: Annotated[int, typer.Option(min=1, help="impressions")] = 1_000_000,
+    scale: Annotated[
+        float | None, typer.Option(help="of the public slot sizes; default: grows with the rows, at most 1")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="same seed, same data")] = 42,
+    target: Target = CRITEO,
+    valid: Valid = 0.1,
+    test: Test = 0.1,
+) -> None:
+    """Criteo-shaped clicks with planted effects, so that the best possible AUC is known."""
+    from ..data.criteo_synthetic import generate
+
+    generate(target, rows, scale=scale, seed=seed, valid=valid, test=test)
+    _tell(target)
+
+
+@dlrm.command()
+def train(
+    dataset: Annotated[Path, typer.Argument(help="Criteo dataset folder")] = CRITEO,
+    target: Annotated[Path, typer.Option("--out", help="folder to write in HugeCTR's layout")] = DLRM,
+    processes: Annotated[int | None, setting(DlrmSettings, "processes")] = None,
+    embedding_dim: Annotated[int | None, setting(DlrmSettings, "embedding_dim")] = None,
+    bottom: Annotated[list[int] | None, setting(DlrmSettings, "bottom")] = None,
+    top: Annotated[list[int] | None, setting(DlrmSettings, "top")] = None,
+    batch: Annotated[int | None, setting(DlrmSettings, "batch")] = None,
+    learning_rate: Annotated[float | None, setting(DlrmSettings, "learning_rate")] = None,
+    embedding_lr: Annotated[float | None, setting(DlrmSettings, "embedding_lr")] = None,
+    embedding_eps: Annotated[float | None, setting(DlrmSettings, "embedding_eps")] = None,
+    row_wise_from: Annotated[int | None, setting(DlrmSettings, "row_wise_from")] = None,
+    epochs: Annotated[int | None, setting(DlrmSettings, "epochs")] = None,
+    patience: Annotated[int | None, setting(DlrmSettings, "patience")] = None,
+    seed: Annotated[int | None, setting(DlrmSettings, "seed")] = None,
+    checkpoint: Annotated[int | None, setting(DlrmSettings, "checkpoint")] = None,
+    resume: Annotated[bool | None, setting(DlrmSettings, "resume")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a DLRM whose tables are sharded over processes, with TorchRec, and export it in HugeCTR's formats."""
+    from ..trainers.torchrec.launch import train as fit
+
+    flags = {name: value for name, value in locals().items() if name in DlrmSettings.model_fields}
+    report = fit(dataset, target, load_settings(dlrm=flags).dlrm)
+    if as_json:
+        print(json.dumps(report))
+        return
+    test = report["test"]
+    oracle = f" (oracle {test['oracle_auc']:.4f})" if "oracle_auc" in test else ""
+    out.print(
+        f"test AUC {test['auc']:.4f}{oracle}, log loss {test['log_loss']:.4f}, "
+        f"{report['samples_per_s']:,.0f} rows/s on {report['processes']} processes; exported to {target}",
+        highlight=False,
+    )
+
+
+def _tell(path: Path) -> None:
+    from ..data.criteo import PARTS, CriteoDataset
+
+    made = CriteoDataset(path)
+    counts = ", ".join(f"{made.count(part):,} {part}" for part in PARTS)
+    out.print(f"criteo: {counts} rows, {sum(made.slot_sizes):,} keys in {len(made.slot_sizes)} slots in {path}")

@@ -1,0 +1,138 @@
+"""Starts the training processes under torchrun, shows how they go, and ends them with this process."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from ...config import DlrmSettings
+from ...data.criteo import CriteoDataset
+from ...errors import ConfigError, TrainingError
+from ...files import disk_error, keep_inputs
+from ...progress import console, progress
+from .job import Job
+
+WORKER = "redis_recsys.trainers.torchrec.worker"
+STOP_SECONDS = 15
+EXIT_CODE = re.compile(r"exitcode\s*:\s*(-?\d+)")
+
+
+def train(dataset: Path, out: Path, settings: DlrmSettings) -> dict[str, Any]:
+    """Train a DLRM on a Criteo dataset and export it in HugeCTR's formats.
+
+    Checkpoints lie beside ``out`` until the end, so that ``settings.resume`` can go on after a failure.
+
+    Returns:
+        What ``report.json`` says: ``test`` metrics, ``records`` of the epochs, ``samples_per_s``, ...
+
+    Raises:
+        ConfigError: TorchRec is not installed.
+        DataError: the dataset is missing or damaged, or ``out`` holds it or cannot be written.
+        TrainingError: a process failed; the log is named.
+    """
+    if importlib.util.find_spec("torchrec") is None:
+        pins = Path(__file__).with_name("requirements.txt")
+        raise ConfigError(f"training a DLRM needs TorchRec: run 'pip install --no-deps -r {pins}'")
+    keep_inputs(out, dataset)
+    opened = CriteoDataset(dataset)
+    out = out.absolute()
+    checkpoints = out.parent / f".{out.name}.checkpoints"
+    try:
+        settings.log.parent.mkdir(parents=True, exist_ok=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.job-") as home:
+            path = Path(home) / "job.json"
+            Job(opened.path, out, checkpoints, settings).save(path)
+            with settings.log.open("wb") as log, _processes(path, settings.processes, log.fileno()) as running:
+                _follow(running, settings, checkpoints)
+        report: dict[str, Any] = json.loads((out / "report.json").read_text())
+    except OSError as error:
+        raise disk_error(error, out) from error
+    return report
+
+
+@contextmanager
+def _processes(job: Path, count: int, log: int) -> Iterator[subprocess.Popen[str]]:
+    """torchrun with its processes, ended at the end of the block."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = str(max(1, cores // count))
+    environment = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"} | os.environ
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"),
+            *("-m", WORKER, str(job)),
+        ],
+        stdin=subprocess.PIPE,  # never written to: it ends when this process does, and the processes with it
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        env=environment,
+        start_new_session=True,  # Ctrl-C is for this process, which then ends the others
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()  # torchrun passes it on
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_SECONDS)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        for pipe in (process.stdin, process.stdout):
+            if pipe:
+                pipe.close()
+
+
+def _follow(process: subprocess.Popen[str], settings: DlrmSettings, checkpoints: Path) -> None:
+    """Show progress until the processes end."""
+    problems: list[dict[str, Any]] = []
+    assert process.stdout is not None
+    with ExitStack() as bars:
+        advance, done = None, 0
+        for line in process.stdout:
+            event = json.loads(line)
+            if event["event"] == "step":
+                if advance is None:
+                    advance, done = bars.enter_context(progress(f"epoch {event['epoch']}", event["total"])), 0
+                advance(event["done"] - done)
+                done = event["done"]
+            elif event["event"] == "epoch":
+                bars.pop_all().close()
+                advance = None
+                console.print(
+                    f"epoch {event['epoch']}: loss {event['loss']:.4f}, validation AUC {event['auc']:.4f}, "
+                    f"log loss {event['log_loss']:.4f}, {event['rows_per_s']:,.0f} rows/s",
+                    highlight=False,
+                )
+            elif event["event"] == "error":
+                problems.append(event)
+    code = process.wait()
+    if code:
+        kept = max((path.name for path in checkpoints.glob("step-*")), default=None)
+        advice = f"; --resume goes on from {kept}" if kept else ""
+        raise TrainingError(f"training failed: {_reason(problems, settings.log, code)} (see {settings.log}){advice}")
+
+
+def _reason(problems: list[dict[str, Any]], log: Path, code: int) -> str:
+    """What went wrong first: an error of ours, a killed process, or whatever a process said."""
+    for problem in problems:
+        if problem["known"]:
+            return str(problem["message"])
+    text = log.read_text(errors="replace")
+    for found in EXIT_CODE.findall(text):
+        number = -int(found)
+        if number > 0 and number != signal.SIGTERM:  # which torchrun itself sends to the others
+            name = signal.Signals(number).name
+            return f"a process was killed by {name}" + (", out of memory?" if name == "SIGKILL" else "")
+    return str(problems[0]["message"]) if problems else f"torchrun ended with {code}"
