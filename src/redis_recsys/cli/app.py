@@ -20,6 +20,9 @@ app = typer.Typer(
 
     On demand: recsys deploy -> recsys serve -> recsys recommend 1 -> recsys event 1 50 click
 
+    Tables larger than one device: recsys data criteo-synthetic -> recsys dlrm train -> recsys dlrm configure
+    -> recsys dlrm serve -> recsys dlrm infer
+
     Settings come from the YAML file named by RECSYS_CONFIG, then RECSYS_* variables (RECSYS_REDIS_HOST,
     RECSYS_TRAIN_DEVICE, ...), then flags. With no Redis configured, recsys starts its own in data/redis.""",
     no_args_is_help=True,
