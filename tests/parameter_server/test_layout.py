@@ -8,7 +8,16 @@ import hiredis
 import numpy as np
 import pytest
 
-from redis_recsys.parameter_server.layout import ROWS, TIMES, as_bytes, full_name, hmget, partitions, redis_key
+from redis_recsys.parameter_server.layout import (
+    ROWS,
+    TIMES,
+    arguments,
+    as_bytes,
+    full_name,
+    hmget,
+    partitions,
+    redis_key,
+)
 
 BITS = (1 << 64) - 1
 
@@ -51,4 +60,4 @@ def test_fields_are_eight_little_endian_bytes_and_values_float32() -> None:
 
 def test_the_hand_written_command_is_the_packed_one() -> None:
     keys = np.array([0, 13, 10, 2_573, -1])  # carriage returns and newlines among their bytes
-    assert hmget(b"table", keys) == hiredis.pack_command(("HMGET", b"table", *as_bytes(keys)))
+    assert hmget(b"table", arguments(keys)) == hiredis.pack_command(("HMGET", b"table", *as_bytes(keys)))

@@ -55,19 +55,28 @@ def _rotated(x: np.ndarray, bits: int) -> np.ndarray:
 FIELD = np.dtype([("size", "S4"), ("key", "<i8"), ("end", "S2")])  # a key as an argument in the Redis protocol
 
 
-def hmget(redis_key: bytes, keys: np.ndarray) -> bytes:
-    """``HMGET redis_key key ...`` as it goes over the wire (RESP).
+def arguments(keys: np.ndarray) -> bytes:
+    """Keys as arguments of a command, as they go over the wire (RESP): FIELD.itemsize bytes each.
 
     Written with NumPy, since packing thousands of arguments one by one takes a third as long as Redis' answer.
 
     Args:
-        redis_key: of the hash.
         keys: int64[n].
     """
     fields = np.empty(len(keys), FIELD)
     fields["size"], fields["key"], fields["end"] = b"$8\r\n", keys, b"\r\n"
-    head = b"*%d\r\n$5\r\nHMGET\r\n$%d\r\n%b\r\n" % (len(keys) + 2, len(redis_key), redis_key)
-    return head + fields.tobytes()
+    return fields.tobytes()
+
+
+def hmget(redis_key: bytes, fields: bytes) -> bytes:
+    """``HMGET redis_key key ...`` as it goes over the wire.
+
+    Args:
+        redis_key: of the hash.
+        fields: from :func:`arguments`.
+    """
+    count = len(fields) // FIELD.itemsize
+    return b"*%d\r\n$5\r\nHMGET\r\n$%d\r\n%b\r\n%b" % (count + 2, len(redis_key), redis_key, fields)
 
 
 def as_bytes(array: np.ndarray) -> list[bytes]:

@@ -25,12 +25,12 @@ from ..errors import ConfigError, DataError, RecsysError
 from ..hugectr.sparse import SparseModel
 from .access import access_of
 from .cache import Cache, HostCache
-from .config import NO_LIMIT, Config, Model, finds, read
+from .config import Config, Model, finds, read
 from .layout import full_name
 from .nodes import Nodes
 from .persistent import PersistentTier
 from .updates import Followed, Follower
-from .volatile import VolatileTier, Wanted
+from .volatile import VolatileTier, Wanted, nothing
 
 BACKLOG = 256  # fills that wait at most; more are dropped, since a later lookup asks for the rows again
 
@@ -214,7 +214,11 @@ class ParameterServer:
             self._count(table, **counts)
         if missing:
             for lost, rows in zip(missing, self._fetch(missing), strict=True):
-                found[lost.table.name][lost.places] = rows[lost.inverse]
+                out = found[lost.table.name]
+                if len(lost.places) == len(out):
+                    rows.take(lost.inverse, axis=0, out=out, mode="clip")  # straight into place, which [] is not
+                else:
+                    out[lost.places] = rows[lost.inverse]
         return found
 
     def update(self, table: str, keys: np.ndarray, rows: np.ndarray) -> None:
@@ -306,28 +310,32 @@ class ParameterServer:
         for lost in missing:
             if lost.table.cache is not None:
                 lost.versions = lost.table.cache.versions(lost.keys)
-            rows = np.repeat(lost.table.default[None], len(lost.keys), axis=0)
-            wanted.append(Wanted(lost.table.full, lost.keys, rows))
-        got = self.volatile.fetch(wanted) if self.volatile is not None else [None] * len(wanted)
+            wanted.append(Wanted(lost.table.full, lost.keys, np.empty((len(lost.keys), lost.table.dim), np.float32)))
+        got = self.volatile.fetch(wanted) if self.volatile is not None else [nothing(want) for want in wanted]
         for lost, want, result in zip(missing, wanted, got, strict=True):
-            found = result.found if result is not None else np.zeros(len(lost.keys), np.bool_)
-            below = np.flatnonzero(~found)
-            counts = {"redis": len(found) - len(below)}
-            if result is not None:
-                counts |= {"unreachable": result.unreachable, "malformed": result.malformed}
-            if self.persistent is not None and len(below):
-                rows = want.rows[below]
-                held = self.persistent.fetch(want.name, want.keys[below], rows)
-                want.rows[below[held]] = rows[held]
-                found[below[held]] = True
-                counts |= {"rocksdb": int(held.sum())}
-                self._copy_up(lost.table, want.keys[below[held]], rows[held])
-            counts["default"] = len(found) - int(found.sum())
-            self._count(lost.table, **counts)
+            found, table = result.found, lost.table
+            counts = {"redis": int(found.sum()), "unreachable": result.unreachable, "malformed": result.malformed}
+            self._touch(table, want.keys, found)
+            if counts["redis"] < len(found):
+                counts["rocksdb"] = self._from_persistent(table, want, found)
+                nowhere = ~found
+                want.rows[nowhere] = table.default
+                counts["default"] = int(nowhere.sum())
+            self._count(table, **counts)
             self._refill(lost, want.rows, found)
-            if self.volatile is not None and result is not None and result.found.any():
-                self._touch(lost.table, want.keys[result.found])
         return [want.rows for want in wanted]
+
+    def _from_persistent(self, table: Table, want: Wanted, found: np.ndarray) -> int:
+        """Look in RocksDB for what was not found in Redis; returns how many rows it had."""
+        if self.persistent is None:
+            return 0
+        below = np.flatnonzero(~found)
+        keys, rows = want.keys[below], np.empty((len(below), table.dim), np.float32)
+        held = self.persistent.fetch(want.name, keys, rows)
+        want.rows[below[held]] = rows[held]
+        found[below[held]] = True
+        self._copy_up(table, keys[held], rows[held])
+        return int(held.sum())
 
     def _refill(self, lost: _Missing, rows: np.ndarray, found: np.ndarray) -> None:
         """Put rows into the cache in the background."""
@@ -355,11 +363,12 @@ class ParameterServer:
         if not self._filler.submit(copy):
             self._count(table, dropped=len(keys))
 
-    def _touch(self, table: Table, keys: np.ndarray) -> None:
-        """Note in the background that rows in Redis were used, if some will have to go one day."""
+    def _touch(self, table: Table, keys: np.ndarray, found: np.ndarray) -> None:
+        """Note in the background that rows in Redis were used, where some may soon have to go."""
         volatile = self.volatile
-        if volatile is not None and volatile.evicts_oldest and self.config.volatile_db.overflow_margin < NO_LIMIT:
-            self._filler.submit(lambda: volatile.touch(table.full, keys))
+        if volatile is not None and volatile.wants_touches(table.full) and found.any():
+            used = keys[found]
+            self._filler.submit(lambda: volatile.touch(table.full, used))
 
     def _count(self, table: Table, **more: int) -> None:
         with self._counting:

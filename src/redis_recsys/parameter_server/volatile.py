@@ -10,21 +10,27 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice, pairwise
 from typing import Any
 
 import numpy as np
 import redis
 
 from ..errors import StoreError
-from .config import VolatileDatabase
-from .layout import LOADED, ROWS, TIMES, UPDATES, as_bytes, hmget, partitions, redis_key
+from .config import NO_LIMIT, VolatileDatabase
+from .layout import FIELD, LOADED, ROWS, TIMES, UPDATES, arguments, as_bytes, hmget, partitions, redis_key
 from .nodes import Command, Nodes
 
 WRITE_SECONDS = 10.0  # for which a write is tried again while a node is away
 WRITE_ROWS = 2_000  # per command: a megabyte at 128 dimensions
+WRITE_BLOCKS = 8  # commands that are under way together
 SCAN_ROWS = 1_000
+TOGETHER = 4_096  # rows that are copied at once
 ENTRIES = 256  # of a stream of updates that are kept, at least; who missed more reads the whole partition
 ENTRY_ROWS = 256
+LOOK_SECONDS = 60.0  # between looks at how full the partitions are
+NEVER = (-LOOK_SECONDS, False)
+NEARLY = 0.5  # of the margin: from then on times of use are noted
 REPLICA_MILLISECONDS = 200  # that an update waits for a replica before it is published again
 
 log = logging.getLogger(__name__)
@@ -60,6 +66,11 @@ class Got:
     malformed: int = 0
 
 
+def nothing(wanted: Wanted) -> Got:
+    """What comes of asking where nothing is."""
+    return Got(np.zeros(len(wanted.keys), np.bool_))
+
+
 class VolatileTier:
     """Tables in one Redis or a cluster."""
 
@@ -67,6 +78,7 @@ class VolatileTier:
         self._config = config
         self._nodes = nodes
         self._complained: set[str] = set()
+        self._fullness: dict[str, tuple[float, bool]] = {}  # when it was looked at, and whether it is nearly full
 
     @property
     def evicts_oldest(self) -> bool:
@@ -76,25 +88,29 @@ class VolatileTier:
     def fetch(self, wanted: Sequence[Wanted]) -> list[Got]:
         """Read rows of one or more tables in one round trip."""
         commands: list[Command] = []
-        places: list[tuple[int, np.ndarray]] = []
-        for number, each in enumerate(wanted):
-            for partition, where in self._by_partition(each.keys):
+        asked: list[list[np.ndarray]] = []  # places of the keys of each command, by table
+        for each in wanted:
+            order, ends = self._ordered(each.keys)
+            fields, size = arguments(each.keys[order]), FIELD.itemsize
+            asked.append([])
+            for partition, (start, end) in enumerate(pairwise(ends)):
                 key = redis_key(each.name, partition, ROWS)
-                for start in range(0, len(where), self._config.max_get_batch_size):
-                    part = where[start : start + self._config.max_get_batch_size]
-                    commands.append(Command(key, hmget(key, each.keys[part])))
-                    places.append((number, part))
-        got = [Got(np.zeros(len(each.keys), bool)) for each in wanted]
-        for (number, part), answer in zip(places, self._nodes.run(commands), strict=True):
-            each, result = wanted[number], got[number]
-            if isinstance(answer, Exception):
-                result.unreachable += len(part)
-                self._complain(f"Redis cannot be asked for rows of {each.name}", answer)
-            else:
-                _unpack(answer, part, each, result)
-            if result.malformed:
+                for first in range(start, end, self._config.max_get_batch_size):
+                    last = min(end, first + self._config.max_get_batch_size)
+                    commands.append(Command(key, hmget(key, fields[first * size : last * size])))
+                    asked[-1].append(order[first:last])
+        answers = iter(self._nodes.run(commands))
+        found = []
+        for each, places in zip(wanted, asked, strict=True):
+            own = list(islice(answers, len(places)))
+            got = _unpack(own, places, each)
+            found.append(got)
+            if got.unreachable:
+                error = next(answer for answer in own if isinstance(answer, Exception))
+                self._complain(f"Redis cannot be asked for rows of {each.name}", error)
+            if got.malformed:
                 self._complain(f"Redis has rows of {each.name} that are not {each.rows.shape[1]} float32", "skipped")
-        return got
+        return found
 
     def insert(self, name: str, keys: np.ndarray, rows: np.ndarray, absent_only: bool = False) -> None:
         """Write rows, and make room where a partition is too full.
@@ -108,18 +124,21 @@ class VolatileTier:
         Raises:
             StoreError: not all could be written: Redis is full, or a node stays away.
         """
-        commands, parts = [], []
-        for partition, where in self._by_partition(keys):
-            for start in range(0, len(where), WRITE_ROWS):
-                part = where[start : start + WRITE_ROWS]
+        blocks = [
+            (partition, where[start : start + WRITE_ROWS])
+            for partition, where in self._by_partition(keys)
+            for start in range(0, len(where), WRITE_ROWS)
+        ]
+        for first in range(0, len(blocks), WRITE_BLOCKS):
+            commands = []
+            for partition, part in blocks[first : first + WRITE_BLOCKS]:
                 key = redis_key(name, partition, ROWS)
                 written = self._writing(key, as_bytes(keys[part]), as_bytes(rows[part]), absent_only)
                 commands.append(Command.of(key, *written))
-                parts.append(partition)
-        answers = self._nodes.run(commands, WRITE_SECONDS)
-        raise_for(answers, f"cannot write rows of {name}")
-        for partition, (*_, size) in dict(zip(parts, answers, strict=True)).items():
-            self._keep_margin(name, partition, size)
+            answers = self._nodes.run(commands, WRITE_SECONDS)
+            raise_for(answers, f"cannot write rows of {name}")
+            for (partition, _), (*_, size) in zip(blocks[first : first + WRITE_BLOCKS], answers, strict=True):
+                self._keep_margin(name, partition, size)
 
     def publish(self, name: str, keys: np.ndarray, rows: np.ndarray) -> None:
         """Write rows and append them to the streams of updates, both or neither per partition and block of rows.
@@ -164,8 +183,25 @@ class VolatileTier:
             if blocks and time.monotonic() > deadline:
                 raise StoreError(f"updates of {name} reached no replica within {WRITE_SECONDS:.0f} s: is one away?")
 
+    def wants_touches(self, name: str) -> bool:
+        """Whether times of use matter: a partition was nearly full when it was looked at, or it is time to look."""
+        if not self.evicts_oldest or self._config.overflow_margin == NO_LIMIT:
+            return False
+        looked, full = self._fullness.get(name, NEVER)
+        return full or time.monotonic() - looked >= LOOK_SECONDS
+
     def touch(self, name: str, keys: np.ndarray) -> None:
-        """Note that rows were used just now, where the policy needs to know."""
+        """Note that rows were used just now, if a partition is nearly full.
+
+        Raises:
+            StoreError: a node does not answer.
+        """
+        looked, full = self._fullness.get(name, NEVER)
+        if time.monotonic() - looked >= LOOK_SECONDS:
+            full = max(self._sizes(name)) > NEARLY * self._config.overflow_margin
+            self._fullness[name] = time.monotonic(), full
+        if not full:
+            return
         now = _now()
         commands = []
         for partition, where in self._by_partition(keys):
@@ -195,10 +231,14 @@ class VolatileTier:
         Raises:
             StoreError: a node does not answer.
         """
+        return sum(self._sizes(name))
+
+    def _sizes(self, name: str) -> list[int]:
+        """Number of rows of every partition."""
         keys = [redis_key(name, partition, ROWS) for partition in range(self._config.num_partitions)]
         answers = self._nodes.run([Command.of(key, ("HLEN", key)) for key in keys], WRITE_SECONDS)
         raise_for(answers, f"cannot count the rows of {name}")
-        return sum(answers)
+        return answers
 
     def mark(self, name: str, value: str | None = None) -> str | None:
         """What was noted about a table; with a value, note that.
@@ -254,16 +294,18 @@ class VolatileTier:
         commands = [self._removal(name, partition, part) for part in going]
         raise_for(self._nodes.run(commands, WRITE_SECONDS), f"cannot make room in {name}")
 
+    def _ordered(self, keys: np.ndarray) -> tuple[np.ndarray, list[int]]:
+        """Places of the keys in the order of their partitions, and where in it each partition begins, and the end."""
+        count = self._config.num_partitions
+        parts = partitions(keys, count)
+        return np.argsort(parts, kind="stable"), [0, *np.bincount(parts, minlength=count).cumsum().tolist()]
+
     def _by_partition(self, keys: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """(partition, places of its keys) of every partition that has some."""
-        parts = partitions(keys, self._config.num_partitions)
-        order = np.argsort(parts, kind="stable")
-        ends = np.cumsum(np.bincount(parts, minlength=self._config.num_partitions))
-        start = 0
-        for partition, end in enumerate(ends.tolist()):
+        order, ends = self._ordered(keys)
+        for partition, (start, end) in enumerate(pairwise(ends)):
             if end > start:
                 yield partition, order[start:end]
-            start = end
 
     def _writing(
         self, key: bytes, fields: list[bytes], values: list[bytes], absent_only: bool = False
@@ -298,22 +340,46 @@ def raise_for(answers: Sequence[Any], what: str) -> None:
             raise StoreError(f"{what}: Redis answered {' '.join(f'{answer}'.split())[-200:]}{hint}") from answer
 
 
-def _unpack(answer: list[bytes | None], part: np.ndarray, each: Wanted, got: Got) -> None:
-    """Copy the rows of an answer to their places."""
-    width = 4 * each.rows.shape[1]
-    try:
-        joined = b"".join(answer)  # type: ignore[arg-type]
-        if len(joined) == width * len(part) and all(map(width.__eq__, map(len, answer))):  # type: ignore[arg-type]
-            each.rows[part] = np.frombuffer(joined, "<f4").reshape(len(part), -1)
-            got.found[part] = True
-            return
-    except TypeError:  # a None among them: a key that is not there
-        pass
-    fits = np.array([value is not None and len(value) == width for value in answer])
-    got.malformed += sum(value is not None and len(value) != width for value in answer)
-    present = b"".join(value for value, fit in zip(answer, fits, strict=True) if fit and value is not None)
-    each.rows[part[fits]] = np.frombuffer(present, "<f4").reshape(-1, each.rows.shape[1])
-    got.found[part[fits]] = True
+def _unpack(answers: list[Any], places: list[np.ndarray], wanted: Wanted) -> Got:
+    """Copy the rows in answers to their places.
+
+    Args:
+        answers: of HMGET commands; some may be errors.
+        places: int64[m] of the keys of each.
+        wanted: where to.
+    """
+    got = nothing(wanted)
+    if len(wanted.keys) <= TOGETHER and _whole(list(chain.from_iterable(_lists(answers))), places, wanted):
+        got.found[:] = True
+        return got
+    for answer, where in zip(answers, places, strict=True):
+        if isinstance(answer, Exception):
+            got.unreachable += len(where)
+        elif _whole(answer, [where], wanted):
+            got.found[where] = True
+        else:
+            width = 4 * wanted.rows.shape[1]
+            fits = np.array([value is not None and len(value) == width for value in answer])
+            got.malformed += sum(value is not None for value in answer) - int(fits.sum())
+            rows = b"".join(value for value, fit in zip(answer, fits, strict=True) if fit)
+            wanted.rows[where[fits]] = np.frombuffer(rows, "<f4").reshape(-1, wanted.rows.shape[1])
+            got.found[where[fits]] = True
+    return got
+
+
+def _lists(answers: list[Any]) -> list[list[bytes | None]]:
+    """The answers, where an error is a list of nothing found."""
+    return [[None] if isinstance(answer, Exception) else answer for answer in answers]
+
+
+def _whole(values: list[bytes | None], places: list[np.ndarray], wanted: Wanted) -> bool:
+    """Copy rows to their places if all are there and as long as they should be; else leave it."""
+    dim = wanted.rows.shape[1]
+    if None in values or set(map(len, values)) != {4 * dim}:  # type: ignore[arg-type]
+        return False
+    where = places[0] if len(places) == 1 else np.concatenate(places)
+    wanted.rows[where] = np.frombuffer(b"".join(values), "<f4").reshape(len(values), dim)  # type: ignore[arg-type]
+    return True
 
 
 def _pairs(pairs: list[bytes], dim: int, key: bytes) -> tuple[np.ndarray, np.ndarray]:
