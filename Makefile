@@ -48,7 +48,7 @@ bench-online: $(READY) $(SERVING) $(FEAST)  ## measure the online pipeline in al
 	@$(BIN)/python -m benchmarks.online
 
 bench-large: $(READY) $(TORCHREC) $(SERVING)  ## measure the parameter server tier by tier, Triton over it, and training: 15 minutes
-	@$(BIN)/python -m benchmarks.dlrm_training
+	@$(BIN)/python -m benchmarks.dlrm_training --out benchmarks/results-dlrm-training.json
 	@$(BIN)/python -m benchmarks.tables
 
 bench-merlin: $(READY) $(MERLIN)  ## measure Merlin and this library side by side on the same data: about 20 minutes

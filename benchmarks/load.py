@@ -92,16 +92,16 @@ def run(load: Load) -> dict[str, Any]:
 
 async def _run(load: Load) -> dict[str, Any]:
     async with grpc.aio.insecure_channel(load.address) as channel:
-        client = _Client(channel, load)
+        client = Caller(channel, load)
         await client.ask(load.warm_up)
         if load.metrics:
             await asyncio.sleep(SETTLE)
-        metrics, cpu = scrape(load.metrics), _cpu(load.groups)
+        metrics, cpu = scrape(load.metrics), cpu_of(load.groups)
         answers = await client.ask(load.seconds)
-        used = _growth(cpu, _cpu(load.groups))
+        used = growth(cpu, cpu_of(load.groups))
         if load.metrics:
             await asyncio.sleep(SETTLE)
-        grown = _growth(metrics, scrape(load.metrics))
+        grown = growth(metrics, scrape(load.metrics))
     requests = max(len(answers.raw), 1)
     cpu_us = {name: seconds / requests * 1e6 for name, seconds in used.items()}
     return summary(answers, load.topk) | {"cpu_us": cpu_us, "metrics": grown}
@@ -147,7 +147,7 @@ def requests(users: int, repeat: int | None) -> Iterator[bytes]:
     return (same + user.to_bytes(8, "little") for user in chosen)
 
 
-class _Client:
+class Caller:
     def __init__(self, channel: grpc.aio.Channel, load: Load) -> None:
         self._call = channel.unary_unary(METHOD)  # without serialisers: bytes in, bytes out
         self._load = load
@@ -205,7 +205,7 @@ def scrape(address: str | None) -> dict[str, float]:
     return {name: float(value) for name, value in pairs}
 
 
-def _cpu(groups: Collection[int]) -> dict[str, float]:
+def cpu_of(groups: Collection[int]) -> dict[str, float]:
     """CPU seconds so far of all processes in some process groups, by the program's name, and of this process."""
     seconds: defaultdict[str, float] = defaultdict(float)
     for path in Path("/proc").glob("[0-9]*/stat") if groups else ():
@@ -219,5 +219,5 @@ def _cpu(groups: Collection[int]) -> dict[str, float]:
     return {**seconds, "load generator": time.process_time()}
 
 
-def _growth(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+def growth(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
     return {name: value - before.get(name, 0.0) for name, value in after.items()}

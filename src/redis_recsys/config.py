@@ -114,6 +114,7 @@ class LookupSettings(Section):
 
     cluster: Path = Field(Path("data/cluster"), description="folder of the embedded Redis Cluster")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the cache of hot rows lies")
+    threads: int | None = Field(None, ge=1, description="of the dense part of the model; default: one per core")
     timeout: float = Field(0.5, gt=0, description="seconds a lookup waits for a Redis node before it goes on without")
     pause: float = Field(0.5, ge=0, description="seconds for which a node that did not answer is left alone")
 

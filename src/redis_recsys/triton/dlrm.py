@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import fields
@@ -33,8 +34,10 @@ class TritonPythonModel(Batches):
         self._opened = ExitStack()
         try:
             path = Path(config["parameters"]["ps"]["string_value"])
-            server = self._opened.enter_context(ParameterServer.open(path, load_settings()))
-            self._model = DlrmModel(server, config["name"])
+            settings = load_settings()
+            server = self._opened.enter_context(ParameterServer.open(path, settings))
+            threads = settings.lookup.threads or len(os.sched_getaffinity(0))
+            self._model = DlrmModel(server, config["name"], threads)
         except RecsysError as error:
             self._opened.close()
             raise pb.TritonModelException(f"{error}") from None  # the line alone, without a stack trace

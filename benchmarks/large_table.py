@@ -1,0 +1,79 @@
+"""A table that is larger than the memory of the process that serves it: all of it in RocksDB, the hot rows in a cache.
+
+Loading and serving run in processes of their own, so that the most memory each of them held is known. The system keeps
+files in memory on its own account, as far as there is room, and gives that up as soon as a process needs it; so both
+are measured: with the files on the disk alone, and with what the system keeps of them.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.tiers import DIM, FULL, KEYS, SLOTS, TABLE, Ours, alternated, draw, into_rocksdb, rates, read_files
+from redis_recsys.dlrm.configure import Place, ps_json
+from redis_recsys.hugectr.network import Dlrm
+from redis_recsys.parameter_server.config import Config, PersistentDatabase
+from redis_recsys.parameter_server.persistent import PersistentTier
+from redis_recsys.parameter_server.server import ParameterServer
+
+BATCH = 64
+ROUND = 20  # lookups between two looks at the clock
+
+
+def load(folder: Path, rows: int) -> dict[str, Any]:
+    """Write the table, block by block."""
+    tier = PersistentTier(PersistentDatabase(type="rocks_db", path=str(folder)), [FULL])
+    try:
+        return into_rocksdb(tier, rows)
+    finally:
+        tier.close()
+
+
+def serve(folder: Path, rows: int, cache: int, seconds: float) -> dict[str, Any]:
+    """Look up power-law and uniform keys with an empty cache of ``cache`` rows at the start.
+
+    Returns:
+        For ``cold``, the files on the disk alone at the start, and ``warm``: for each kind of keys what
+        ``tiers.rates`` says, and ``hit_rate`` of the cache.
+    """
+    document = ps_json(Dlrm(13, (1,) * SLOTS, DIM, (DIM,), (1,)), Place(rocksdb=str(folder)), cache / rows)
+    document["volatile_db"]["type"] = "disabled"
+    server = ParameterServer(Config(**document), None, "cpu")
+    random = np.random.default_rng(4)
+    found: dict[str, Any] = {}
+    try:
+        for state in ("cold", "warm"):
+            forget(folder) if state == "cold" else read_files(folder)
+            found[state] = {}
+            for kind, skewed in KEYS.items():
+                if state == "warm":
+                    until = time.perf_counter() + seconds
+                    while time.perf_counter() < until:  # for the cache
+                        server.lookup(TABLE, draw(random, BATCH * SLOTS * ROUND, rows, skewed))
+                        server.settle()
+                before = server.statistics()[TABLE]
+                (times,) = alternated(
+                    [Ours(server)],
+                    lambda skewed=skewed: [draw(random, BATCH * SLOTS, rows, skewed) for _ in range(ROUND)],  # type: ignore[misc]
+                    seconds,
+                )
+                after = server.statistics()[TABLE]
+                hits = (after.cache - before.cache) / (after.keys - before.keys)
+                found[state][kind] = rates(times, BATCH * SLOTS, ROUND) | {"hit_rate": hits}
+    finally:
+        server.close()
+    return found
+
+
+def forget(folder: Path) -> None:
+    """Have the system drop what it keeps of the files of a RocksDB; some systems cannot."""
+    for file in folder.glob("*.sst"):
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
