@@ -15,12 +15,13 @@ RANKER_INPUTS = ("user_categorical", "user_numeric", "item_categorical", "item_n
 HEAD_INPUTS = ("user_matrix", "user_bias", "item_vectors", "item_log_odds")
 
 
-def session(model: Path | onnx.ModelProto, threads: int = 1) -> onnxruntime.InferenceSession:
+def session(model: Path | onnx.ModelProto, threads: int = 1, spin: bool = True) -> onnxruntime.InferenceSession:
     """An ONNX Runtime session on the CPU.
 
     Args:
         model: a file, or a graph in memory.
         threads: that one run may use; several runs at once each have their own.
+        spin: whether several threads wait for work on their cores: quicker, where nobody else needs these.
 
     Raises:
         BundleError: the file is missing or not a model.
@@ -29,7 +30,7 @@ def session(model: Path | onnx.ModelProto, threads: int = 1) -> onnxruntime.Infe
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    if threads == 1:
+    if threads == 1 or not spin:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     source = str(model) if isinstance(model, Path) else model.SerializeToString()
     try:

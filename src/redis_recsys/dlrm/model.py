@@ -5,6 +5,7 @@ Requests come in HugeCTR's form: dense features, keys, and row pointers that say
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,12 +41,12 @@ class DlrmModel:
         shape: of the network.
     """
 
-    def __init__(self, server: ParameterServer, name: str, threads: int = 1) -> None:
+    def __init__(self, server: ParameterServer, name: str, threads: int | None = None) -> None:
         """
         Args:
             server: with the model's table.
             name: of the model in ``ps.json``.
-            threads: of the dense part.
+            threads: of the dense part; None: one per core.
 
         Raises:
             ConfigError: there is no such model, or it has more than one table.
@@ -66,7 +67,7 @@ class DlrmModel:
         layers = dense.read(Path(model.dense_file), self.shape)
         self.table = f"{name}.{model.embedding_table_names[0]}"
         self._server = server
-        self._session = session(graph.build(self.shape, layers), threads)
+        self._session = session(graph.build(self.shape, layers), threads or cores(), spin=False)
 
     def check(self, samples: Samples) -> int:
         """Number of samples.
@@ -122,6 +123,11 @@ class DlrmModel:
         if self.shape.combiner == "mean":
             combined[filled] /= counts[filled, None]
         return combined.reshape(shape)
+
+
+def cores() -> int:
+    """Of the processor, that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:

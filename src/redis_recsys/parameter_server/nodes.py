@@ -28,6 +28,7 @@ from redis.retry import Retry
 from ..errors import StoreError
 from ..store.connection import explain
 
+SLOTS = 16_384
 AGAIN_SECONDS = 0.05  # between attempts of a command that has to succeed
 REDIRECTIONS = 5
 ASKING = b"*1\r\n$6\r\nASKING\r\n"
@@ -104,6 +105,39 @@ class Command:
         return cls(key, b"".join(hiredis.pack_command(tuple(each)) for each in commands), len(commands))  # type: ignore[arg-type]
 
 
+class _Map:
+    """Which node has which slots, as it was once; another object takes its place when that changes.
+
+    Attributes:
+        replicated: nodes with a replica that works.
+    """
+
+    def __init__(self, ranges: list[tuple[int, int, Address, bool]]) -> None:
+        """
+        Args:
+            ranges: (first slot, last slot, node, whether it has a replica), sorted.
+        """
+        self._starts = [first for first, *_ in ranges]
+        self._owners = [(last, node) for _, last, node, _ in ranges]
+        self.replicated = {node for _, _, node, has_replica in ranges if has_replica}
+        self._known: dict[bytes, Address] = {}
+
+    def owner(self, key: bytes) -> Address:
+        """The node of a key.
+
+        Raises:
+            ClusterDownError: no node has its slot.
+        """
+        address = self._known.get(key)
+        if address is None:
+            slot = key_slot(key)
+            place = bisect.bisect_right(self._starts, slot) - 1
+            if place < 0 or self._owners[place][0] < slot:
+                raise ClusterDownError(f"no node has slot {slot}, the one of {key!r}")
+            address = self._known[key] = self._owners[place][1]
+        return address
+
+
 class Nodes:
     """Connections to all nodes. Safe to use from several threads."""
 
@@ -114,10 +148,7 @@ class Nodes:
         """
         self.access = access
         self._clients: dict[Address, redis.Redis] = {}
-        self._starts: list[int] = []  # first slot of each range of the map
-        self._owners: list[tuple[int, Address]] = []  # last slot, node
-        self._replicated: set[Address] = set()
-        self._known: dict[bytes, Address] = {}
+        self._map = _Map([])
         self._free: dict[Address, list[Any]] = defaultdict(list)
         self._down: dict[Address, float] = {}  # until when it is left alone
         self._stale = threading.Event()
@@ -166,17 +197,18 @@ class Nodes:
 
     def replicated(self, key: bytes) -> bool:
         """Whether the node of a key has a replica that works, as far as is known."""
-        return self._owner(key) in self._replicated
+        known = self._map
+        return known.owner(key) in known.replicated
 
     def _round(
         self, commands: Sequence[Command], waiting: dict[int, AskError | None], answers: list[Any], patient: bool
     ) -> None:
         """Send commands to their nodes, or where a redirection points, then read the answers."""
         batches: dict[Address, list[int]] = defaultdict(list)
-        now = time.monotonic()
+        known, now = self._map, time.monotonic()
         for at, redirection in waiting.items():
             try:
-                address = redirection.node_addr if redirection else self._owner(commands[at].key)
+                address = redirection.node_addr if redirection else known.owner(commands[at].key)
             except ClusterDownError as error:
                 answers[at] = error
                 self._stale.set()
@@ -235,17 +267,6 @@ class Nodes:
         self._down[address] = time.monotonic() + self.access.pause
         self._stale.set()
 
-    def _owner(self, key: bytes) -> Address:
-        """The node of a key."""
-        address = self._known.get(key)
-        if address is None:
-            slot = key_slot(key)
-            place = bisect.bisect_right(self._starts, slot) - 1
-            if place < 0 or self._owners[place][0] < slot:
-                raise ClusterDownError(f"no node has slot {slot}, the one of {key!r}")
-            address = self._known[key] = self._owners[place][1]
-        return address
-
     def _client(self, address: Address) -> redis.Redis:
         client = self._clients.get(address)
         if client is None:
@@ -263,18 +284,18 @@ class Nodes:
                 if "cluster support disabled" not in f"{error}":
                     reason = explain(error, f"Redis at {address[0]}:{address[1]}", self.access.timeout)
                     continue
-                self._starts, self._owners = [0], [(16_383, address)]
+                self._map = _Map([(0, SLOTS - 1, address, False)])
                 return
             except redis.RedisError as error:
                 reason = explain(error, f"Redis at {address[0]}:{address[1]}", self.access.timeout)
                 continue
-            ranges = sorted((int(first), int(last), _node(node, address)) for first, last, node, *_ in answer)
+            ranges = [
+                (int(first), int(last), _node(node, address), bool(replicas)) for first, last, node, *replicas in answer
+            ]
             if not ranges:
                 reason = f"the cluster node at {address[0]}:{address[1]} knows of no slots: is the cluster formed?"
                 continue
-            self._starts, self._owners = [first for first, *_ in ranges], [(last, node) for _, last, node in ranges]
-            self._replicated = {_node(node, address) for _, _, node, *replicas in answer if replicas}
-            self._known = {}
+            self._map = _Map(sorted(ranges))
             return
         raise StoreError(reason)
 

@@ -213,12 +213,12 @@ class ParameterServer:
                     missing.append(lost)
             self._count(table, **counts)
         if missing:
-            for lost, rows in zip(missing, self._fetch(missing), strict=True):
+            for lost, (rows, at) in zip(missing, self._fetch(missing), strict=True):
                 out = found[lost.table.name]
                 if len(lost.places) == len(out):
-                    rows.take(lost.inverse, axis=0, out=out, mode="clip")  # straight into place, which [] is not
+                    rows.take(at[lost.inverse], axis=0, out=out, mode="clip")  # straight into place, which [] is not
                 else:
-                    out[lost.places] = rows[lost.inverse]
+                    out[lost.places] = rows[at[lost.inverse]]
         return found
 
     def update(self, table: str, keys: np.ndarray, rows: np.ndarray) -> None:
@@ -304,51 +304,55 @@ class ParameterServer:
             raise DataError(f"there is no table {name!r}: the configuration has {', '.join(self.tables)}")
         return self.tables[name]
 
-    def _fetch(self, missing: list[_Missing]) -> list[np.ndarray]:
-        """Rows of distinct keys that the caches do not hold, from Redis, RocksDB, or the default."""
+    def _fetch(self, missing: list[_Missing]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Rows of distinct keys that the caches do not hold, from Redis, RocksDB, or the default.
+
+        Returns:
+            For each: rows float32[m, dim], and int64[n] which of them belongs to each key.
+        """
         wanted = []
         for lost in missing:
             if lost.table.cache is not None:
                 lost.versions = lost.table.cache.versions(lost.keys)
-            wanted.append(Wanted(lost.table.full, lost.keys, np.empty((len(lost.keys), lost.table.dim), np.float32)))
+            wanted.append(Wanted(lost.table.full, lost.table.dim, lost.keys))
         got = self.volatile.fetch(wanted) if self.volatile is not None else [nothing(want) for want in wanted]
-        for lost, want, result in zip(missing, wanted, got, strict=True):
-            found, table = result.found, lost.table
-            counts = {"redis": int(found.sum()), "unreachable": result.unreachable, "malformed": result.malformed}
-            self._touch(table, want.keys, found)
-            if counts["redis"] < len(found):
-                counts["rocksdb"] = self._from_persistent(table, want, found)
-                nowhere = ~found
-                want.rows[nowhere] = table.default
-                counts["default"] = int(nowhere.sum())
-            self._count(table, **counts)
-            self._refill(lost, want.rows, found)
-        return [want.rows for want in wanted]
+        fetched = []
+        for lost, result in zip(missing, got, strict=True):
+            table, rows, at = lost.table, result.rows, result.at
+            self._count(table, redis=len(rows), unreachable=result.unreachable, malformed=result.malformed)
+            self._touch(table, lost.keys, at)
+            held = np.ones(len(at), np.bool_)
+            if len(rows) < len(at):
+                below = np.flatnonzero(at < 0)
+                more, held[below] = self._from_below(table, lost.keys[below])
+                at[below] = np.arange(len(rows), len(rows) + len(below))
+                rows = np.concatenate([rows, more]) if len(rows) else more
+            self._refill(lost, rows, at, held)
+            fetched.append((rows, at))
+        return fetched
 
-    def _from_persistent(self, table: Table, want: Wanted, found: np.ndarray) -> int:
-        """Look in RocksDB for what was not found in Redis; returns how many rows it had."""
-        if self.persistent is None:
-            return 0
-        below = np.flatnonzero(~found)
-        keys, rows = want.keys[below], np.empty((len(below), table.dim), np.float32)
-        held = self.persistent.fetch(want.name, keys, rows)
-        want.rows[below[held]] = rows[held]
-        found[below[held]] = True
-        self._copy_up(table, keys[held], rows[held])
-        return int(held.sum())
+    def _from_below(self, table: Table, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows float32[n, dim] of keys that Redis does not have, and bool[n] whether RocksDB has them."""
+        rows, held = np.empty((len(keys), table.dim), np.float32), np.zeros(len(keys), np.bool_)
+        if self.persistent is not None:
+            held = self.persistent.fetch(table.full, keys, rows)
+            self._copy_up(table, keys[held], rows[held])
+        rows[~held] = table.default
+        self._count(table, rocksdb=int(held.sum()), default=int((~held).sum()))
+        return rows, held
 
-    def _refill(self, lost: _Missing, rows: np.ndarray, found: np.ndarray) -> None:
-        """Put rows into the cache in the background."""
+    def _refill(self, lost: _Missing, rows: np.ndarray, at: np.ndarray, held: np.ndarray) -> None:
+        """Put rows into the cache in the background, those that some tier has."""
         cache, table = lost.table.cache, lost.table
-        if cache is None or not found.any():
+        if cache is None or not held.any():
             return
 
         def fill() -> None:
-            cache.insert(lost.keys[found], rows[found], lost.versions[found])
-            self._count(table, filled=int(found.sum()))
+            cache.insert(lost.keys[held], rows[at[held]], lost.versions[held])
+            self._count(table, filled=int(held.sum()))
 
         if not self._filler.submit(fill):
-            self._count(table, dropped=int(found.sum()))
+            self._count(table, dropped=int(held.sum()))
 
     def _copy_up(self, table: Table, keys: np.ndarray, rows: np.ndarray) -> None:
         """Put rows that RocksDB had into Redis, in the background."""
@@ -363,11 +367,11 @@ class ParameterServer:
         if not self._filler.submit(copy):
             self._count(table, dropped=len(keys))
 
-    def _touch(self, table: Table, keys: np.ndarray, found: np.ndarray) -> None:
+    def _touch(self, table: Table, keys: np.ndarray, at: np.ndarray) -> None:
         """Note in the background that rows in Redis were used, where some may soon have to go."""
         volatile = self.volatile
-        if volatile is not None and volatile.wants_touches(table.full) and found.any():
-            used = keys[found]
+        if volatile is not None and volatile.wants_touches(table.full) and (at >= 0).any():
+            used = keys[at >= 0]
             self._filler.submit(lambda: volatile.touch(table.full, used))
 
     def _count(self, table: Table, **more: int) -> None:

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,6 @@ WRITE_SECONDS = 10.0  # for which a write is tried again while a node is away
 WRITE_ROWS = 2_000  # per command: a megabyte at 128 dimensions
 WRITE_BLOCKS = 8  # commands that are under way together
 SCAN_ROWS = 1_000
-TOGETHER = 4_096  # rows that are copied at once
 ENTRIES = 256  # of a stream of updates that are kept, at least; who missed more reads the whole partition
 ENTRY_ROWS = 256
 LOOK_SECONDS = 60.0  # between looks at how full the partitions are
@@ -41,14 +40,13 @@ class Wanted:
     """Rows to read.
 
     Attributes:
-        name: full name of the table.
+        name, dim: of the table.
         keys: int64[n], no two the same.
-        rows: float32[n, dim], where they go; rows that are not found keep what they are.
     """
 
     name: str
+    dim: int
     keys: np.ndarray
-    rows: np.ndarray
 
 
 @dataclass
@@ -56,19 +54,21 @@ class Got:
     """What came of it.
 
     Attributes:
-        found: bool[n].
+        rows: float32[m, dim], in any order.
+        at: int64[n], which row belongs to each key; -1: none.
         unreachable: number of keys whose node did not answer.
         malformed: number of keys whose row has another size than the table's.
     """
 
-    found: np.ndarray
+    rows: np.ndarray
+    at: np.ndarray
     unreachable: int = 0
     malformed: int = 0
 
 
 def nothing(wanted: Wanted) -> Got:
     """What comes of asking where nothing is."""
-    return Got(np.zeros(len(wanted.keys), np.bool_))
+    return Got(np.zeros((0, wanted.dim), np.float32), np.full(len(wanted.keys), -1))
 
 
 class VolatileTier:
@@ -109,7 +109,7 @@ class VolatileTier:
                 error = next(answer for answer in own if isinstance(answer, Exception))
                 self._complain(f"Redis cannot be asked for rows of {each.name}", error)
             if got.malformed:
-                self._complain(f"Redis has rows of {each.name} that are not {each.rows.shape[1]} float32", "skipped")
+                self._complain(f"Redis has rows of {each.name} that are not {each.dim} float32", "skipped")
         return found
 
     def insert(self, name: str, keys: np.ndarray, rows: np.ndarray, absent_only: bool = False) -> None:
@@ -341,45 +341,36 @@ def raise_for(answers: Sequence[Any], what: str) -> None:
 
 
 def _unpack(answers: list[Any], places: list[np.ndarray], wanted: Wanted) -> Got:
-    """Copy the rows in answers to their places.
+    """The rows in answers.
 
     Args:
         answers: of HMGET commands; some may be errors.
-        places: int64[m] of the keys of each.
-        wanted: where to.
+        places: int64[k] of the keys of each.
+        wanted: what was asked for.
     """
-    got = nothing(wanted)
-    if len(wanted.keys) <= TOGETHER and _whole(list(chain.from_iterable(_lists(answers))), places, wanted):
-        got.found[:] = True
-        return got
+    got, width = nothing(wanted), 4 * wanted.dim
+    found: list[bytes] = []
     for answer, where in zip(answers, places, strict=True):
         if isinstance(answer, Exception):
             got.unreachable += len(where)
-        elif _whole(answer, [where], wanted):
-            got.found[where] = True
-        else:
-            width = 4 * wanted.rows.shape[1]
+            continue
+        if not _all_of(width, answer):
             fits = np.array([value is not None and len(value) == width for value in answer])
             got.malformed += sum(value is not None for value in answer) - int(fits.sum())
-            rows = b"".join(value for value, fit in zip(answer, fits, strict=True) if fit)
-            wanted.rows[where[fits]] = np.frombuffer(rows, "<f4").reshape(-1, wanted.rows.shape[1])
-            got.found[where[fits]] = True
+            answer = [value for value, fit in zip(answer, fits, strict=True) if fit]
+            where = where[fits]
+        got.at[where] = np.arange(len(found), len(found) + len(answer))
+        found += answer
+    got.rows = np.frombuffer(b"".join(found), "<f4").reshape(len(found), wanted.dim)
     return got
 
 
-def _lists(answers: list[Any]) -> list[list[bytes | None]]:
-    """The answers, where an error is a list of nothing found."""
-    return [[None] if isinstance(answer, Exception) else answer for answer in answers]
-
-
-def _whole(values: list[bytes | None], places: list[np.ndarray], wanted: Wanted) -> bool:
-    """Copy rows to their places if all are there and as long as they should be; else leave it."""
-    dim = wanted.rows.shape[1]
-    if None in values or set(map(len, values)) != {4 * dim}:  # type: ignore[arg-type]
+def _all_of(width: int, values: list[bytes | None]) -> bool:
+    """Whether all values are there and have so many bytes."""
+    try:
+        return set(map(len, values)) == {width}  # type: ignore[arg-type]
+    except TypeError:  # a None among them
         return False
-    where = places[0] if len(places) == 1 else np.concatenate(places)
-    wanted.rows[where] = np.frombuffer(b"".join(values), "<f4").reshape(len(values), dim)  # type: ignore[arg-type]
-    return True
 
 
 def _pairs(pairs: list[bytes], dim: int, key: bytes) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import fields
@@ -36,8 +35,7 @@ class TritonPythonModel(Batches):
             path = Path(config["parameters"]["ps"]["string_value"])
             settings = load_settings()
             server = self._opened.enter_context(ParameterServer.open(path, settings))
-            threads = settings.lookup.threads or len(os.sched_getaffinity(0))
-            self._model = DlrmModel(server, config["name"], threads)
+            self._model = DlrmModel(server, config["name"], settings.lookup.threads)
         except RecsysError as error:
             self._opened.close()
             raise pb.TritonModelException(f"{error}") from None  # the line alone, without a stack trace
