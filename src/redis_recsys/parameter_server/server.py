@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -33,6 +34,7 @@ from .updates import Followed, Follower
 from .volatile import VolatileTier, Wanted, nothing
 
 BACKLOG = 256  # fills that wait at most; more are dropped, since a later lookup asks for the rows again
+GATHER_SECONDS = 0.002  # in which fills of the cache gather: one for many lookups holds these up less
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +83,7 @@ class Table:
         threshold: hit rate of the cache from which on a lookup does not wait.
         file: folder of the trained table, if the configuration names one.
         cache: its hot rows.
+        pending: rows on their way into it: keys, rows, and its versions from before they were read.
         counts: what lookups found.
     """
 
@@ -91,6 +94,7 @@ class Table:
     threshold: float
     file: Path | None
     cache: Cache | None
+    pending: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
 
 
@@ -343,16 +347,26 @@ class ParameterServer:
 
     def _refill(self, lost: _Missing, rows: np.ndarray, at: np.ndarray, held: np.ndarray) -> None:
         """Put rows into the cache in the background, those that some tier has."""
-        cache, table = lost.table.cache, lost.table
-        if cache is None or not held.any():
+        table = lost.table
+        if table.cache is None or not held.any():
             return
+        keys, rows, versions = lost.keys[held], rows[at[held]], lost.versions[held]
+        with self._counting:
+            # what waits already is filled by the job that waits for it
+            if len(table.pending) < BACKLOG and (table.pending or self._filler.submit(lambda: self._fill(table))):
+                table.pending.append((keys, rows, versions))
+                return
+        self._count(table, dropped=len(keys))
 
-        def fill() -> None:
-            cache.insert(lost.keys[held], rows[at[held]], lost.versions[held])
-            self._count(table, filled=int(held.sum()))
-
-        if not self._filler.submit(fill):
-            self._count(table, dropped=int(held.sum()))
+    def _fill(self, table: Table) -> None:
+        """Put what lookups have fetched into the cache, that of a few milliseconds together."""
+        assert table.cache is not None
+        time.sleep(GATHER_SECONDS)
+        with self._counting:
+            pending, table.pending = table.pending, []
+        keys, rows, versions = (np.concatenate(parts) for parts in zip(*pending, strict=True))
+        table.cache.insert(keys, rows, versions)
+        self._count(table, filled=len(keys))
 
     def _copy_up(self, table: Table, keys: np.ndarray, rows: np.ndarray) -> None:
         """Put rows that RocksDB had into Redis, in the background."""
