@@ -1,6 +1,7 @@
 """Training a DLRM with sharded tables: rows per second by number of processes, and its AUC beside the best possible.
 
-python -m benchmarks.dlrm_training --rows 1000000
+python -m benchmarks.dlrm_training
+python -m benchmarks.dlrm_training --public --rows 8000000 --scale 1 --batch 131072    # for two large GPUs
 """
 
 from __future__ import annotations
@@ -20,21 +21,37 @@ from redis_recsys.data.criteo_synthetic import generate
 from redis_recsys.trainers.torchrec.launch import train
 
 PROCESSES = (1, 2)
+# The public model. Its learning rates are for the larger batches of GPUs.
+PUBLIC: dict[str, Any] = {
+    "embedding_dim": 128,
+    "bottom": [512, 256],
+    "top": [1024, 1024, 512, 256],
+    "learning_rate": 0.0005,
+    "embedding_lr": 0.05,
+}
 
 
-def measure(rows: int = 1_000_000) -> dict[str, Any]:
-    """Train with the default settings on 1 and on 2 processes, the batch of all together being the same.
+def measure(
+    rows: int = 1_000_000, scale: float | None = None, public: bool = False, batch: int | None = None
+) -> dict[str, Any]:
+    """Train on 1 and on 2 processes, the batch of all together being the same.
+
+    Args:
+        rows: of synthetic clicks.
+        scale: of the public slot sizes; default: grows with the rows.
+        public: the public model's shape instead of the small default one.
+        batch: rows of a step, of all processes together; default: that of the settings.
 
     Returns:
         The size of the data, and for each number of processes the rows per second of its median epoch, the epochs,
         the seconds from start to export, and the test metrics.
     """
-    path = FOLDER / f"criteo-{rows}"
+    path = FOLDER / (f"criteo-{rows}" if scale is None else f"criteo-{rows}-{scale:g}")
     if not path.exists():
-        generate(path, rows)
+        generate(path, rows, scale=scale)
     dataset = CriteoDataset(path)
-    defaults = DlrmSettings(log=FOLDER / "dlrm.log")
-    whole = defaults.batch * defaults.processes
+    defaults = DlrmSettings(log=FOLDER / "dlrm.log", **(PUBLIC if public else {}))
+    whole = batch or defaults.batch * defaults.processes
     found: dict[str, Any] = {"rows": rows, "keys": sum(dataset.slot_sizes), "dim": defaults.embedding_dim, "runs": {}}
     for processes in PROCESSES:
         print(f"training on {processes} processes ...", flush=True)
@@ -74,10 +91,13 @@ def table(results: dict[str, Any]) -> str:
 
 def main(
     rows: Annotated[int, typer.Option(min=20_000, help="Synthetic rows.")] = 1_000_000,
+    scale: Annotated[float | None, typer.Option(help="Of the public slot sizes; default: grows with the rows.")] = None,
+    public: Annotated[bool, typer.Option("--public", help="The public model: dimension 128, 8 layers.")] = False,
+    batch: Annotated[int | None, typer.Option(min=2, help="Rows of a step, of all processes together.")] = None,
     target: Annotated[Path | None, typer.Option("--out", help="Write the results to this JSON file.")] = None,
 ) -> None:
     """Measure training."""
-    results = {"machine": machine(), **measure(rows)}
+    results = {"machine": machine(), **measure(rows, scale, public, batch)}
     print(table(results))
     if target:
         target.write_text(json.dumps(results, indent=2) + "\n")

@@ -28,6 +28,7 @@ RESULTS = Path("benchmarks/results-tables.json")
 OTHERS = {  # measured elsewhere, shown if they are there
     "device_cache": Path("benchmarks/results-device-cache.json"),
     "training": Path("benchmarks/results-dlrm-training.json"),
+    "training_on_gpus": Path("benchmarks/results-dlrm-training-gpu.json"),
 }
 TIMEOUT = 5.0  # seconds that a lookup waits for Redis: a slow answer is to be measured, not left out
 

@@ -35,7 +35,7 @@ def tables(results: dict[str, Any], others: dict[str, Any]) -> str:
 
     Args:
         results: of ``benchmarks.tables``.
-        others: what was measured elsewhere, by name: ``device_cache``, ``training``.
+        others: what was measured elsewhere, by name: ``device_cache``, ``training``, ``training_on_gpus``.
     """
     here, scale = results["machine"], results["scale"]
     return "\n".join(
@@ -52,6 +52,7 @@ def tables(results: dict[str, Any], others: dict[str, Any]) -> str:
             f"![Requests per second]({SERVING_PLOT})",
             *(["", *_device_cache(others["device_cache"])] if "device_cache" in others else []),
             *(["", *_training(others["training"])] if "training" in others else []),
+            *(["", *_training_on_gpus(others["training_on_gpus"])] if "training_on_gpus" in others else []),
         ]
     )
 
@@ -183,6 +184,26 @@ def _training(found: dict[str, Any]) -> list[str]:
         f"**Training the DLRM**, measured by `python -m benchmarks.dlrm_training` on {here['processor']}, "
         f"{here['cores']} cores: {found['rows']:,} synthetic rows, {found['keys']:,} keys × {found['dim']}.\n",
         table(found),
+    ]
+
+
+def _training_on_gpus(found: dict[str, Any]) -> list[str]:
+    """The loop of ``benchmarks.dlrm_training --public``, on another machine."""
+    shape = found["shape"]
+    rows = [
+        [
+            f"{run['processes']}",
+            f"{run['batch_per_process']:,}",
+            f"{run['samples_per_s']:,}",
+            f"{run['peak_gpu_gib']:.1f}",
+        ]
+        for run in found["throughput"]
+    ]
+    return [
+        f"**On GPUs**: the public shape, {shape['keys']:,} keys × {shape['embedding_dim']} ({shape['table_gib']} GiB), "
+        f"{found['precision']}, on {found['card']} ({found['link']}), torch {found['torch']}, TorchRec "
+        f"{found['torchrec']}, NCCL; the training loop of `python -m benchmarks.dlrm_training --public`.\n",
+        *markdown(["GPUs", "rows per step and GPU", "rows/s", "peak GPU GiB"], rows),
     ]
 
 

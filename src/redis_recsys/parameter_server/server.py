@@ -235,7 +235,7 @@ class ParameterServer:
 
         Raises:
             DataError: no such table, or rows of another shape or with values that are not finite.
-            StoreError: a tier cannot take them; then no tier need have them, and trying again does no harm.
+            StoreError: a tier cannot take them: some may have them then, and trying again does no harm.
         """
         changed = self._table(table)
         keys, rows = checked(keys, rows, changed.dim, table)
