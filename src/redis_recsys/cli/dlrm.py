@@ -215,19 +215,22 @@ def demo(as_json: Json = False) -> None:
 
 
 def _show(shown: Shown) -> None:
+    from ..dlrm.demo import BATCH
+
     test = shown.report["test"]
     out.print(
         f"test AUC {test['auc']:.4f}, the best possible {test['oracle_auc']:.4f}; Triton and the trained model differ "
         f"by at most {shown.difference:.1e} on {shown.compared} rows",
         highlight=False,
     )
-    table = Table(title="where rows came from", title_justify="left")
-    for name in ("", "requests", "cache", "redis", "rocksdb", "default", "no answer", "p50 ms", "p99 ms"):
+    requests = shown.phases[0].requests
+    table = Table(title=f"where rows came from, {requests} requests of {BATCH} samples each", title_justify="left")
+    for name in ("", "cache", "Redis", "RocksDB", "none", "p50 ms", "p99 ms"):
         table.add_column(name)
     for phase in shown.phases:
         cells = [f"{share:.1%}" for share in phase.shares().values()]
-        cells += [f"{phase.counts.unreachable:,}", f"{phase.p50_ms:.1f}", f"{phase.p99_ms:.1f}"]
-        table.add_row(*map(Text, (phase.name, f"{phase.requests:,}", *cells)))
+        cells += [f"{phase.p50_ms:.1f}", f"{phase.p99_ms:.1f}"]
+        table.add_row(*map(Text, (phase.name, *cells)))
     out.print(table)
     out.print(
         f"new rows were published: the first sample's probability went from {shown.before:.4f} to {shown.after:.4f} "
