@@ -11,8 +11,8 @@ large-scale deep recommendation models").
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from threading import Lock
-from typing import Protocol
 
 import numpy as np
 
@@ -25,7 +25,7 @@ HALF = np.uint64(32)
 PLACES, TOP = np.uint64(0x0001020304050607), np.uint64(56)
 
 
-class Cache(Protocol):
+class Cache(ABC):
     """Rows of one embedding table by key. Every int64 is a legal key. Any number of threads may call any method.
 
     Attributes:
@@ -33,9 +33,20 @@ class Cache(Protocol):
         dim: length of a row.
     """
 
-    capacity: int
-    dim: int
+    def __init__(self, capacity: int, dim: int) -> None:
+        """
+        Args:
+            capacity: rows there must be room for; rounded up to whole sets, two at least.
+            dim: length of a row.
+        """
+        self._sets = max(-(-capacity // WAYS), 2)  # two at least, as vacant_keys needs
+        self.capacity = self._sets * WAYS
+        self.dim = dim
+        self._lock = Lock()
+        self._clock = 0
+        self._versions = np.zeros(self._sets, np.int64)
 
+    @abstractmethod
     def find(self, keys: np.ndarray, out: np.ndarray) -> np.ndarray:
         """Copy the rows that are held, which makes them the most recently used.
 
@@ -56,7 +67,11 @@ class Cache(Protocol):
         Returns:
             int64[n]; it differs once a key has been updated or evicted, and may where another of its set has.
         """
+        sets = self._sets_of(keys)
+        with self._lock:
+            return self._versions[sets]
 
+    @abstractmethod
     def insert(self, keys: np.ndarray, rows: np.ndarray, versions: np.ndarray) -> None:
         """Put rows in that were read from the tier below, but those that may have changed since.
 
@@ -69,6 +84,7 @@ class Cache(Protocol):
             versions: int64[n], from :meth:`versions`.
         """
 
+    @abstractmethod
     def update(self, keys: np.ndarray, rows: np.ndarray) -> None:
         """Overwrite the rows that are held, and put no others in; rows on their way to :meth:`insert` become void.
 
@@ -80,35 +96,40 @@ class Cache(Protocol):
             rows: float32[n, dim].
         """
 
+    @abstractmethod
     def evict(self, keys: np.ndarray) -> None:
         """Forget keys, int64[n]; rows on their way to :meth:`insert` become void."""
 
+    @abstractmethod
     def clear(self) -> None:
         """Forget all keys; rows on their way to :meth:`insert` become void."""
 
+    @abstractmethod
     def __len__(self) -> int:
         """Rows held."""
 
     @property
+    @abstractmethod
     def nbytes(self) -> int:
         """Bytes of all arrays, which do not depend on the rows held."""
 
+    def _sets_of(self, keys: np.ndarray) -> np.ndarray:
+        """int64[n]: the set of each key."""
+        return set_of(mixed(keys), self._sets)
 
-class HostCache:
+    def _sorted(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Places of the keys in the order of their sets, of a repeated one the last alone, and these sets."""
+        hashes = mixed(keys)
+        order = ordered(hashes)
+        return order, set_of(hashes[order], self._sets)
+
+
+class HostCache(Cache):
     """A :class:`Cache` in this process's memory."""
 
     def __init__(self, capacity: int, dim: int) -> None:
-        """
-        Args:
-            capacity: rows there must be room for; rounded up to whole sets, two at least.
-            dim: length of a row.
-        """
-        self._sets = sets_for(capacity)
-        self.capacity = self._sets * WAYS
-        self.dim = dim
-        self._lock = Lock()
-        self._clock = 0
-        self._versions = np.zeros(self._sets, np.int64)
+        """See :class:`Cache`."""
+        super().__init__(capacity, dim)
         self._vacant = vacant_keys(self._sets)
         self._keys = np.repeat(self._vacant[:, None], WAYS, axis=1)
         self._used = np.zeros(self.capacity, np.int64)  # the clock at the last use, 0 of a vacant way
@@ -123,7 +144,7 @@ class HostCache:
         return hits
 
     def _find(self, keys: np.ndarray, out: np.ndarray) -> np.ndarray:
-        sets = set_of(mixed(keys), self._sets)
+        sets = self._sets_of(keys)
         with self._lock:
             slots, hits = self._slots(keys, sets)
             if hits.all():
@@ -137,17 +158,9 @@ class HostCache:
             self._used[slots] = self._clock
         return hits
 
-    def versions(self, keys: np.ndarray) -> np.ndarray:
-        """See :class:`Cache`."""
-        sets = set_of(mixed(keys), self._sets)
-        with self._lock:
-            return self._versions[sets]
-
     def insert(self, keys: np.ndarray, rows: np.ndarray, versions: np.ndarray) -> None:
         """See :class:`Cache`."""
-        hashes = mixed(keys)
-        order = ordered(hashes)
-        sets = set_of(hashes[order], self._sets)
+        order, sets = self._sorted(keys)
         with self._lock:
             self._clock += 1
             now = self._clock
@@ -175,9 +188,7 @@ class HostCache:
 
     def update(self, keys: np.ndarray, rows: np.ndarray) -> None:
         """See :class:`Cache`."""
-        hashes = mixed(keys)
-        order = ordered(hashes)
-        sets = set_of(hashes[order], self._sets)
+        order, sets = self._sorted(keys)
         for start in range(0, len(order), PIECE):
             piece = order[start : start + PIECE]
             self._update(keys[piece], sets[start : start + PIECE], rows[piece])
@@ -190,7 +201,7 @@ class HostCache:
 
     def evict(self, keys: np.ndarray) -> None:
         """See :class:`Cache`."""
-        sets = set_of(mixed(keys), self._sets)
+        sets = self._sets_of(keys)
         with self._lock:
             self._versions[sets] += 1
             slots, held = self._slots(keys, sets)
@@ -223,11 +234,6 @@ class HostCache:
         slots = place.view(np.int64)
         slots += sets * WAYS
         return slots, word != 0
-
-
-def sets_for(capacity: int) -> int:
-    """Sets of a cache with room for ``capacity`` rows; two at least, as :func:`vacant_keys` needs."""
-    return max(-(-capacity // WAYS), 2)
 
 
 def mixed(keys: np.ndarray) -> np.ndarray:

@@ -10,29 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from threading import Lock
 
 import numpy as np
 import torch
 
-from .cache import (
-    FACTOR_1,
-    FACTOR_2,
-    HALF,
-    PLACES,
-    SHIFT_1,
-    SHIFT_2,
-    TOP,
-    WAYS,
-    mixed,
-    ordered,
-    set_of,
-    sets_for,
-    vacant_keys,
-)
+from .cache import FACTOR_1, FACTOR_2, HALF, PLACES, SHIFT_1, SHIFT_2, TOP, WAYS, Cache, vacant_keys
 
 
-class DeviceCache:
+class DeviceCache(Cache):
     """A ``cache.Cache`` in the memory of a PyTorch device.
 
     Attributes:
@@ -51,13 +36,8 @@ class DeviceCache:
             device: where the rows lie; ``cpu`` is for tests.
             default: float32[dim], the row that :meth:`gather` gives for a missing key; zeros if None.
         """
-        self._sets = sets_for(capacity)
-        self.capacity = self._sets * WAYS
-        self.dim = dim
+        super().__init__(capacity, dim)  # versions are on the host, so that reading them does not wait
         self.device = torch.device(device)
-        self._lock = Lock()
-        self._clock = 0
-        self._versions = np.zeros(self._sets, np.int64)  # on the host, so that reading them does not wait
         self._vacant = torch.from_numpy(vacant_keys(self._sets)).to(self.device)
         # One more set, to which no key belongs, holds the default row and a way where what is not wanted is written.
         self._missing, self._nowhere = self.capacity, self.capacity + 1
@@ -89,7 +69,7 @@ class DeviceCache:
         with self._turn() as now:
             if self.kernel is not None:
                 return self.kernel(keys, self._keys, self._used, self._rows, self._sets, now)
-            slots, hits = self._slots(keys, self._sets_of(keys))
+            slots, hits = self._slots(keys, self._device_sets(keys))
             slots = torch.where(hits, slots, self._missing)
             self._used.index_fill_(0, slots, now)
             return self._rows.index_select(0, slots), hits
@@ -103,17 +83,9 @@ class DeviceCache:
         out[places] = received.take(places, axis=0)
         return found
 
-    def versions(self, keys: np.ndarray) -> np.ndarray:
-        """See ``cache.Cache``."""
-        sets = set_of(mixed(keys), self._sets)
-        with self._lock:
-            return self._versions[sets]
-
     def insert(self, keys: np.ndarray, rows: np.ndarray, versions: np.ndarray) -> None:
         """See ``cache.Cache``."""
-        hashes = mixed(keys)
-        order = ordered(hashes)
-        host_sets = set_of(hashes[order], self._sets)
+        order, host_sets = self._sorted(keys)
         versions = versions[order]
         sets, new_keys, new_rows = self._sent(host_sets), self._sent(keys[order]), self._sent(rows[order])
         first = torch.searchsorted(sets, sets)
@@ -136,9 +108,7 @@ class DeviceCache:
 
     def update(self, keys: np.ndarray, rows: np.ndarray) -> None:
         """See ``cache.Cache``."""
-        hashes = mixed(keys)
-        order = ordered(hashes)
-        host_sets = set_of(hashes[order], self._sets)
+        order, host_sets = self._sorted(keys)
         sets, new_keys, new_rows = self._sent(host_sets), self._sent(keys[order]), self._sent(rows[order])
         with self._turn():
             self._versions[host_sets] += 1
@@ -147,7 +117,7 @@ class DeviceCache:
 
     def evict(self, keys: np.ndarray) -> None:
         """See ``cache.Cache``."""
-        host_sets = set_of(mixed(keys), self._sets)
+        host_sets = self._sets_of(keys)
         sets, gone = self._sent(host_sets), self._sent(keys)
         with self._turn():
             self._versions[host_sets] += 1
@@ -195,7 +165,7 @@ class DeviceCache:
         tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
         return tensor.pin_memory().to(self.device, non_blocking=True) if self._cuda else tensor
 
-    def _sets_of(self, keys: torch.Tensor) -> torch.Tensor:
+    def _device_sets(self, keys: torch.Tensor) -> torch.Tensor:
         """``cache.set_of(cache.mixed(keys), sets)``; PyTorch's shifts keep the sign, which is masked off."""
         x = keys ^ (keys >> int(SHIFT_1)) & (1 << 64 - int(SHIFT_1)) - 1
         x *= int(FACTOR_1.astype(np.int64))
