@@ -5,14 +5,12 @@ Keys are the rows' numbers. Nothing is looked for, fetched, counted or changed: 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import triton_python_backend_utils as pb
 
 from redis_recsys.dlrm.model import DlrmModel
-from redis_recsys.errors import RecsysError
 from redis_recsys.hugectr.sparse import SparseModel
 from redis_recsys.parameter_server.config import Config, read
 from redis_recsys.parameter_server.server import ParameterServer
@@ -35,13 +33,9 @@ class Rows(ParameterServer):
 class TritonPythonModel(dlrm.TritonPythonModel):
     """The model ``dlrm`` over an array."""
 
-    def initialize(self, args: dict[str, str]) -> None:
+    def open(self, config: dict[str, Any], parameters: dict[str, str]) -> None:
         """Read the table of the ``ps.json`` that the model's configuration names."""
-        config = json.loads(args["model_config"])
-        try:
-            self._model = DlrmModel(Rows(read(Path(config["parameters"]["ps"]["string_value"]))), config["name"])
-        except RecsysError as error:
-            raise pb.TritonModelException(f"{error}") from None
+        self._model = DlrmModel(Rows(read(Path(parameters["ps"]))), config["name"])
 
     def finalize(self) -> None:
         """Nothing is open."""

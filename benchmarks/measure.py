@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from redis_recsys.machine import cores
+
 FOLDER = Path("data/bench")
 
 
@@ -26,7 +28,7 @@ def machine() -> dict[str, Any]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "processor": model,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "memory_gib": round(memory, 1),
         "python": platform.python_version(),
         "system": platform.system(),

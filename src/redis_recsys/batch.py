@@ -6,7 +6,6 @@ writes what is ready to Redis. Only a few blocks exist at a time, so memory does
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from .bundle import Bundle
 from .config import BatchSettings
 from .entities import Entities
 from .history import History
+from .machine import cores
 from .progress import progress
 from .recommender import Recommender, Scored
 from .store.recommendations import GenerationWriter
@@ -80,8 +80,7 @@ def score(bundle: Bundle, settings: BatchSettings, skip: int = 0) -> Iterator[tu
         skip: users that were done before, whole blocks.
     """
     models = Recommender(bundle, settings.candidates)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = settings.workers or cores
+    workers = settings.workers or cores()
 
     def work(number: int, users: Entities, history: History) -> tuple[Entities, Scored]:
         rng = np.random.default_rng([settings.seed, number])

@@ -5,7 +5,6 @@ Requests come in HugeCTR's form: dense features, keys, and row pointers that say
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,9 @@ import numpy as np
 from ..errors import ConfigError, DataError
 from ..hugectr import dense, graph, network
 from ..inference import session
+from ..machine import cores
 from ..parameter_server.server import ParameterServer
+from ..stages.stage import stack
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,9 @@ class DlrmModel:
         total = sum(counts)
         if total == 0:
             return [np.zeros(0, np.float32) for _ in requests]
-        features = _joined([samples.dense for samples in requests]).reshape(total, self.shape.dense)
-        keys = _joined([samples.keys for samples in requests])
-        starts = _joined([samples.pointers[:-1] for samples in requests])
+        features = stack([samples.dense for samples in requests]).reshape(total, self.shape.dense)
+        keys = stack([samples.keys for samples in requests])
+        starts = stack([samples.pointers[:-1] for samples in requests])
         if len(requests) > 1:
             sizes = [len(samples.keys) for samples in requests]
             before = np.repeat(np.cumsum([0, *sizes[:-1]]), [count * self.shape.slots for count in counts])
@@ -123,12 +124,3 @@ class DlrmModel:
         if self.shape.combiner == "mean":
             combined[filled] /= counts[filled, None]
         return combined.reshape(shape)
-
-
-def cores() -> int:
-    """Of the processor, that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate(parts) if len(parts) > 1 else parts[0]

@@ -12,10 +12,11 @@ import numpy as np
 from ..data.criteo import CriteoDataset
 from ..hugectr.network import Dlrm
 from ..parameter_server.server import Counts
+from ..triton.metrics import PERIOD
 from .client import DlrmClient
 from .statistics import statistics
 
-METRICS_SECONDS = 2.5  # after which the counts of a request are on Triton's metrics port
+METRICS_SECONDS = PERIOD + 0.5  # after which the counts of a request are on Triton's metrics port
 
 Request = tuple[np.ndarray, np.ndarray]
 

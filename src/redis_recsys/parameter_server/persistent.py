@@ -8,7 +8,6 @@ updates were applied. Such a note is written in one batch with the rows it speak
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,11 +28,11 @@ from rocksdict import (
 )
 
 from ..errors import StoreError
+from ..machine import cores
 from .config import PersistentDatabase
 from .layout import as_bytes
 
 CACHE_BYTES = 256 << 20
-CORES = os.cpu_count() or 1
 BLOOM_BITS = 10  # per key: one of a hundred absent keys costs a read
 DEFAULT = "default"
 OWN_FILES = ("rocksdict-config.json", "LOCK", "LOG")
@@ -209,7 +208,7 @@ def _options() -> Options:
     options.create_if_missing(True)
     options.create_missing_column_families(True)
     options.set_compression_type(DBCompressionType.none())  # embeddings do not get smaller
-    options.set_max_subcompactions(CORES)
+    options.set_max_subcompactions(cores())
     blocks = BlockBasedOptions()
     blocks.set_block_cache(_CACHE)
     blocks.set_bloom_filter(BLOOM_BITS, False)

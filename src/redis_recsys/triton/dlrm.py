@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import gc
-import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import triton_python_backend_utils as pb
 
 from ..config import load_settings
 from ..dlrm.configure import INPUTS, OUTPUT
 from ..dlrm.model import DlrmModel, Samples
-from ..errors import RecsysError
 from ..parameter_server.server import Counts, ParameterServer
+from ..stages.stage import stack
 from .metrics import of_tables
 from .model import Batches
 
@@ -27,22 +24,14 @@ COUNTED = tuple(field.name for field in fields(Counts))
 class TritonPythonModel(Batches):
     """What the Python backend looks for in ``model.py``."""
 
-    def initialize(self, args: dict[str, str]) -> None:
+    def open(self, config: dict[str, Any], parameters: dict[str, str]) -> None:
         """Open the parameter server of the ``ps.json`` that the model's configuration names."""
-        config = json.loads(args["model_config"])
-        self._opened = ExitStack()
-        try:
-            path = Path(config["parameters"]["ps"]["string_value"])
-            settings = load_settings()
-            server = self._opened.enter_context(ParameterServer.open(path, settings))
-            self._model = DlrmModel(server, config["name"], settings.lookup.threads)
-        except RecsysError as error:
-            self._opened.close()
-            raise pb.TritonModelException(f"{error}") from None  # the line alone, without a stack trace
-        self._server = server
-        self._exporter = of_tables(list(server.tables), COUNTED, self._counted, pb.MetricFamily)
-        gc.collect()
-        gc.freeze()  # what is loaded now stays: later collections, which hold up requests, need not look at it again
+        settings = load_settings()
+        with ExitStack() as opened:
+            self._server = opened.enter_context(ParameterServer.open(Path(parameters["ps"]), settings))
+            self._model = DlrmModel(self._server, config["name"], settings.lookup.threads)
+            self._exporter = of_tables(list(self._server.tables), COUNTED, self._counted, pb.MetricFamily)
+            self._opened = opened.pop_all()
 
     def finalize(self) -> None:
         """Send the last counts and close the tiers."""
@@ -58,7 +47,7 @@ class TritonPythonModel(Batches):
             samples += [Samples(*row) for row in zip(*tensors, strict=True)]
         chances = iter(self._model.predict(samples))
         return [
-            pb.InferenceResponse([pb.Tensor(OUTPUT, _joined([next(chances) for _ in range(count)]))]) for count in rows
+            pb.InferenceResponse([pb.Tensor(OUTPUT, stack([next(chances) for _ in range(count)]))]) for count in rows
         ]
 
     def _counted(self) -> dict[tuple[str, ...], float]:
@@ -67,8 +56,3 @@ class TritonPythonModel(Batches):
             for table, counts in self._server.statistics().items()
             for name in COUNTED
         }
-
-
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    """Probabilities of a request, in one line, as HugeCTR answers."""
-    return np.concatenate(parts) if len(parts) != 1 else parts[0]

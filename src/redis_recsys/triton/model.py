@@ -26,7 +26,27 @@ Columns = dict[str, np.ndarray]
 
 
 class Batches(ABC):
-    """What models have in common: a request that fails takes no other of its batch with it."""
+    """What models have in common: how they start, and that a request that fails takes no other of its batch with it."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Open the model, with the settings of the server's environment."""
+        config = json.loads(args["model_config"])
+        parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
+        try:
+            self.open(config, parameters)
+        except RecsysError as error:
+            raise pb.TritonModelException(f"{error}") from None  # the line alone, without a stack trace
+        gc.collect()
+        gc.freeze()  # what is loaded now stays: later collections, which hold up requests, need not look at it again
+
+    @abstractmethod
+    def open(self, config: dict[str, Any], parameters: dict[str, str]) -> None:
+        """Get ready to answer.
+
+        Args:
+            config: of the model.
+            parameters: in it, name -> value.
+        """
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer all requests of a batch, together if possible."""
@@ -45,20 +65,13 @@ class Batches(ABC):
 class TritonPythonModel(Batches):
     """What the Python backend looks for in ``model.py``."""
 
-    def initialize(self, args: dict[str, str]) -> None:
-        """Make the runner of this model's stages, with the settings of the server's environment."""
-        config = json.loads(args["model_config"])
-        parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
+    def open(self, config: dict[str, Any], parameters: dict[str, str]) -> None:
+        """Make the runner of this model's stages."""
         module, name = parameters["runner"].split(":")
         make: Callable[..., Any] = getattr(importlib.import_module(module), name)
-        try:
-            self.runner = make(tuple(parameters["stages"].split(",")), load_settings())
-        except RecsysError as error:
-            raise pb.TritonModelException(f"{error}") from None  # the line alone, without a stack trace
+        self.runner = make(tuple(parameters["stages"].split(",")), load_settings())
         self.inputs = tuple(field["name"] for field in config["input"])
         self.exporter = of_stages(self.runner.timings, pb.MetricFamily)
-        gc.collect()
-        gc.freeze()  # what is loaded now stays: later collections, which hold up requests, need not look at it again
 
     def finalize(self) -> None:
         """Send the last counts and let go of connections."""

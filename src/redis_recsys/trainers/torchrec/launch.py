@@ -20,6 +20,7 @@ from ...config import DlrmSettings
 from ...data.criteo import CriteoDataset
 from ...errors import ConfigError, TrainingError
 from ...files import disk_error, keep_inputs
+from ...machine import cores
 from ...progress import console, progress
 from .job import Job
 
@@ -65,8 +66,7 @@ def train(dataset: Path, out: Path, settings: DlrmSettings) -> dict[str, Any]:
 @contextmanager
 def _processes(job: Path, count: int, log: int) -> Iterator[subprocess.Popen[str]]:
     """torchrun with its processes, ended at the end of the block."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = str(max(1, cores // count))
+    threads = str(max(1, cores() // count))
     environment = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"} | os.environ
     process = subprocess.Popen(
         [
