@@ -23,13 +23,13 @@ from tritonclient.grpc import service_pb2
 
 from benchmarks import load
 from benchmarks.measure import in_child
-from benchmarks.tiers import BLOCK, DIM, SLOTS, TABLE, draw
+from benchmarks.tiers import BLOCK, DIM, SLOTS, draw
 from redis_recsys.config import LookupSettings, RedisSettings, Settings, TritonSettings
 from redis_recsys.data.criteo_synthetic import PUBLIC_SIZES, scaled
 from redis_recsys.dlrm.client import DlrmClient
-from redis_recsys.dlrm.configure import DENSE, INPUTS, MODEL, NETWORK, OUTPUT, SPARSE, Place, configure
+from redis_recsys.dlrm.configure import INPUTS, MODEL, OUTPUT, TABLE, Place, configure
 from redis_recsys.dlrm.serving import SECTIONS, serving, write_models
-from redis_recsys.hugectr import dense, network, sparse
+from redis_recsys.hugectr import DENSE, NETWORK, SPARSE, dense, network, sparse
 from redis_recsys.hugectr.network import Dlrm
 from redis_recsys.serving import variables
 from redis_recsys.store.cluster import EmbeddedCluster

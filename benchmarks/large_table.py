@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.tiers import DIM, FULL, KEYS, SLOTS, TABLE, Ours, alternated, draw, into_rocksdb, rates, read_files
-from redis_recsys.dlrm.configure import Place, ps_json
-from redis_recsys.hugectr.network import Dlrm
+from benchmarks.tiers import FULL, KEYS, SHAPE, SLOTS, Ours, alternated, draw, into_rocksdb, rates, read_files
+from redis_recsys.dlrm.configure import TABLE, Place, ps_json
 from redis_recsys.parameter_server.config import Config, PersistentDatabase
 from redis_recsys.parameter_server.persistent import PersistentTier
 from redis_recsys.parameter_server.server import ParameterServer
@@ -41,7 +40,7 @@ def serve(folder: Path, rows: int, cache: int, seconds: float) -> dict[str, Any]
         For ``cold``, the files on the disk alone at the start, and ``warm``: for each kind of keys what
         ``tiers.rates`` says, and ``hit_rate`` of the cache.
     """
-    document = ps_json(Dlrm(13, (1,) * SLOTS, DIM, (DIM,), (1,)), Place(rocksdb=str(folder)), cache / rows)
+    document = ps_json(SHAPE, Place(rocksdb=str(folder)), cache / rows)
     document["volatile_db"]["type"] = "disabled"
     server = ParameterServer(Config(**document), None, "cpu")
     random = np.random.default_rng(4)

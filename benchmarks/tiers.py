@@ -19,7 +19,7 @@ import hiredis
 import numpy as np
 import redis
 
-from redis_recsys.dlrm.configure import MODEL, Place, ps_json
+from redis_recsys.dlrm.configure import EMBEDDING, MODEL, TABLE, Place, ps_json
 from redis_recsys.hugectr.network import Dlrm
 from redis_recsys.parameter_server.cache import HostCache
 from redis_recsys.parameter_server.config import Config
@@ -36,13 +36,11 @@ KEYS = {"power law": True, "uniform": False}
 DIM, SLOTS = 128, 26
 EXPONENT = 1.05  # of the power law
 SPREAD = 2_654_435_761  # a prime: times this, the frequent keys lie anywhere
-TABLE = f"{MODEL}.sparse_embedding0"
-FULL = full_name(MODEL, "sparse_embedding0")
+FULL = full_name(MODEL, EMBEDDING)
 BLOCK = 100_000  # rows written at a time
 ROUND_KEYS, MOST = 60_000, 200  # keys and lookups of a round: what is asked before the other contender has its turn
 POOL = 200_000  # different keys at most that the cache alone is asked for
 WARM_KEYS = 3  # times the rows of a cache: asked for before it is measured
-MERGING = ("rocksdb.compaction-pending", "rocksdb.num-running-compactions")  # 0 when RocksDB is done
 SHAPE = Dlrm(13, (1,) * SLOTS, DIM, (DIM,), (1,))  # of the configuration; nothing is computed with it
 
 Lookups = list[np.ndarray]

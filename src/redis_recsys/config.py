@@ -230,6 +230,10 @@ class Settings(BaseSettings):
             return init_settings, env_settings
         return init_settings, env_settings, InitSettingsSource(settings_cls, _read(Path(path)))
 
+    def changed(self, section: str, **values: Any) -> Settings:
+        """The same with other values in one section, which are not checked."""
+        return self.model_copy(update={section: getattr(self, section).model_copy(update=values)})
+
 
 def _read(path: Path) -> dict[str, Any]:
     """The settings file."""

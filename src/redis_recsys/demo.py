@@ -94,14 +94,13 @@ def online(settings: Settings, users: int = USERS) -> Online:
         users: how many users to ask for.
     """
     from .deploy import deploy
-    from .serving import serving
+    from .serving import serving, with_own_triton
     from .store.events import publish, settled_within
     from .triton.client import Client
 
     folder = settings.data / "demo"
     bundle = Bundle(folder / "bundle")
-    own = {"host": None, "grpc_port": 0, "http_port": 0, "metrics_port": 0, "repository": folder / "triton"}
-    settings = settings.model_copy(update={"triton": settings.triton.model_copy(update=own)})
+    settings = with_own_triton(settings, folder / "triton")
     with connect(settings.redis) as client:
         with step("6/7  deploy: features by Feast, packed features, vector index, history"):
             deployment = deploy(bundle, client, settings)

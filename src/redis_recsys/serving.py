@@ -74,14 +74,19 @@ def reached(settings: Settings, client: redis.Redis) -> Settings:
     """The settings with the Redis that ``client`` is connected to."""
     where = client.get_connection_kwargs()
     password = where.get("password")
-    address = {
-        "host": where["host"],
-        "port": where["port"],
-        "username": where.get("username"),
-        "password": SecretStr(password) if password else None,
-        "tls": settings.redis.tls and settings.redis.host is not None,
-    }
-    return settings.model_copy(update={"redis": settings.redis.model_copy(update=address)})
+    return settings.changed(
+        "redis",
+        host=where["host"],
+        port=where["port"],
+        username=where.get("username"),
+        password=SecretStr(password) if password else None,
+        tls=settings.redis.tls and settings.redis.host is not None,
+    )
+
+
+def with_own_triton(settings: Settings, repository: Path) -> Settings:
+    """The settings with a Triton that meets no other one: a model repository of its own, free ports."""
+    return settings.changed("triton", host=None, grpc_port=0, http_port=0, metrics_port=0, repository=repository)
 
 
 def variables(settings: Settings, names: Sequence[str]) -> dict[str, str]:

@@ -20,11 +20,11 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from redis_recsys.config import Settings, load_settings
 from redis_recsys.dlrm.client import DlrmClient
-from redis_recsys.dlrm.configure import DENSE, NETWORK, PS, SPARSE, Place, configure, configure_hugectr
+from redis_recsys.dlrm.configure import PS, Place, configure, configure_hugectr
 from redis_recsys.dlrm.serving import reached, serving
 from redis_recsys.dlrm.statistics import statistics
 from redis_recsys.errors import DataError, ServingError
-from redis_recsys.hugectr import dense, network, sparse
+from redis_recsys.hugectr import DENSE, NETWORK, SPARSE, dense, network, sparse
 from redis_recsys.hugectr.network import Dlrm
 from redis_recsys.parameter_server.remote import Remote
 from redis_recsys.store.cluster import EmbeddedCluster

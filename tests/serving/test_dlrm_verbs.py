@@ -17,8 +17,7 @@ import pytest
 
 from redis_recsys.config import load_settings
 from redis_recsys.dlrm import demo as demonstration
-from redis_recsys.dlrm.configure import DENSE, NETWORK, SPARSE
-from redis_recsys.hugectr import dense, network, sparse
+from redis_recsys.hugectr import DENSE, NETWORK, SPARSE, dense, network, sparse
 from redis_recsys.hugectr.network import Dlrm
 
 ROOT = Path(__file__).parents[2]

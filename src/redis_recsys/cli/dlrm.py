@@ -6,7 +6,8 @@ import json
 import logging
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..dlrm.demo import Shown
+    from ..parameter_server.remote import Remote
     from ..parameter_server.server import Counts
 
 dlrm = typer.Typer(
@@ -36,10 +38,13 @@ app.add_typer(dlrm, name="dlrm")
 
 FOLDER = Path("data/dlrm")
 PS = FOLDER / "ps.json"
+TABLE = "dlrm.sparse_embedding0"
 WAIT_SECONDS = 1.0  # between looks for a ps.json
-SHOWN = 10  # rows of a table
 
-Ps = Annotated[Path, typer.Argument(help="the parameter server's configuration")]
+PS_HELP = "the parameter server's configuration"
+Ps = Annotated[Path, typer.Argument(help=PS_HELP)]
+PsOption = Annotated[Path, typer.Option("--ps", help=PS_HELP)]
+TableOption = Annotated[str, typer.Option("--table", help="model.table")]
 
 
 @dlrm.command()
@@ -58,9 +63,9 @@ def configure(
     ] = "/model-data/dlrm/1/",
 ) -> None:
     """Write ps.json, the parameter server's configuration, beside a trained model."""
-    from ..dlrm.configure import NETWORK, Place, configure_hugectr
+    from ..dlrm.configure import Place, configure_hugectr
     from ..dlrm.configure import configure as write
-    from ..hugectr import network
+    from ..hugectr import NETWORK, network
 
     path = write(folder, Place(address=address, rocksdb=rocksdb or None), cache)
     out.print(f"wrote {path}", highlight=False)
@@ -153,14 +158,11 @@ def infer(
 @dlrm.command()
 def update(
     folder: Annotated[Path, typer.Argument(help="with key and emb_vector: the rows that change")],
-    table: Annotated[str, typer.Option(help="model.table")] = "dlrm.sparse_embedding0",
-    ps: Annotated[Path, typer.Option(help="the parameter server's configuration")] = PS,
+    table: TableOption = TABLE,
+    ps: PsOption = PS,
 ) -> None:
     """Publish new rows: they are in Redis at once, and in every server's cache and RocksDB within a second."""
-    from ..dlrm.serving import tables_redis
-    from ..parameter_server.remote import Remote
-
-    with tables_redis(ps, _settings()) as settings, Remote.open(ps, settings) as remote:
+    with _remote(ps) as remote:
         rows = remote.publish_folder(table, folder)
     out.print(f"{rows:,} rows of {table} published", highlight=False)
 
@@ -168,14 +170,11 @@ def update(
 @dlrm.command()
 def dump(
     folder: Annotated[Path, typer.Argument(help="to write: key and emb_vector")],
-    table: Annotated[str, typer.Option(help="model.table")] = "dlrm.sparse_embedding0",
-    ps: Annotated[Path, typer.Option(help="the parameter server's configuration")] = PS,
+    table: TableOption = TABLE,
+    ps: PsOption = PS,
 ) -> None:
     """Write a table as Redis has it, of HPS too, to a folder that HugeCTR reads."""
-    from ..dlrm.serving import tables_redis
-    from ..parameter_server.remote import Remote
-
-    with tables_redis(ps, _settings()) as settings, Remote.open(ps, settings) as remote:
+    with _remote(ps) as remote:
         rows = remote.dump(table, folder)
     out.print(f"{rows:,} rows of {table} written to {folder}", highlight=False)
 
@@ -254,6 +253,16 @@ def hits_table(found: dict[str, Counts]) -> Table:
 def _settings(**flags: dict[str, object]) -> Settings:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")  # what ps.json says in vain, restarts
     return load_settings(**flags)
+
+
+@contextmanager
+def _remote(ps: Path) -> Iterator[Remote]:
+    """The tables of a ps.json in Redis, which is started if it is the project's own."""
+    from ..dlrm.serving import tables_redis
+    from ..parameter_server.remote import Remote
+
+    with tables_redis(ps, _settings()) as settings, Remote.open(ps, settings) as remote:
+        yield remote
 
 
 def _sample(path: Path) -> dict[str, np.ndarray]:

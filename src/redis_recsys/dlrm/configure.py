@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from ..files import written_aside_file
-from ..hugectr import network
+from ..hugectr import DENSE, NETWORK, SPARSE, network
 from ..hugectr.network import Dlrm
 from ..triton.repository import Word, pbtxt
 
-MODEL = "dlrm"
-NETWORK, DENSE, SPARSE, PS = "dlrm.json", "dlrm_dense.model", "dlrm0_sparse.model", "ps.json"
+MODEL, EMBEDDING = "dlrm", "sparse_embedding0"
+TABLE = f"{MODEL}.{EMBEDDING}"
+PS = "ps.json"
 PARTITIONS = 8
 MARGIN = 10_000_000  # rows of a partition: 5 GB at 128 dimensions
 INPUTS = (("DES", "TYPE_FP32"), ("CATCOLUMN", "TYPE_INT64"), ("ROWINDEX", "TYPE_INT32"))
@@ -72,7 +73,7 @@ def ps_json(dlrm: Dlrm, place: Place, cache: float = 0.2, max_batch: int = 64) -
                 "sparse_files": [place.folder + SPARSE],
                 "dense_file": place.folder + DENSE,
                 "network_file": place.folder + NETWORK,
-                "embedding_table_names": ["sparse_embedding0"],
+                "embedding_table_names": [EMBEDDING],
                 "embedding_vecsize_per_table": [dlrm.dim],
                 "default_value_for_each_table": [0.0],
                 "maxnum_des_feature_per_sample": dlrm.dense,

@@ -13,19 +13,19 @@ from ..config import DlrmSettings, Settings
 from ..data.criteo import CriteoDataset
 from ..data.criteo_synthetic import generate
 from ..errors import ServingError
-from ..hugectr import network
+from ..hugectr import NETWORK, network
 from ..parameter_server.remote import Remote
 from ..progress import step
+from ..serving import with_own_triton
 from ..store.cluster import EmbeddedCluster
 from .client import DlrmClient
-from .configure import MODEL, NETWORK, Place, configure
+from .configure import TABLE, Place, configure
 from .observe import Observer, Phase, requests_of
 from .serving import reached, serving
 
 ROWS = 300_000
 BATCH = 64
 REQUESTS = 150  # of a phase
-TABLE = f"{MODEL}.sparse_embedding0"
 UPDATE_SECONDS = 5.0
 TOLERANCE = 1e-5
 TRAINING: dict[str, Any] = {"epochs": 2}  # enough for a demonstration; values that the user has set win
@@ -63,8 +63,7 @@ def demo(settings: Settings) -> Shown:
 
     folder = settings.data / "demo-large"
     model = folder / "dlrm"
-    own = {"host": None, "grpc_port": 0, "http_port": 0, "metrics_port": 0, "repository": folder / "triton"}
-    settings = settings.model_copy(update={"triton": settings.triton.model_copy(update=own)})
+    settings = with_own_triton(settings, folder / "triton")
     training = DlrmSettings(**TRAINING | settings.dlrm.model_dump(exclude_unset=True))
     with step(f"1/6  {ROWS:,} made-up clicks in Criteo's form"):
         generate(folder / "criteo", ROWS)

@@ -45,8 +45,8 @@ def tables_redis(path: Path, settings: Settings) -> Iterator[Settings]:
 def reached(settings: Settings, cluster: EmbeddedCluster) -> Settings:
     """The settings with the project's own cluster as Redis."""
     host, port = cluster.addresses[0]
-    there = {"host": host, "port": port, "username": None, "tls": False, "password": SecretStr(cluster.password)}
-    return settings.model_copy(update={"redis": settings.redis.model_copy(update=there)})
+    password = SecretStr(cluster.password)
+    return settings.changed("redis", host=host, port=port, username=None, password=password, tls=False)
 
 
 def load_tables(path: Path, settings: Settings, again: bool = False) -> dict[str, int]:
@@ -57,8 +57,7 @@ def load_tables(path: Path, settings: Settings, again: bool = False) -> dict[str
         settings: that name the tables' Redis.
         again: load what was loaded before, too.
     """
-    on_host = settings.model_copy(update={"lookup": settings.lookup.model_copy(update={"device": "cpu"})})
-    with ParameterServer.open(path, on_host) as server:
+    with ParameterServer.open(path, settings.changed("lookup", device="cpu")) as server:
         return load(server, again)
 
 

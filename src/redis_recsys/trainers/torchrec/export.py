@@ -26,8 +26,8 @@ from torchrec.distributed import DistributedModelParallel
 
 from ...data.criteo import CriteoDataset, CriteoRows
 from ...files import written_aside
+from ...hugectr import DENSE, NETWORK, SPARSE, network, sparse
 from ...hugectr import dense as dense_model
-from ...hugectr import network, sparse
 from .model import DLRM, jagged, linear_layers
 from .sharding import dlrm, gathered, tables
 
@@ -65,9 +65,9 @@ def export(
             raise AssertionError("only process 0 is given rows")
         return
     with written_aside(out) as folder:
-        network.write(folder / "dlrm.json", inner.shape)
-        dense_model.write(folder / "dlrm_dense.model", _layers(inner))
-        sparse.write(folder / "dlrm0_sparse.model", blocks)
+        network.write(folder / NETWORK, inner.shape)
+        dense_model.write(folder / DENSE, _layers(inner))
+        sparse.write(folder / SPARSE, blocks)
         np.savez(
             folder / "sample.npz",
             dense=sample.dense,
