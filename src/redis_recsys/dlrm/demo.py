@@ -89,7 +89,7 @@ def demo(settings: Settings) -> Shown:
             dense, keys = sample["dense"][:1], sample["keys"][:1]
             before = float(client.predict(dense, keys)[0])
             with Remote.open(path, settings) as remote:
-                rows = np.random.default_rng().standard_normal((keys.size, remote.dims[TABLE]))
+                rows = np.random.default_rng().standard_normal((keys.size, remote.tables[TABLE].dim))
                 remote.publish(TABLE, keys.ravel(), rows)
             after, update_ms = _changed(client, dense, keys, before)
         with step("6/6  kill a node of the cluster, go on, start it again"):

@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..schema import explain
+from .layout import full_name
+
+T = TypeVar("T")
 
 NAME = r"^[a-zA-Z0-9_\-]{1,120}$"  # what HPS allows for models and tables
 NO_LIMIT = 2**64 - 1
@@ -163,6 +168,27 @@ class Model(Group):
         return self
 
 
+@dataclass(frozen=True)
+class TableConfig:
+    """A table of a model.
+
+    Attributes:
+        name: ``model.table``.
+        full: as the tiers call it.
+        dim: of the rows.
+        default: every value of the default vector.
+        file: folder of the trained table.
+        model: that it belongs to.
+    """
+
+    name: str
+    full: str
+    dim: int
+    default: float
+    file: Path
+    model: Model
+
+
 class Config(Group):
     """The whole file."""
 
@@ -176,6 +202,21 @@ class Config(Group):
         if len({model.model for model in self.models}) < len(self.models):
             raise ValueError("models names a model twice")
         return self
+
+    @property
+    def tables(self) -> list[TableConfig]:
+        """All tables of all models."""
+        return [
+            TableConfig(f"{model.model}.{table}", full_name(model.model, table), dim, default, Path(file), model)
+            for model in self.models
+            for table, dim, default, file in zip(
+                model.embedding_table_names,
+                model.embedding_vecsize_per_table,
+                model.default_value_for_each_table,
+                model.sparse_files,
+                strict=True,
+            )
+        ]
 
     @property
     def remarks(self) -> dict[str, bool]:
@@ -223,6 +264,17 @@ def _located(config: Config, folder: Path) -> Config:
         model.sparse_files = [str(folder / file) for file in model.sparse_files]
         model.dense_file, model.network_file = str(folder / model.dense_file), str(folder / model.network_file)
     return config
+
+
+def named(tables: Mapping[str, T], name: str) -> T:
+    """What there is of a table, by ``model.table``.
+
+    Raises:
+        DataError: there is no such table.
+    """
+    if name not in tables:
+        raise DataError(f"there is no table {name!r}: the configuration has {', '.join(tables)}")
+    return tables[name]
 
 
 def finds(filters: list[str], table: str) -> bool:

@@ -48,6 +48,12 @@ def partitions(keys: np.ndarray, count: int) -> np.ndarray:
     return (x % np.uint64(count)).astype(np.int64)
 
 
+def newest(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct keys of int64[n], sorted, and the last place of each, whose row is the one that counts."""
+    distinct, from_the_end = np.unique(keys[::-1], return_index=True)
+    return distinct, len(keys) - 1 - from_the_end
+
+
 def _rotated(x: np.ndarray, bits: int) -> np.ndarray:
     return (x >> np.uint64(bits)) | (x << np.uint64(64 - bits))
 

@@ -58,14 +58,13 @@ def _into_rocksdb(server: ParameterServer, table: Table, model: SparseModel, pri
     if before == print_.encode() and not again:
         return 0
     notes = server.skip_updates(table)
-    nothing = np.zeros(0, np.int64), np.zeros((0, table.dim), np.float32)
     if before is not None:
-        persistent.insert(table.full, *nothing, {note: UNFINISHED.encode()})
+        persistent.set_notes({note: UNFINISHED.encode()})
         persistent.clear(table.full)
     with progress(f"{table.name} into RocksDB", len(model)) as advance:
         for rows in persistent.load(table.full, model.blocks(BLOCK_ROWS)):
             advance(rows)
-    persistent.insert(table.full, *nothing, notes | {note: print_.encode()})
+    persistent.set_notes(notes | {note: print_.encode()})
     return len(model)
 
 

@@ -11,6 +11,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from rocksdict import (
 from ..errors import StoreError
 from ..machine import cores
 from .config import PersistentDatabase
-from .layout import as_bytes
+from .layout import as_bytes, newest
 
 CACHE_BYTES = 256 << 20
 BLOOM_BITS = 10  # per key: one of a hundred absent keys costs a read
@@ -57,7 +58,7 @@ class PersistentTier:
         self.read_only = config.read_only
         self._damaged = False
         self._view: tempfile.TemporaryDirectory[str] | None = None
-        try:
+        with _store_errors(self.path):
             there = set(Rdict.list_cf(str(self.path), _options())) if (self.path / "CURRENT").exists() else set()
             if config.read_only:
                 families = {name: _options() for name in there}
@@ -67,8 +68,6 @@ class PersistentTier:
                 families = {name: _options() for name in there | set(names) | {DEFAULT}}
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._db = Rdict(str(self.path), _options(), families)
-        except Exception as error:  # rocksdict raises nothing narrower
-            raise StoreError(_explained(error, self.path)) from error
         self._tables = {name: self._db.get_column_family(name) for name in families if name != DEFAULT}
 
     def close(self) -> None:
@@ -116,7 +115,7 @@ class PersistentTier:
         Raises:
             StoreError: the folder is read-only, full or damaged.
         """
-        try:
+        with _store_errors(self.path):
             batch = WriteBatch(raw_mode=True)
             family = self._db.get_column_family_handle(name)
             for field, value in zip(as_bytes(keys), as_bytes(rows), strict=True):
@@ -124,8 +123,6 @@ class PersistentTier:
             for note, value in (notes or {}).items():
                 batch.put(note.encode(), value)
             self._db.write(batch)
-        except Exception as error:
-            raise StoreError(_explained(error, self.path)) from error
 
     def load(self, name: str, blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[int]:
         """Put whole tables in, much faster than row by row; yields the number of rows after each block.
@@ -142,26 +139,23 @@ class PersistentTier:
         """
         scratch, table = self.path / "loading", self._tables[name]
         try:
-            table.set_options({"disable_auto_compactions": "true"})
-            shutil.rmtree(scratch, ignore_errors=True)
-            scratch.mkdir(parents=True)
-            for number, (keys, rows) in enumerate(blocks):
-                keys, last = np.unique(keys[::-1], return_index=True)
-                order = np.argsort(keys.byteswap().view(np.uint64), kind="stable")
-                writer, file = SstFileWriter(_options()), str(scratch / f"{number}.sst")
-                writer.open(file)
-                for field, value in zip(as_bytes(keys[order]), as_bytes(rows[::-1][last[order]]), strict=True):
-                    writer[field] = value
-                writer.finish()
-                options = IngestExternalFileOptions()
-                options.set_move_files(True)
-                table.ingest_external_file([file], options)
-                yield len(keys)
-            table.compact_range(None, None)
-        except StoreError:
-            raise
-        except Exception as error:
-            raise StoreError(_explained(error, self.path)) from error
+            with _store_errors(self.path):
+                table.set_options({"disable_auto_compactions": "true"})
+                shutil.rmtree(scratch, ignore_errors=True)
+                scratch.mkdir(parents=True)
+                for number, (keys, rows) in enumerate(blocks):
+                    keys, places = newest(keys)
+                    order = np.argsort(keys.byteswap().view(np.uint64), kind="stable")
+                    writer, file = SstFileWriter(_options()), str(scratch / f"{number}.sst")
+                    writer.open(file)
+                    for field, value in zip(as_bytes(keys[order]), as_bytes(rows[places[order]]), strict=True):
+                        writer[field] = value
+                    writer.finish()
+                    options = IngestExternalFileOptions()
+                    options.set_move_files(True)
+                    table.ingest_external_file([file], options)
+                    yield len(keys)
+                table.compact_range(None, None)
         finally:
             table.set_options({"disable_auto_compactions": "false"})
             shutil.rmtree(scratch, ignore_errors=True)
@@ -172,10 +166,20 @@ class PersistentTier:
         Raises:
             StoreError: the folder is read-only or damaged.
         """
-        try:
+        with _store_errors(self.path):
             self._tables[name].delete_range(b"", b"\xff" * 9)
-        except Exception as error:
-            raise StoreError(_explained(error, self.path)) from error
+
+    def set_notes(self, notes: Mapping[str, bytes]) -> None:
+        """Write notes alone, all or none.
+
+        Raises:
+            StoreError: the folder is read-only, full or damaged.
+        """
+        with _store_errors(self.path):
+            batch = WriteBatch(raw_mode=True)
+            for note, value in notes.items():
+                batch.put(note.encode(), value)
+            self._db.write(batch)
 
     def note(self, name: str) -> bytes | None:
         """What was noted under a name."""
@@ -217,6 +221,17 @@ def _options() -> Options:
 
 
 _CACHE = Cache(CACHE_BYTES)  # one for all tables of the process
+
+
+@contextmanager
+def _store_errors(path: Path) -> Iterator[None]:
+    """Raise as StoreError, with advice, whatever RocksDB raises; rocksdict has nothing narrower than Exception."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except Exception as error:
+        raise StoreError(_explained(error, path)) from error
 
 
 def _explained(error: Exception, path: Path) -> str:

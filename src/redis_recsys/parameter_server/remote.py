@@ -12,12 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from ..config import Settings
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError
 from ..hugectr import sparse
 from ..progress import progress
 from .access import access_of
-from .config import Config, read
-from .layout import full_name
+from .config import Config, named, read
 from .nodes import Nodes
 from .server import checked
 from .volatile import VolatileTier
@@ -29,16 +28,12 @@ class Remote:
     """The tables of a ``ps.json``, in Redis.
 
     Attributes:
-        dims: dimension of every table, by ``model.table``.
+        tables: by ``model.table``.
     """
 
     def __init__(self, config: Config, nodes: Nodes) -> None:
         self._volatile = VolatileTier(config.volatile_db, nodes)
-        self.dims = {
-            f"{model.model}.{table}": dim
-            for model in config.models
-            for table, dim in zip(model.embedding_table_names, model.embedding_vecsize_per_table, strict=True)
-        }
+        self.tables = {table.name: table for table in config.tables}
 
     @classmethod
     @contextmanager
@@ -70,8 +65,8 @@ class Remote:
             DataError: no such table, or rows of another shape or with values that are not finite.
             StoreError: Redis did not accept all of them; publishing again does no harm.
         """
-        dim = self._dim(table)
-        self._volatile.publish(_full(table), *checked(keys, rows, dim, table))
+        changed = named(self.tables, table)
+        self._volatile.publish(changed.full, *checked(keys, rows, changed.dim, table))
 
     def publish_folder(self, table: str, folder: Path) -> int:
         """Publish a folder with ``key`` and ``emb_vector``; returns the number of rows.
@@ -79,7 +74,7 @@ class Remote:
         Raises:
             DataError, StoreError: see :meth:`publish`; the folder is damaged.
         """
-        model = sparse.SparseModel(folder, self._dim(table))
+        model = sparse.SparseModel(folder, named(self.tables, table).dim)
         with progress(f"publishing {table}", len(model)) as advance:
             for keys, rows in model.blocks(BLOCK_ROWS):
                 self.publish(table, keys, rows)
@@ -93,25 +88,16 @@ class Remote:
             DataError: no such table, or the folder cannot be written.
             StoreError: a node does not answer, or a row has another size.
         """
-        dim, full = self._dim(table), _full(table)
+        read_back = named(self.tables, table)
         written = 0
 
         def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             nonlocal written
-            with progress(f"reading {table}", self._volatile.count(full)) as advance:
-                for keys, rows in self._volatile.scan(full, dim):
+            with progress(f"reading {table}", self._volatile.count(read_back.full)) as advance:
+                for keys, rows in self._volatile.scan(read_back.full, read_back.dim):
                     written += len(keys)
                     advance(len(keys))
                     yield keys, rows
 
         sparse.write(folder, blocks())
         return written
-
-    def _dim(self, table: str) -> int:
-        if table not in self.dims:
-            raise DataError(f"there is no table {table!r}: the configuration has {', '.join(self.dims)}")
-        return self.dims[table]
-
-
-def _full(table: str) -> str:
-    return full_name(*table.split(".", 1))

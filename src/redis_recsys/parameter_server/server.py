@@ -26,8 +26,8 @@ from ..errors import ConfigError, DataError, RecsysError
 from ..hugectr.sparse import SparseModel
 from .access import access_of
 from .cache import Cache, HostCache
-from .config import Config, Model, finds, read
-from .layout import full_name
+from .config import Config, TableConfig, finds, named, read
+from .layout import newest
 from .nodes import Nodes
 from .persistent import PersistentTier
 from .updates import Followed, Follower
@@ -129,10 +129,9 @@ class ParameterServer:
         self._filler = _Filler()
         self._counting = threading.Lock()
         try:
-            names = [full_name(model.model, table) for model in config.models for table in model.embedding_table_names]
             if config.persistent_db.type == "rocks_db":
-                self.persistent = PersistentTier(config.persistent_db, names)
-            self.tables = {table.name: table for model in config.models for table in self._opened(model, device)}
+                self.persistent = PersistentTier(config.persistent_db, [table.full for table in config.tables])
+            self.tables = {table.name: self._opened(table, device) for table in config.tables}
             self._follower = self._followed()
         except BaseException:
             self._filler.close()
@@ -198,7 +197,7 @@ class ParameterServer:
         found: dict[str, np.ndarray] = {}
         missing: list[_Missing] = []
         for name, asked in keys.items():
-            table = self._table(name)
+            table = named(self.tables, name)
             asked = checked_keys(asked, name)
             rows = found[name] = np.empty((len(asked), table.dim), np.float32)
             hits = table.cache.find(asked, rows) if table.cache is not None else np.zeros(len(asked), np.bool_)
@@ -237,7 +236,7 @@ class ParameterServer:
             DataError: no such table, or rows of another shape or with values that are not finite.
             StoreError: a tier cannot take them: some may have them then, and trying again does no harm.
         """
-        changed = self._table(table)
+        changed = named(self.tables, table)
         keys, rows = checked(keys, rows, changed.dim, table)
         if self._follower is not None and changed.full in self._follower.applied:
             assert self.volatile is not None
@@ -258,7 +257,7 @@ class ParameterServer:
             DataError: no such table.
             StoreError: Redis does not answer.
         """
-        gone = self._table(table)
+        gone = named(self.tables, table)
         keys = checked_keys(keys, table) if keys is not None else None
         if self.volatile is not None:
             self.volatile.evict(gone.full, keys)
@@ -278,23 +277,14 @@ class ParameterServer:
         """Wait until nothing is under way in the background."""
         self._filler.join()
 
-    def _opened(self, model: Model, device: str) -> Iterator[Table]:
-        """The tables of a model, with caches whose size is a share of the tables' rows."""
-        per_table = zip(
-            model.embedding_table_names,
-            model.embedding_vecsize_per_table,
-            model.default_value_for_each_table,
-            model.sparse_files,
-            strict=True,
-        )
-        for table, dim, value, file in per_table:
-            full, folder = full_name(model.model, table), Path(file) if Path(file).exists() else None
-            cache = None
-            if model.gpucache:
-                rows = len(SparseModel(folder, dim)) if folder is not None else self._rows_stored(full)
-                cache = new_cache(max(1, round(rows * model.gpucacheper)), dim, device)
-            default = np.full(dim, value, np.float32)
-            yield Table(f"{model.model}.{table}", full, dim, default, model.hit_rate_threshold, folder, cache)
+    def _opened(self, table: TableConfig, device: str) -> Table:
+        """A table, with a cache whose size is a share of its rows."""
+        file, model, cache = table.file if table.file.exists() else None, table.model, None
+        if model.gpucache:
+            rows = len(SparseModel(file, table.dim)) if file is not None else self._rows_stored(table.full)
+            cache = new_cache(max(1, round(rows * model.gpucacheper)), table.dim, device)
+        default = np.full(table.dim, table.default, np.float32)
+        return Table(table.name, table.full, table.dim, default, model.hit_rate_threshold, file, cache)
 
     def _rows_stored(self, full: str) -> int:
         """About how many rows of a table the tiers hold."""
@@ -302,11 +292,6 @@ class ParameterServer:
             self.volatile.count(full) if self.volatile is not None else 0,
             self.persistent.count(full) if self.persistent is not None else 0,
         )
-
-    def _table(self, name: str) -> Table:
-        if name not in self.tables:
-            raise DataError(f"there is no table {name!r}: the configuration has {', '.join(self.tables)}")
-        return self.tables[name]
 
     def _fetch(self, missing: list[_Missing]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Rows of distinct keys that the caches do not hold, from Redis, RocksDB, or the default.
@@ -521,5 +506,5 @@ def checked(keys: np.ndarray, rows: np.ndarray, dim: int, table: str) -> tuple[n
         raise DataError(f"rows for {len(keys)} keys of {table} are {expected}, not {rows.dtype}{list(rows.shape)}")
     if not np.isfinite(rows).all():
         raise DataError(f"rows of {table} hold values that are not finite")
-    keys, last = np.unique(keys[::-1], return_index=True)
-    return keys, np.ascontiguousarray(rows[::-1][last], np.float32)
+    keys, places = newest(keys)
+    return keys, np.ascontiguousarray(rows[places], np.float32)

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import RecsysError
 from .cache import Cache
-from .layout import UPDATES, redis_key
+from .layout import UPDATES, newest, redis_key
 from .nodes import Command, Nodes
 from .persistent import PersistentTier
 from .volatile import VolatileTier, raise_for
@@ -150,9 +150,8 @@ class Follower:
         parts = [dict(zip(fields[::2], fields[1::2], strict=True)) for _, fields in entries]
         keys = np.concatenate([np.frombuffer(part[b"k"], "<i8") for part in parts])
         rows = np.concatenate([np.frombuffer(part[b"v"], "<f4").reshape(-1, table.dim) for part in parts])
-        keys, last = np.unique(keys[::-1], return_index=True)
-        rows = rows[::-1][last]
-        self._write(table, keys, rows, {_note(stream): entries[-1][0]})
+        keys, places = newest(keys)
+        self._write(table, keys, rows[places], {_note(stream): entries[-1][0]})
         self._positions[stream] = entries[-1][0]
 
     def _resync(self, stream: bytes, position: bytes) -> None:
@@ -162,8 +161,7 @@ class Follower:
         for keys, rows in self._volatile.scan(table.name, table.dim, partition):
             self._write(table, keys, rows, {})
         if table.persistent is not None:
-            none = np.zeros(0, np.int64)
-            table.persistent.insert(table.name, none, np.zeros((0, table.dim), np.float32), {_note(stream): position})
+            table.persistent.set_notes({_note(stream): position})
         self._positions[stream] = position
 
     def _write(self, table: Followed, keys: np.ndarray, rows: np.ndarray, notes: Mapping[str, bytes]) -> None:

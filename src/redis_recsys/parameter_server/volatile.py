@@ -124,11 +124,7 @@ class VolatileTier:
         Raises:
             StoreError: not all could be written: Redis is full, or a node stays away.
         """
-        blocks = [
-            (partition, where[start : start + WRITE_ROWS])
-            for partition, where in self._by_partition(keys)
-            for start in range(0, len(where), WRITE_ROWS)
-        ]
+        blocks = self._blocks(keys, WRITE_ROWS)
         for first in range(0, len(blocks), WRITE_BLOCKS):
             commands = []
             for partition, part in blocks[first : first + WRITE_BLOCKS]:
@@ -154,11 +150,7 @@ class VolatileTier:
         Raises:
             StoreError: not all were accepted: Redis is full, or a node stays away. Publishing again does no harm.
         """
-        blocks = [
-            (partition, where[start : start + ENTRY_ROWS])
-            for partition, where in self._by_partition(keys)
-            for start in range(0, len(where), ENTRY_ROWS)
-        ]
+        blocks = self._blocks(keys, ENTRY_ROWS)
         deadline = time.monotonic() + WRITE_SECONDS
         while blocks:
             hashes = [redis_key(name, partition, ROWS) for partition, _ in blocks]
@@ -289,9 +281,9 @@ class VolatileTier:
         else:
             np.random.default_rng().shuffle(fields)
         surplus = size - int(self._config.overflow_margin * self._config.overflow_resolution_target)
-        going = [fields[start : start + WRITE_ROWS] for start in range(0, surplus, WRITE_ROWS)]
-        going[-1] = going[-1][: surplus - WRITE_ROWS * (len(going) - 1)]
-        commands = [self._removal(name, partition, part) for part in going]
+        going = fields[:surplus]
+        parts = [going[start : start + WRITE_ROWS] for start in range(0, len(going), WRITE_ROWS)]
+        commands = [self._removal(name, partition, part) for part in parts]
         raise_for(self._nodes.run(commands, WRITE_SECONDS), f"cannot make room in {name}")
 
     def _ordered(self, keys: np.ndarray) -> tuple[np.ndarray, list[int]]:
@@ -306,6 +298,14 @@ class VolatileTier:
         for partition, (start, end) in enumerate(pairwise(ends)):
             if end > start:
                 yield partition, order[start:end]
+
+    def _blocks(self, keys: np.ndarray, size: int) -> list[tuple[int, np.ndarray]]:
+        """The same, with at most ``size`` places at a time."""
+        return [
+            (partition, where[start : start + size])
+            for partition, where in self._by_partition(keys)
+            for start in range(0, len(where), size)
+        ]
 
     def _writing(
         self, key: bytes, fields: list[bytes], values: list[bytes], absent_only: bool = False
