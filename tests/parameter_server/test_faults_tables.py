@@ -23,11 +23,14 @@ import numpy as np
 import pytest
 import torch
 from redis.cluster import RedisCluster
-from tables import DIM, FULL, TABLE, configured, row_of, serving, trained
+from tables import DIM, FULL, TABLE, access, configured, row_of, serving, trained
 
 from redis_recsys.errors import ConfigError, DataError, StoreError
+from redis_recsys.parameter_server import volatile
 from redis_recsys.parameter_server.layout import ROWS, partitions, redis_key
 from redis_recsys.parameter_server.loading import load
+from redis_recsys.parameter_server.nodes import Nodes
+from redis_recsys.parameter_server.remote import Remote
 from redis_recsys.parameter_server.server import ParameterServer
 from redis_recsys.store.cluster import EmbeddedCluster
 
@@ -137,6 +140,26 @@ def test_a_slot_that_moves_is_followed(tmp_path: Path, cluster: EmbeddedCluster)
         np.testing.assert_array_equal(server.lookup(TABLE, KEYS), row_of(KEYS))
         server.update(TABLE, KEYS, row_of(KEYS, 1))
         np.testing.assert_array_equal(server.lookup(TABLE, KEYS), row_of(KEYS, 1))
+
+
+def test_rows_whose_slot_no_node_has_are_not_taken_for_published(
+    tmp_path: Path, cluster: EmbeddedCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(volatile, "WRITE_SECONDS", 0.2)
+    slot = faults.slot_of(redis_key(FULL, 0, ROWS))
+    home = faults.owner_of(cluster, slot)
+    for index in range(len(cluster.addresses)):
+        with faults.node_of(cluster, index) as client:
+            client.execute_command("CLUSTER DELSLOTS", slot)
+    nodes = Nodes(access(cluster))
+    try:
+        with pytest.raises(StoreError, match="no node has slot"):
+            Remote(uncached(tmp_path, rocks=False), nodes).publish(TABLE, KEYS, row_of(KEYS))
+    finally:
+        nodes.close()
+        with faults.node_of(cluster, home) as client:
+            client.execute_command("CLUSTER ADDSLOTS", slot)
+        cluster.wait()
 
 
 def test_a_promoted_replica_has_every_acknowledged_update(tmp_path: Path, replicated_cluster: EmbeddedCluster) -> None:

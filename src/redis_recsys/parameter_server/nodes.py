@@ -196,9 +196,12 @@ class Nodes:
                 return answers
 
     def replicated(self, key: bytes) -> bool:
-        """Whether the node of a key has a replica that works, as far as is known."""
+        """Whether the node of a key has a replica that works, as far as is known; not where no node has its slot."""
         known = self._map
-        return known.owner(key) in known.replicated
+        try:
+            return known.owner(key) in known.replicated
+        except ClusterDownError:
+            return False
 
     def _round(
         self, commands: Sequence[Command], waiting: dict[int, AskError | None], answers: list[Any], patient: bool
