@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.tiers import FULL, KEYS, SHAPE, SLOTS, Ours, alternated, draw, into_rocksdb, rates, read_files
+from benchmarks.tiers import FULL, KEYS, SHAPE, SLOTS, Ours, alternated, draw, hit_rate, into_rocksdb, rates, read_files
 from redis_recsys.dlrm.configure import TABLE, Place, ps_json
 from redis_recsys.parameter_server.config import Config, PersistentDatabase
 from redis_recsys.parameter_server.persistent import PersistentTier
@@ -61,9 +61,7 @@ def serve(folder: Path, rows: int, cache: int, seconds: float) -> dict[str, Any]
                     lambda skewed=skewed: [draw(random, BATCH * SLOTS, rows, skewed) for _ in range(ROUND)],  # type: ignore[misc]
                     seconds,
                 )
-                after = server.statistics()[TABLE]
-                hits = (after.cache - before.cache) / (after.keys - before.keys)
-                found[state][kind] = rates(times, BATCH * SLOTS, ROUND) | {"hit_rate": hits}
+                found[state][kind] = rates(times, BATCH * SLOTS, ROUND) | {"hit_rate": hit_rate(server, before)}
     finally:
         server.close()
     return found

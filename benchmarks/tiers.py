@@ -26,7 +26,7 @@ from redis_recsys.parameter_server.config import Config
 from redis_recsys.parameter_server.layout import ROWS, as_bytes, full_name, partitions, redis_key
 from redis_recsys.parameter_server.nodes import Access, Nodes
 from redis_recsys.parameter_server.persistent import PersistentTier
-from redis_recsys.parameter_server.server import ParameterServer
+from redis_recsys.parameter_server.server import Counts, ParameterServer
 
 Tier = Literal["cache", "redis", "rocksdb", "all"]
 TIERS: tuple[Tier, ...] = ("cache", "redis", "rocksdb", "all")
@@ -267,9 +267,7 @@ def measure(stored: Stored, tier: Tier, batches: Sequence[int], seconds: float) 
                     contender.ask(contender.prepare(source()[:1])[0])
                 before = server.statistics()[TABLE]
                 ours, *bare = alternated(contenders, source, seconds)
-                after = server.statistics()[TABLE]
-                hits = (after.cache - before.cache) / (after.keys - before.keys)
-                result: dict[str, Any] = {"ours": rates(ours, count, lookups), "hit_rate": hits}
+                result: dict[str, Any] = {"ours": rates(ours, count, lookups), "hit_rate": hit_rate(server, before)}
                 if bare:
                     result[BARE] = rates(bare[0], count, lookups)
                     pairs = zip(bare[0].rounds, ours.rounds, strict=True)
@@ -300,6 +298,12 @@ def held(server: ParameterServer, fresh: Callable[[], Lookups], keys: int) -> Ca
         lookup[~cache.find(lookup, np.empty((len(lookup), DIM), np.float32))] = some
     turns = itertools.cycle(rounds)
     return lambda: next(turns)
+
+
+def hit_rate(server: ParameterServer, before: Counts) -> float:
+    """Of the cache since then."""
+    after = server.statistics()[TABLE]
+    return (after.cache - before.cache) / (after.keys - before.keys)
 
 
 def rates(times: Times, keys: int, lookups: int) -> dict[str, float]:
