@@ -446,3 +446,30 @@ def test_times_of_stages_are_told_and_counted(trained: Trained, deployed: Deploy
             assert runner.timings.counts[name].sum() == 1
             assert runner.timings.seconds[name] == pytest.approx(found["us_" + name][0, 0] / 1e6, rel=1e-3)
         assert runner.timings.requests == 2
+
+
+@pytest.mark.parametrize("partition", ["fused", "staged"])
+def test_candidates_are_counted_as_they_come_out_of_the_index_and_of_the_filter(
+    trained: Trained, deployed: Deployed, partition: str
+) -> None:
+    settings = deployed(trained.bundle, {"partition": partition, "explain": True}, deny={"genres": ["g1"]})
+    users = next(trained.bundle.users())[0]
+    columns: dict[str, np.ndarray] = ids(users.raw_ids[:5])
+    counted: dict[str, int] = {}
+    for model in models(settings, "int", "int"):
+        with running(settings, model.stages) as runner:
+            columns |= runner({field.name: columns[field.name] for field in model.inputs})
+            counted |= runner.timings.candidates
+    found = {"candidates": np.count_nonzero(columns["candidates"]), "filter": np.count_nonzero(columns["items"])}
+    assert counted == found
+    assert found["candidates"] > found["filter"] > 0
+
+
+def test_degraded_requests_have_no_candidates(trained: Trained, deployed: Deployed, client: redis.Redis) -> None:
+    settings = deployed(trained.bundle)
+    with running(settings) as runner:
+        client.delete(*client.keys("deploy:*"))
+        runner._look()
+        assert runner({"user_id": np.array([[1], [2]])})["degraded"].all()
+        assert runner.timings.requests == runner.timings.degraded == 2
+        assert runner.timings.candidates == {"candidates": 0, "filter": 0}

@@ -48,6 +48,7 @@ EXPLAINING = ("candidates", "similarity", "sources", "items", "probability", "po
 TICK = 0.1  # seconds between looks at the pointer to the live deployment
 RETRY = 2.0  # seconds until what failed in the background is tried again
 KEPT = 3  # deployments in memory: the live one, the next, and the one before, which a staged request may still need
+COUNTED = {"candidates": "candidates", "filter": "items"}  # stage -> its column of items whose number is counted
 BUCKETS = tuple(round(1e-5 * factor * 10**power, 6) for power in range(5) for factor in (1, 2, 5))  # 10 us to 0.5 s
 
 log = logging.getLogger(__name__)
@@ -119,11 +120,12 @@ def _typed(field: Field, ids: dict[str, str]) -> Field:
 
 
 class Timings:
-    """How long stages took, as Prometheus histograms; one thread adds, another reads."""
+    """How long stages took, as Prometheus histograms, and what came out; one thread adds, another reads."""
 
     def __init__(self, stages: Sequence[str]) -> None:
         self.counts = {stage: np.zeros(len(BUCKETS) + 1, np.int64) for stage in stages}
         self.seconds = dict.fromkeys(stages, 0.0)
+        self.candidates = {stage: 0 for stage in stages if stage in COUNTED}
         self.requests = 0
         self.degraded = 0
 
@@ -225,6 +227,9 @@ class Runner:
                     columns |= self._checked(stage, columns)
                     seconds = time.perf_counter() - began
                     self.timings.add(stage.name, seconds)
+                    if stage.name in COUNTED:
+                        found = np.count_nonzero(columns[COUNTED[stage.name]])
+                        self.timings.candidates[stage.name] += int(found)
                     if self._settings.triton.explain:
                         columns["us_" + stage.name] = np.full((count, 1), seconds * 1e6, np.float32)
             except StoreError as error:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +21,20 @@ ROOT = Path(__file__).parents[2]
 RECSYS = str(Path(sys.executable).parent / "recsys")
 
 Recsys = Callable[..., Outcome]
+
+
+def items_handed_on(port: int, stage: str) -> float:
+    """What Triton's metrics say of a stage, as soon as they say anything."""
+    deadline = time.monotonic() + 15
+    while True:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page:
+            found = re.search(
+                rf'^recsys_candidates_total{{stage="{stage}"}} (\S+)$', page.read().decode(), re.MULTILINE
+            )
+        if found is not None and float(found[1]) > 0:
+            return float(found[1])
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @pytest.mark.usefixtures("use_server")
@@ -49,6 +65,9 @@ def test_serve_waits_for_a_deployment_answers_follows_events_and_stops(
         assert first not in after["items"]
         shown = recsys("recommend", 1, "--bundle", trained.bundle.path).out
         assert "Item " in shown
+        port = json.loads((tmp_path / "data" / "triton" / "server.json").read_text())["metrics_port"]
+        handed_on = {stage: items_handed_on(port, stage) for stage in ("candidates", "filter")}
+        assert handed_on["candidates"] >= handed_on["filter"] > 0
         serving.send_signal(signal.SIGTERM)
         out, _ = serving.communicate(timeout=60)
         assert "Triton serves" in out

@@ -63,14 +63,14 @@ def of_stages(timings: Timings, family: Any) -> Sender:
     """Sends what a runner of stages counts.
 
     The metrics are ``recsys_stage_seconds_bucket{stage, le}``, ``recsys_stage_seconds_sum{stage}`` and
-    ``recsys_stage_seconds_count{stage}``, where a batch counts once, and ``recsys_requests_total`` and
-    ``recsys_degraded_total``, where every user counts.
+    ``recsys_stage_seconds_count{stage}``, where a batch counts once, ``recsys_requests_total`` and
+    ``recsys_degraded_total``, where every user counts, and ``recsys_candidates_total{stage}``, where every item does.
 
     Args:
         timings: of the runner, which goes on adding to them.
         family: ``pb_utils.MetricFamily``.
     """
-    bucket, count, total, requests, degraded = families = [
+    bucket, count, total, requests, degraded, candidates = families = [
         family(name=name, description=text, kind=family.COUNTER)
         for name, text in (
             (f"{STAGE}_bucket", f"{HELP}: batches that took at most le seconds"),
@@ -78,6 +78,7 @@ def of_stages(timings: Timings, family: Any) -> Sender:
             (f"{STAGE}_sum", f"{HELP}: seconds"),
             ("recsys_requests_total", "Users answered"),
             ("recsys_degraded_total", "Users answered with popular items because Redis or a model failed"),
+            ("recsys_candidates_total", "Items that a stage handed on, of all users together"),
         )
     ]
     metrics: dict[Key, Any] = {("requests",): requests.Metric(labels={}), ("degraded",): degraded.Metric(labels={})}
@@ -86,6 +87,8 @@ def of_stages(timings: Timings, family: Any) -> Sender:
         metrics["count", stage] = count.Metric(labels={"stage": stage})
         for bound in BOUNDS:
             metrics["bucket", stage, bound] = bucket.Metric(labels={"stage": stage, "le": bound})
+    for stage in timings.candidates:
+        metrics["candidates", stage] = candidates.Metric(labels={"stage": stage})
 
     def counted() -> dict[Key, float]:
         found: dict[Key, float] = {("requests",): timings.requests, ("degraded",): timings.degraded}
@@ -93,6 +96,7 @@ def of_stages(timings: Timings, family: Any) -> Sender:
             running = np.cumsum(counts).tolist()
             found["sum", stage], found["count", stage] = timings.seconds[stage], running[-1]
             found |= {("bucket", stage, bound): at_most for bound, at_most in zip(BOUNDS, running, strict=True)}
+        found |= {("candidates", stage): items for stage, items in timings.candidates.items()}
         return found
 
     return Sender(families, metrics, counted)
