@@ -13,6 +13,14 @@ TORCHREC_PINS := src/redis_recsys/trainers/torchrec/requirements.txt
 MERLIN := .venv-merlin/.ready
 MERLIN_PINS := src/redis_recsys/trainers/merlin/requirements.txt
 MERLIN_PYTHON ?= $(PYTHON)
+CLOUD := .venv-cloud/.ready
+CLOUD_BIN := $(CURDIR)/.venv-cloud/bin
+TERRAFORM := terraform -chdir=cloud-deployment/terraform
+PLAYBOOKS := $(CURDIR)/.cache/cloud/ansible.tar.gz
+DEPLOYED := $(CURDIR)/.cache/cloud/deployed.json
+PLAY = cd cloud-deployment/ansible && PATH=$(CLOUD_BIN):$$PATH \
+	RECSYS_NAME=$$($(BIN_JSON) recsys_name) AWS_REGION=$$($(BIN_JSON) recsys_region) ansible-playbook -e @$(DEPLOYED)
+BIN_JSON := $(CLOUD_BIN)/python -c 'import json, sys; print(json.load(open("$(DEPLOYED)"))[sys.argv[1]])'
 FEAST := .venv-serving-feast/.ready
 FEAST_PIP := .venv-serving-feast/bin/python -m pip --disable-pip-version-check -q
 NEWER := sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, $(PYTHON) is " \
@@ -22,7 +30,8 @@ MERLIN_NEEDS := sys.exit(None if sys.version_info[:2] in ((3, 10), (3, 11)) else
 	$(MERLIN_PYTHON) is " + sys.version.split()[0] + ": run make merlin MERLIN_PYTHON=/path/to/python3.11")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-large test lint bench bench-online bench-large bench-merlin serving torchrec merlin lock clean
+.PHONY: help demo demo-large test lint bench bench-online bench-large bench-merlin serving torchrec merlin lock clean \
+	cloud cloud-test cloud-plan cloud-up cloud-vpn cloud-configure cloud-publish cloud-rotate cloud-down cloud-outputs
 
 help:  ## print this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/make \1	\2/p' Makefile | expand -t 19
@@ -60,6 +69,45 @@ torchrec: $(TORCHREC)  ## add TorchRec to .venv, which demo-large and test need,
 
 merlin: $(MERLIN)  ## make .venv-merlin, the environment of NVIDIA Merlin (Python 3.10 or 3.11, CPU), and try it out
 
+cloud: $(CLOUD)  ## make .venv-cloud, with Ansible, which the targets below need, too; they need Terraform as well
+
+# Hosts are namespaces of this machine, so this wants root, and Debian's packages.
+cloud-test: $(READY) $(TORCHREC) $(SERVING) $(CLOUD)  ## deploy to a pretended AWS, on real hosts: as root on Debian
+	@command -v terraform > /dev/null || { echo "Terraform 1.7 or newer is missing: see terraform.io"; exit 1; }
+	@test $$(id -u) = 0 || { echo "root is needed, for the tests' hosts: sudo make cloud-test"; exit 1; }
+	@command -v mmdebstrap ip nft ssh shellcheck > /dev/null \
+	  || { apt-get -qq update && apt-get -qq install -y mmdebstrap iproute2 nftables openssh-client shellcheck > /dev/null; }
+	@$(CLOUD_BIN)/pytest cloud-deployment/tests
+
+cloud-plan: $(PLAYBOOKS)  ## AWS: show what cloud-up would change; cloud-deployment/README.md says what to set before
+	@$(TERRAFORM) init -input=false > /dev/null
+	@$(TERRAFORM) plan -var playbooks=$(PLAYBOOKS)
+
+cloud-up: $(PLAYBOOKS)  ## AWS: make or change the machines, and the secrets
+	@$(TERRAFORM) init -input=false > /dev/null
+	@$(TERRAFORM) apply -var playbooks=$(PLAYBOOKS)
+	@$(MAKE) --no-print-directory cloud-outputs
+	@$(PLAY) secrets.yml
+
+cloud-vpn: cloud-outputs  ## AWS: write configurations for the VPN's clients
+	@$(PLAY) vpn-client.yml
+
+cloud-configure: cloud-outputs  ## AWS: configure everything, over the VPN; again and again, it changes only what differs
+	@$(PLAY) site.yml
+
+cloud-publish: cloud-outputs  ## AWS: hand the deployed models to Triton's machines
+	@$(CLOUD_BIN)/python cloud-deployment/publish.py $$($(BIN_JSON) recsys_assets_bucket) $$($(BIN_JSON) triton_model)
+
+cloud-rotate: cloud-outputs  ## AWS: a new value for SECRET=redis-server or another; then cloud-configure
+	@$(PLAY) rotate.yml -e secret=$(SECRET)
+
+cloud-down:  ## AWS: destroy everything, data included
+	@$(TERRAFORM) destroy -var playbooks=$(PLAYBOOKS)
+
+cloud-outputs: $(CLOUD)
+	@mkdir -p $(dir $(DEPLOYED))
+	@$(TERRAFORM) output -json ansible > $(DEPLOYED).part && mv $(DEPLOYED).part $(DEPLOYED)
+
 lock: $(READY) $(SERVING)  ## write the installed versions to constraints.txt and constraints-serving.txt
 	@head -1 constraints.txt > .venv/constraints.txt
 	@$(PIP) freeze --exclude-editable | sed 's/+cpu$$//' >> .venv/constraints.txt
@@ -68,7 +116,7 @@ lock: $(READY) $(SERVING)  ## write the installed versions to constraints.txt an
 	@mv .venv/constraints.txt .venv/constraints-serving.txt . && touch $(READY) $(SERVING)
 
 clean:  ## remove the environments and caches; data/ stays
-	@rm -rf .venv .venv-serving .venv-serving-feast .venv-merlin build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf .venv .venv-serving .venv-serving-feast .venv-merlin .venv-cloud .cache/cloud build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt
@@ -102,6 +150,18 @@ $(MERLIN): $(MERLIN_PINS)
 	@PYTHONPATH=src .venv-merlin/bin/python -m redis_recsys.trainers.merlin.worker check \
 	  < /dev/null > .venv-merlin/check.log 2>&1 || { tail -n 20 .venv-merlin/check.log; exit 1; }
 	@touch $@
+
+$(CLOUD): cloud-deployment/requirements.txt cloud-deployment/constraints.txt
+	@$(PYTHON) -c 'import sys; $(NEWER)'
+	@echo "setting up .venv-cloud, about a minute the first time"
+	@$(PYTHON) -m venv .venv-cloud
+	@.venv-cloud/bin/python -m pip --disable-pip-version-check -q install \
+	  -c cloud-deployment/constraints.txt -r cloud-deployment/requirements.txt
+	@touch $@
+
+$(PLAYBOOKS): $(CLOUD) $(shell find cloud-deployment/ansible -type f -not -path '*/clients/*')
+	@mkdir -p $(dir $@)
+	@$(CLOUD_BIN)/python cloud-deployment/archive.py $@
 
 $(FEAST): pyproject.toml constraints-serving.txt constraints-serving-feast.txt
 	@$(PYTHON) -c 'import sys; $(NEWER)'
