@@ -19,7 +19,7 @@ TERRAFORM := terraform -chdir=cloud-deployment/terraform
 PLAYBOOKS := $(CURDIR)/.cache/cloud/ansible.tar.gz
 DEPLOYED := $(CURDIR)/.cache/cloud/deployed.json
 PLAY = cd cloud-deployment/ansible && PATH=$(CLOUD_BIN):$$PATH \
-	RECSYS_NAME=$$($(BIN_JSON) recsys_name) AWS_REGION=$$($(BIN_JSON) recsys_region) ansible-playbook -e @$(DEPLOYED)
+	RECSYS_NAME=$$($(BIN_JSON) recsys_name) AWS_REGION=$$($(BIN_JSON) recsys_region) ansible-playbook -e @$(DEPLOYED) $(ARGS)
 BIN_JSON := $(CLOUD_BIN)/python -c 'import json, sys; print(json.load(open("$(DEPLOYED)"))[sys.argv[1]])'
 FEAST := .venv-serving-feast/.ready
 FEAST_PIP := .venv-serving-feast/bin/python -m pip --disable-pip-version-check -q
@@ -75,9 +75,9 @@ cloud: $(CLOUD)  ## make .venv-cloud, with Ansible, which the targets below need
 cloud-test: $(READY) $(TORCHREC) $(SERVING) $(CLOUD)  ## deploy to a pretended AWS, on real hosts: as root on Debian
 	@command -v terraform > /dev/null || { echo "Terraform 1.7 or newer is missing: see terraform.io"; exit 1; }
 	@test $$(id -u) = 0 || { echo "root is needed, for the tests' hosts: sudo make cloud-test"; exit 1; }
-	@command -v mmdebstrap ip nft ssh shellcheck > /dev/null \
-	  || { apt-get -qq update && apt-get -qq install -y mmdebstrap iproute2 nftables openssh-client shellcheck > /dev/null; }
-	@$(CLOUD_BIN)/pytest cloud-deployment/tests
+	@command -v mmdebstrap ip nft ssh > /dev/null \
+	  || { apt-get -qq update && apt-get -qq install -y mmdebstrap iproute2 nftables openssh-client > /dev/null; }
+	@$(CLOUD_BIN)/pytest -n 3 --dist loadfile cloud-deployment/tests
 
 cloud-plan: $(PLAYBOOKS)  ## AWS: show what cloud-up would change; cloud-deployment/README.md says what to set before
 	@$(TERRAFORM) init -input=false > /dev/null
@@ -101,7 +101,7 @@ cloud-publish: cloud-outputs  ## AWS: hand the deployed models to Triton's machi
 cloud-rotate: cloud-outputs  ## AWS: a new value for SECRET=redis-server or another; then cloud-configure
 	@$(PLAY) rotate.yml -e secret=$(SECRET)
 
-cloud-down:  ## AWS: destroy everything, data included
+cloud-down: $(PLAYBOOKS)  ## AWS: destroy everything, data included
 	@$(TERRAFORM) destroy -var playbooks=$(PLAYBOOKS)
 
 cloud-outputs: $(CLOUD)

@@ -1,6 +1,6 @@
 """Packs a folder so that the same content makes the same archive, wherever and whenever it is packed.
 
-    python cloud-deployment/archive.py ARCHIVE        # the playbooks, for machines that configure themselves
+python cloud-deployment/archive.py ARCHIVE        # the playbooks, for machines that configure themselves
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 PLAYBOOKS = Path(__file__).resolve().parent / "ansible"
-COLLECTIONS = ("amazon/aws", "community/aws")  # that the playbooks of such machines use
+COLLECTIONS = ("amazon/aws",)  # that the playbooks of such machines use
 LEFT_OUT = {"__pycache__", "clients", "tests", "docs", "changelogs"}
 
 

@@ -43,11 +43,6 @@ output "grafana_url" {
   value       = "https://${module.dns.names.grafana}:3000"
 }
 
-output "prometheus_url" {
-  description = "Prometheus inside the VPN."
-  value       = "https://${module.dns.names.prometheus}:9090"
-}
-
 output "assets_bucket" {
   description = "Bucket for models and playbooks."
   value       = module.assets.bucket
@@ -70,7 +65,7 @@ output "next_steps" {
     2. Read the VPN's public key:
        aws ssm get-parameter --region ${var.region} --name ${module.vpn.public_key_parameter} --query Parameter.Value --output text
        It is there a few minutes after the apply. Connect to ${coalesce(module.dns.vpn_public_name, module.vpn.public_ip)}:${var.vpn_port}.
-    3. terraform output -json ansible > vars.json, and run Ansible with it.
+    3. make cloud-vpn, connect, make cloud-configure.
     4. Triton answers at ${module.dns.names.triton}:8001, Grafana at ${module.dns.names.grafana}.
   TEXT
 }

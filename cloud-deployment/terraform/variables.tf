@@ -230,8 +230,8 @@ variable "redis_nodes" {
   default     = 3
 
   validation {
-    condition     = var.redis_nodes >= 3 && var.redis_nodes <= 35 && var.redis_nodes % 2 == 1
-    error_message = "redis_nodes: set an odd number from 3 to 35; with an even one, half of the nodes could not decide anything."
+    condition     = var.redis_nodes >= 3 && var.redis_nodes <= 21 && var.redis_nodes % 2 == 1
+    error_message = "redis_nodes: set an odd number from 3 to 21: of an even number no half could decide anything, and a zone holds 7 apart from each other."
   }
 }
 

@@ -16,7 +16,6 @@ import shlex
 import socket
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -125,9 +124,9 @@ class Cloud:
         Raises:
             RuntimeError: it failed, with the end of what it said.
         """
-        (self.folder / "vars.json").write_text(
-            json.dumps(self.terraform.outputs()["ansible"] | HERE | self.more | variables)
-        )
+        given = self.terraform.outputs()["ansible"] | HERE | self.more | variables
+        del given["triton_model"]  # the inventory has one for each machine
+        (self.folder / "vars.json").write_text(json.dumps(given))
         environment = {
             **os.environ,
             **credentials(self.endpoint),
@@ -215,8 +214,9 @@ def running(terraform: Terraform, endpoint: str, keys: Keys, folder: Path) -> It
             host.write("/root/.aws/config", _aws_configuration(f"http://{vpc.gateway.ip}:{port}"))
         (folder / "aws.conf").write_text(_aws_configuration(endpoint))
         names = {name: f"{_name(machine)}_{addresses[name]}" for name, machine in machines.items()}
-        second = {"hosts": {names["triton-2"]: {"triton_model": "large-scale"}}}
-        (folder / "more.yml").write_text(json.dumps({"all": {"children": {"triton": second}}}))
+        models = {"triton-1": "multi-stage", "triton-2": "large-scale"}
+        served = {names[name]: {"triton_model": model} for name, model in models.items()}
+        (folder / "more.yml").write_text(json.dumps({"all": {"children": {"triton": {"hosts": served}}}}))
         yield Cloud(endpoint, terraform, hosts, names, folder, keys)
 
 
@@ -229,16 +229,17 @@ def first_boot(cloud: Cloud, name: str) -> str:
     return host.run("/var/lib/cloud/instance/scripts/part-001 2>&1")
 
 
-def load_image(host: Host) -> None:
-    """Put Triton's image onto a host, as a pull from the registry would; the host gets its container engine first.
+def load_image(first: Host, *others: Host) -> None:
+    """Put Triton's image onto hosts, as a pull from the registry would; they get their container engine first.
 
     The image has Debian, the Python of this machine, the serving environment and the library, where they lie here, and
     the settings of multi-stage/Dockerfile.triton.
     """
-    host.run("apt-get -q update && apt-get -qy install --no-install-recommends docker.io docker-cli")
+    engine = "apt-get -q update && apt-get -qy install --no-install-recommends docker.io docker-cli"
+    first.run(engine)
     python = Path(os.path.realpath(SERVING / "bin/python")).parents[1]
     library = next((python / "lib").glob("python3.*"))
-    own = host.folder / "image"  # folders that the image has for its user
+    own = first.folder / "image"  # folders that the image has for its user
     shell = f"""
     set -eo pipefail
     mkdir -p {own}/root {own}/home/recsys/models {own}/home/recsys/tls
@@ -247,12 +248,17 @@ def load_image(host: Host) -> None:
       --exclude='./var/cache/*' \\
       --exclude={str(library)[1:]}/site-packages --exclude={str(library)[1:]}/test . \\
       -C {own} root home -C / {str(python)[1:]} {str(SERVING)[1:]} {str(ROOT / "src")[1:]} \\
-    | nsenter -t {host.pid} -a docker import \\
+    | nsenter -t {first.pid} -a docker import \\
       --change 'ENV PATH={SERVING}/bin:/usr/bin:/bin' --change 'ENV RECSYS_TRITON_ENVIRONMENT={SERVING}' \\
       --change 'ENV RECSYS_TRITON_REPOSITORY=/home/recsys/triton' \\
       --change 'WORKDIR /home/recsys' --change 'USER 1000' - {IMAGE}
     """
     subprocess.run(["bash", "-c", shell], check=True, capture_output=True)
+    first.run("systemctl stop docker docker.socket")
+    for other in others:
+        subprocess.run(["cp", "-a", f"{first.folder}/docker/.", f"{other.folder}/docker"], check=True)
+        other.run(engine)
+    first.run("systemctl start docker")
 
 
 def connect(cloud: Cloud) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 import pytest
-from aws import TERRAFORM, Terraform, inventory, moto, variables
 from archive import pack_playbooks
+from aws import TERRAFORM, Terraform, inventory, moto, variables
 from cloud import IMAGE, Keys, make_keys
 
 

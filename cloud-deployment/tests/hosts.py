@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import shlex
 import shutil
@@ -73,7 +74,7 @@ def _run(*command: str, check: bool = True, text: str | None = None) -> str:
     """The output of a command on this machine."""
     done = subprocess.run(command, input=text, capture_output=True, text=True)
     if check and done.returncode:
-        raise RuntimeError(f"{shlex.join(command)} ended with {done.returncode}: {done.stderr or done.stdout}")
+        raise RuntimeError(f"{command[-1]} ended with {done.returncode}: {done.stderr}{done.stdout}")
     return done.stdout
 
 
@@ -83,17 +84,24 @@ def _dies_with_parent() -> None:
 
 
 def base(folder: Path) -> Path:
-    """The Debian that all hosts share, made on the first call.
+    """The Debian that all hosts share, made on the first call; a process that comes meanwhile waits for it.
 
     Raises:
         RuntimeError: it cannot be made, with what mmdebstrap said.
     """
     made = folder / f"debian-{SUITE}"
-    if made.exists():
-        return made
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            _make_base(folder).rename(made)
+    return made
+
+
+def _make_base(folder: Path) -> Path:
+    """Debian with what the cloud's images have, beside its place."""
     if not shutil.which("mmdebstrap"):
         raise RuntimeError("mmdebstrap is missing: make cloud-test installs it, or apt-get install mmdebstrap")
-    folder.mkdir(parents=True, exist_ok=True)
     aside = folder / f"debian-{SUITE}.part"
     if aside.exists():
         shutil.rmtree(aside)
@@ -112,11 +120,13 @@ def base(folder: Path) -> Path:
     root = aside.resolve()
     _run("chroot", str(root), "useradd", "--create-home", "--shell", "/bin/bash", USER)
     (root / "etc/sudoers.d/90-cloud").write_text(f"{USER} ALL=(ALL) NOPASSWD:ALL\n")
+    # Compiling every package's Python ahead takes longer than compiling what is used when it is.
+    (root / "usr/bin/py3compile").unlink()
+    (root / "usr/bin/py3compile").symlink_to("/bin/true")
     # A namespace has no kernel of its own: what would load modules or set its clock has nothing to do here.
     for unit in ("systemd-modules-load.service", "systemd-timesyncd.service", "getty.target"):
         (root / "etc/systemd/system" / unit).symlink_to("/dev/null")
-    aside.rename(made)
-    return made
+    return aside
 
 
 def _until(found: Callable[[], Any], what: str) -> Any:

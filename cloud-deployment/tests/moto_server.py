@@ -5,6 +5,7 @@ Prints its port and serves until its standard input ends, so that it never outli
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import time
@@ -14,7 +15,7 @@ from moto.autoscaling.models import FakeScalingPolicy
 from moto.autoscaling.responses import AutoScalingResponse
 from moto.core.responses import ActionResult
 from moto.ec2.exceptions import EC2ClientError
-from moto.ec2.models import EC2Backend
+from moto.ec2.models import EC2Backend, elastic_ip_addresses
 from moto.ec2.models.elastic_network_interfaces import NetworkInterface
 from moto.ec2.models.security_groups import SecurityGroupRule
 from moto.ec2.responses import EC2Response
@@ -57,6 +58,10 @@ def delete_placement_group(self: Any) -> ActionResult:
 
 def fill_gaps() -> None:
     """Changes moto where it forgets what it was told, or takes it for something else."""
+    # Elastic addresses that can be reached, from a network for documentation, rather than from this machine's own.
+    numbers = itertools.count(1)
+    elastic_ip_addresses.random_ip = lambda: f"198.51.100.{next(numbers) % 254 + 1}"
+
     ec2: Any = EC2Response
     ec2.create_placement_group = create_placement_group
     ec2.describe_placement_groups = describe_placement_groups

@@ -95,7 +95,7 @@ def test_the_example_names_only_variables_that_exist() -> None:
     example = (TERRAFORM / "terraform.tfvars.example").read_text()
     named = set(re.findall(r"^(?:# )?(\w+) *= ", example, re.M))
     assert named <= declared
-    assert {"ssh_public_key", "vpn_peers", "playbooks"} <= named
+    assert {"ssh_public_key", "vpn_peers"} <= named
 
 
 # --- What it makes ---
@@ -163,10 +163,13 @@ def test_flow_logs_are_kept(ec2: Any, endpoint: str) -> None:
 
 def test_who_may_reach_redis(ec2: Any, groups: dict[str, dict[str, Any]]) -> None:
     data = {
-        ("recsys-redis", "tcp", port, f"recsys-{who}") for port in (6379, 6380) for who in ("triton", "vpn", "redis")
+        ("recsys-redis", "tcp", port, f"recsys-{who}")
+        for port in (6379, 6380, 6381)
+        for who in ("triton", "vpn", "redis")
     }
     assert rules(ec2, groups, "recsys-redis") == data | {
         ("recsys-redis", "tcp", 16380, "recsys-redis"),
+        ("recsys-redis", "tcp", 16381, "recsys-redis"),
         ("recsys-redis", "tcp", 22, "recsys-vpn"),
         ("recsys-redis", "tcp", 9100, "recsys-monitoring"),
         ("recsys-redis", "tcp", 9121, "recsys-monitoring"),
@@ -187,7 +190,7 @@ def test_who_may_reach_triton(ec2: Any, groups: dict[str, dict[str, Any]]) -> No
 
 def test_who_may_reach_the_others(ec2: Any, groups: dict[str, dict[str, Any]]) -> None:
     assert rules(ec2, groups, "recsys-monitoring") == {
-        ("recsys-monitoring", "tcp", port, "recsys-vpn") for port in (22, 3000, 9090)
+        ("recsys-monitoring", "tcp", port, "recsys-vpn") for port in (22, 3000)
     }
     assert rules(ec2, groups, "recsys-vpn") == {
         ("recsys-vpn", "udp", 51820, "0.0.0.0/0"),
@@ -314,7 +317,6 @@ def test_names(endpoint: str, deployed: Terraform, machines: dict[str, list[dict
     assert addresses == {
         **{f"redis-{index + 1}": [ip] for index, ip in enumerate(redis)},
         "grafana": monitoring,
-        "prometheus": monitoring,
         "vpn": [machines["vpn"][0]["PrivateIpAddress"]],
         "triton": [],
     }

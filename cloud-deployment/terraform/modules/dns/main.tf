@@ -5,10 +5,9 @@ locals {
   addresses = merge(
     { for index, ip in var.redis_ips : "redis-${index + 1}" => [ip] },
     {
-      redis      = var.redis_ips
-      grafana    = [var.monitoring_ip]
-      prometheus = [var.monitoring_ip]
-      vpn        = [var.vpn_private_ip]
+      redis   = var.redis_ips
+      grafana = [var.monitoring_ip]
+      vpn     = [var.vpn_private_ip]
     },
   )
 }

@@ -1,6 +1,6 @@
 output "names" {
   description = "Names inside the VPC, by what they are of."
-  value       = { for host in ["redis", "triton", "grafana", "prometheus", "vpn"] : host => "${host}.${var.zone}" }
+  value       = { for host in ["redis", "triton", "grafana", "vpn"] : host => "${host}.${var.zone}" }
 }
 
 output "redis_names" {

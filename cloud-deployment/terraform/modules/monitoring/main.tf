@@ -20,9 +20,8 @@ module "firewall" {
   description = "Prometheus and Grafana"
   vpc_id      = var.vpc_id
   ingress = {
-    ssh        = { description = "SSH from the VPN", from = 22, group_id = var.vpn_group_id }
-    grafana    = { description = "Grafana from the VPN", from = 3000, group_id = var.vpn_group_id }
-    prometheus = { description = "Prometheus from the VPN", from = 9090, group_id = var.vpn_group_id }
+    ssh     = { description = "SSH from the VPN", from = 22, group_id = var.vpn_group_id }
+    grafana = { description = "Grafana from the VPN", from = 3000, group_id = var.vpn_group_id }
   }
 }
 

@@ -3,6 +3,7 @@ locals {
   data_ports = var.engine == "oss" ? {
     redis   = { from = 6379, what = "Redis" }
     cluster = { from = 6380, what = "Redis Cluster" }
+    copies  = { from = 6381, what = "Redis Cluster's copies" }
     } : {
     database-1 = { from = 12000, what = "first database" }
     database-2 = { from = 12001, what = "second database" }
@@ -32,7 +33,8 @@ locals {
   }
 
   oss_rules = {
-    bus = { description = "Redis Cluster's bus among the nodes", from = 16380, self = true }
+    bus        = { description = "Redis Cluster's bus among the nodes", from = 16380, self = true }
+    bus-copies = { description = "The bus of its copies among the nodes", from = 16381, self = true }
   }
 
   enterprise_rules = {

@@ -9,7 +9,7 @@ data "aws_caller_identity" "this" {}
 # The machine makes its own private key, which never leaves it, and publishes the public one here.
 data "aws_iam_policy_document" "public_key" {
   statement {
-    actions = ["ssm:PutParameter"]
+    actions = ["ssm:GetParameter", "ssm:PutParameter"]
     resources = [join(":", [
       "arn:${data.aws_partition.this.partition}:ssm:${data.aws_region.this.name}",
       data.aws_caller_identity.this.account_id,
