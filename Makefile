@@ -77,7 +77,7 @@ cloud-test: $(READY) $(TORCHREC) $(SERVING) $(CLOUD)  ## deploy to a pretended A
 	@test $$(id -u) = 0 || { echo "root is needed, for the tests' hosts: sudo make cloud-test"; exit 1; }
 	@command -v mmdebstrap ip nft ssh > /dev/null \
 	  || { apt-get -qq update && apt-get -qq install -y mmdebstrap iproute2 nftables openssh-client > /dev/null; }
-	@$(CLOUD_BIN)/pytest -n 3 --dist loadfile cloud-deployment/tests
+	@$(CLOUD_BIN)/pytest -n 3 --dist loadscope cloud-deployment/tests
 
 cloud-plan: $(PLAYBOOKS)  ## AWS: show what cloud-up would change; cloud-deployment/README.md says what to set before
 	@$(TERRAFORM) init -input=false > /dev/null

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from archive import pack_playbooks
 from aws import TERRAFORM, Terraform, inventory, moto, variables
 from cloud import IMAGE, Keys, make_keys
+from xdist.scheduler import LoadScopeScheduling
 
 
 @pytest.fixture(scope="session")
@@ -51,5 +53,17 @@ def deployed(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The deployment is shared: whoever destroys it comes last."""
-    items.sort(key=lambda item: item.name == "test_destroy_leaves_nothing")
+    """What takes longest comes first, and whoever destroys a shared deployment last."""
+    items.sort(key=lambda item: (item.path.stem != "test_deployment", item.name == "test_destroy_leaves_nothing"))
+
+
+class ByDeployment(LoadScopeScheduling):
+    """Workers of pytest-xdist take whole files; those that share Terraform's deployment go together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        return file.replace("test_policy", "test_terraform")
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByDeployment:
+    return ByDeployment(config, log)

@@ -106,6 +106,8 @@ def _make_base(folder: Path) -> Path:
     if aside.exists():
         shutil.rmtree(aside)
     _run(
+        "unshare",  # so that what it mounts goes with it, even if it is killed
+        "--mount",
         "mmdebstrap",
         "--variant=minbase",
         f"--include={PACKAGES}",
@@ -123,6 +125,7 @@ def _make_base(folder: Path) -> Path:
     # Compiling every package's Python ahead takes longer than compiling what is used when it is.
     (root / "usr/bin/py3compile").unlink()
     (root / "usr/bin/py3compile").symlink_to("/bin/true")
+    os.utime(root / "var/lib/apt/lists", (0, 0))  # they are empty, so that nobody may take them for new
     # A namespace has no kernel of its own: what would load modules or set its clock has nothing to do here.
     for unit in ("systemd-modules-load.service", "systemd-timesyncd.service", "getty.target"):
         (root / "etc/systemd/system" / unit).symlink_to("/dev/null")

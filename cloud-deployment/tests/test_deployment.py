@@ -23,7 +23,7 @@ ASK = """
 import sys
 from redis_recsys.config import load_settings
 from redis_recsys.triton.client import Client
-with Client(load_settings().triton) as client:
+
     for turn in range(300):
         client.recommend([sys.argv[1 + turn % (len(sys.argv) - 1)]])
 """

@@ -42,8 +42,6 @@ SECRETS = {
     "rotated": "events-secret-2",
 }
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces")
-
 
 def _certificates(folder: Path) -> None:
     """An authority, a certificate by it for all nodes, and the one that a fresh node has."""

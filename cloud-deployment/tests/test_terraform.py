@@ -388,6 +388,7 @@ def test_what_machines_may_do(endpoint: str, deployed: Terraform) -> None:
         "ec2:DescribeAvailabilityZones": ["*"],
     }
     assert allowed(endpoint, "recsys-vpn") == {
+        "ssm:GetParameter": [f"arn:aws:ssm:{here}:parameter/recsys/vpn/public-key"],
         "ssm:PutParameter": [f"arn:aws:ssm:{here}:parameter/recsys/vpn/public-key"],
         "s3:GetObject": [f"{bucket}/ansible.tar.gz"],
     }

@@ -86,12 +86,12 @@ resource "aws_launch_template" "this" {
 }
 
 resource "aws_autoscaling_group" "this" {
-  name                = var.group_name
-  min_size            = var.min_size
-  max_size            = var.max_size
-  desired_capacity    = var.start_size
-  vpc_zone_identifier = var.subnet_ids
-  target_group_arns   = [aws_lb_target_group.grpc.arn]
+  name                      = var.group_name
+  min_size                  = var.min_size
+  max_size                  = var.max_size
+  desired_capacity          = var.start_size
+  vpc_zone_identifier       = var.subnet_ids
+  target_group_arns         = [aws_lb_target_group.grpc.arn]
   health_check_type         = "ELB"
   health_check_grace_period = 1200 # drivers, a large image and models come first
   default_instance_warmup   = 600
