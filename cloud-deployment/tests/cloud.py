@@ -16,6 +16,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -126,7 +127,8 @@ class Cloud:
         """
         given = self.terraform.outputs()["ansible"] | HERE | self.more | variables
         del given["triton_model"]  # the inventory has one for each machine
-        (self.folder / "vars.json").write_text(json.dumps(given))
+        run = Path(tempfile.mkdtemp(prefix="ansible-", dir=self.folder))
+        (run / "vars.json").write_text(json.dumps(given))
         environment = {
             **os.environ,
             **credentials(self.endpoint),
@@ -139,13 +141,13 @@ class Cloud:
         program = Path(sys.executable).with_name("ansible-playbook")
         inventories = ("-i", "inventory/aws_ec2.yml", "-i", str(self.folder / "more.yml"))
         done = subprocess.run(
-            [program, *inventories, "-e", f"@{self.folder}/vars.json", *arguments],
+            [program, *inventories, "-e", f"@{run}/vars.json", *arguments],
             cwd=ANSIBLE,
             env=environment,
             capture_output=True,
             text=True,
         )
-        (self.folder / f"{time.time():.0f}.log").write_text(done.stdout + done.stderr)
+        (run / "log").write_text(done.stdout + done.stderr)
         if done.returncode:
             raise RuntimeError(f"ansible-playbook {shlex.join(arguments)}\n{done.stdout[-8000:]}{done.stderr[-2000:]}")
         return done.stdout
@@ -217,7 +219,9 @@ def running(terraform: Terraform, endpoint: str, keys: Keys, folder: Path) -> It
         models = {"triton-1": "multi-stage", "triton-2": "large-scale"}
         served = {names[name]: {"triton_model": model} for name, model in models.items()}
         (folder / "more.yml").write_text(json.dumps({"all": {"children": {"triton": {"hosts": served}}}}))
-        yield Cloud(endpoint, terraform, hosts, names, folder, keys)
+        cloud = Cloud(endpoint, terraform, hosts, names, folder, keys)
+        cloud.more["monitoring_ec2_endpoint"] = f"http://{vpc.gateway.ip}:{port}"
+        yield cloud
 
 
 def first_boot(cloud: Cloud, name: str) -> str:

@@ -36,7 +36,7 @@ TRANSLATION = """
 table ip {table} {{
   chain out {{
     type nat hook postrouting priority 100
-    ip saddr {inside} ip daddr != {inside} masquerade
+    ip saddr {inside} ip daddr != {inside} oifname != "{bridge}" masquerade
   }}
   chain apart {{
     type filter hook forward priority 0
