@@ -271,6 +271,14 @@ def test_triton_refuses_clients_without_its_token_or_without_tls(served: Cloud) 
         served.library("recsys", "recommend", "5", RECSYS_TRITON_TLS="false")
 
 
+def test_the_load_balancer_finds_the_server_healthy(served: Cloud) -> None:
+    """What it asks, as Terraform has it, from another machine of the network."""
+    groups = client("elbv2", served.endpoint).describe_target_groups()["TargetGroups"]
+    [health] = [(group["HealthCheckPort"], group["HealthCheckPath"]) for group in groups]
+    address = f"http://{served.hosts['triton-1'].address}:{health[0]}{health[1]}"
+    assert served.hosts["monitoring"].run(f"curl -so /dev/null -w '%{{http_code}}' {address}") == "200"
+
+
 def test_example_three_looks_its_rows_up_in_the_cluster(served: Cloud) -> None:
     more = {"RECSYS_TRITON_HOST": "localhost"}  # a name that its certificate has; the load balancer leads to the other
     assert "dlrm" in served.library("recsys", "dlrm", "hits", host="triton-2", **more)

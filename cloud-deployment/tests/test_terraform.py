@@ -181,7 +181,7 @@ def test_who_may_reach_triton(ec2: Any, groups: dict[str, dict[str, Any]]) -> No
     assert rules(ec2, groups, "recsys-triton") == {
         ("recsys-triton", "tcp", 8001, "recsys-triton-lb"),
         ("recsys-triton", "tcp", 8001, "recsys-vpn"),
-        ("recsys-triton", "tcp", 8000, "recsys-triton-lb"),
+        ("recsys-triton", "tcp", 8002, "recsys-triton-lb"),
         ("recsys-triton", "tcp", 8002, "recsys-monitoring"),
         ("recsys-triton", "tcp", 9100, "recsys-monitoring"),
         ("recsys-triton", "tcp", 22, "recsys-vpn"),
@@ -293,7 +293,7 @@ def test_triton_is_behind_an_internal_load_balancer(endpoint: str, deployed: Ter
     assert (listener["Protocol"], listener["Port"]) == ("TCP", 8001)
     [target] = elb.describe_target_groups()["TargetGroups"]
     assert (target["Protocol"], target["Port"]) == ("TCP", 8001)
-    assert (target["HealthCheckProtocol"], target["HealthCheckPort"]) == ("HTTP", "8000")
+    assert (target["HealthCheckProtocol"], target["HealthCheckPort"]) == ("HTTP", "8002")
     assert target["HealthCheckPath"] == "/v2/health/ready"
 
 

@@ -22,7 +22,7 @@ module "firewall" {
   ingress = {
     grpc-from-lb  = { description = "gRPC by the load balancer", from = 8001, group_id = module.lb_firewall.id }
     grpc-from-vpn = { description = "gRPC from the VPN, directly", from = 8001, group_id = var.vpn_group_id }
-    health        = { description = "Load balancer's health checks", from = 8000, group_id = module.lb_firewall.id }
+    health        = { description = "Load balancer's health checks", from = 8002, group_id = module.lb_firewall.id }
     metrics       = { description = "Metrics of Triton", from = 8002, group_id = var.monitoring_group_id }
     node-exporter = { description = "Metrics of the machine", from = 9100, group_id = var.monitoring_group_id }
     ssh           = { description = "SSH from the VPN", from = 22, group_id = var.vpn_group_id }
@@ -48,10 +48,11 @@ resource "aws_lb_target_group" "grpc" {
   deregistration_delay = 30
   tags                 = { Name = "${var.group_name}-grpc", Role = "triton" }
 
+  # With TLS, Triton's HTTP is for the machine itself only. Its page of metrics opens once all models are loaded.
   health_check {
     protocol            = "HTTP"
-    port                = "8000"
-    path                = "/v2/health/ready"
+    port                = "8002"
+    path                = "/metrics"
     matcher             = "200"
     interval            = 10
     healthy_threshold   = 2
