@@ -294,7 +294,7 @@ def test_triton_is_behind_an_internal_load_balancer(endpoint: str, deployed: Ter
     [target] = elb.describe_target_groups()["TargetGroups"]
     assert (target["Protocol"], target["Port"]) == ("TCP", 8001)
     assert (target["HealthCheckProtocol"], target["HealthCheckPort"]) == ("HTTP", "8002")
-    assert target["HealthCheckPath"] == "/v2/health/ready"
+    assert target["HealthCheckPath"] == "/metrics"
 
 
 def test_names(endpoint: str, deployed: Terraform, machines: dict[str, list[dict[str, Any]]]) -> None:
