@@ -91,7 +91,8 @@ def store_errors(client: redis.Redis) -> Iterator[None]:
 
 def explain(error: redis.RedisError, where: str, timeout: float | None) -> str:
     words = " ".join(str(error).split())
-    reason = words if len(words) <= 200 else f"... {words[-200:].partition(' ')[2]}"  # a pipeline's begins with the command
+    # Of a long one the end: a failed pipeline begins with the command.
+    reason = words if len(words) <= 200 else f"... {words[-200:].partition(' ')[2]}"
     if isinstance(error, redis.exceptions.BusyLoadingError):
         return f"{where} is still reading its data from disk: try again in a moment"
     if isinstance(error, redis.exceptions.NoPermissionError):
