@@ -32,6 +32,7 @@ ANSIBLE = ROOT / "cloud-deployment/ansible"
 CACHE = ROOT / ".cache/cloud"
 SERVING = ROOT / ".venv-serving"
 IMAGE = "redis-recsys/serving:test"
+CHECKOUT = "/opt/checkout"  # in the image
 OUTSIDE = "192.168.214"  # the laptop's network, which the VPN's elastic address is reached through
 
 # Extra variables of Ansible: what this machine cannot have.
@@ -243,17 +244,24 @@ def load_image(first: Host, *others: Host) -> None:
     first.run(engine)
     python = Path(os.path.realpath(SERVING / "bin/python")).parents[1]
     library = next((python / "lib").glob("python3.*"))
-    own = first.folder / "image"  # folders that the image has for its user
+    own = first.folder / "image"  # what the image has of its own: folders of its user, and a program in /usr/local/bin
+    for folder in ("root", "home/recsys/models", "home/recsys/tls", "opt", "usr/local/bin"):
+        (own / folder).mkdir(parents=True)
+    program = own / "usr/local/bin/recsys"
+    program.write_text(f"#!{CHECKOUT}/.venv-serving/bin/python\nfrom redis_recsys.cli import main\n\nmain()\n")
+    program.chmod(0o755)
+    # The environment and the library go to a place that no mount of the container hides, wherever they are here.
     shell = f"""
     set -eo pipefail
-    mkdir -p {own}/root {own}/home/recsys/models {own}/home/recsys/tls
     chown -R 1000 {own}/home/recsys
-    tar -c -C {base(CACHE)} --exclude=./root --exclude=./home --exclude='./var/lib/apt/lists/*' \\
-      --exclude='./var/cache/*' \\
-      --exclude={str(library)[1:]}/site-packages --exclude={str(library)[1:]}/test . \\
-      -C {own} root home -C / {str(python)[1:]} {str(SERVING)[1:]} {str(ROOT / "src")[1:]} \\
+    tar -c -C {base(CACHE)} --exclude=./root --exclude=./home --exclude=./opt --exclude=./usr/local/bin \\
+      --exclude='./var/lib/apt/lists/*' --exclude='./var/cache/*' \\
+      --exclude={str(library)[1:]}/site-packages --exclude={str(library)[1:]}/test \\
+      --transform 's,^{str(ROOT)[1:]}/,{CHECKOUT[1:]}/,S' . \\
+      -C {own} root home opt usr/local/bin -C / {str(python)[1:]} {str(SERVING)[1:]} {str(ROOT / "src")[1:]} \\
     | nsenter -t {first.pid} -a docker import \\
-      --change 'ENV PATH={SERVING}/bin:/usr/bin:/bin' --change 'ENV RECSYS_TRITON_ENVIRONMENT={SERVING}' \\
+      --change 'ENV PATH=/usr/local/bin:{CHECKOUT}/.venv-serving/bin:/usr/bin:/bin' \\
+      --change 'ENV PYTHONPATH={CHECKOUT}/src' --change 'ENV RECSYS_TRITON_ENVIRONMENT={CHECKOUT}/.venv-serving' \\
       --change 'ENV RECSYS_TRITON_REPOSITORY=/home/recsys/triton' \\
       --change 'WORKDIR /home/recsys' --change 'USER 1000' - {IMAGE}
     """
