@@ -19,8 +19,8 @@ TERRAFORM := terraform -chdir=cloud-deployment/terraform
 PLAYBOOKS := $(CURDIR)/.cache/cloud/ansible.tar.gz
 DEPLOYED := $(CURDIR)/.cache/cloud/deployed.json
 PLAY = cd cloud-deployment/ansible && PATH=$(CLOUD_BIN):$$PATH \
-	RECSYS_NAME=$$($(BIN_JSON) recsys_name) AWS_REGION=$$($(BIN_JSON) recsys_region) ansible-playbook -e @$(DEPLOYED) $(ARGS)
-BIN_JSON := $(CLOUD_BIN)/python -c 'import json, sys; print(json.load(open("$(DEPLOYED)"))[sys.argv[1]])'
+	RECSYS_NAME=$$($(OUTPUT_OF) recsys_name) AWS_REGION=$$($(OUTPUT_OF) recsys_region) ansible-playbook -e @$(DEPLOYED) $(ARGS)
+OUTPUT_OF := $(CLOUD_BIN)/python -c 'import json, sys; print(json.load(open("$(DEPLOYED)"))[sys.argv[1]])'
 FEAST := .venv-serving-feast/.ready
 FEAST_PIP := .venv-serving-feast/bin/python -m pip --disable-pip-version-check -q
 NEWER := sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, $(PYTHON) is " \
@@ -96,7 +96,7 @@ cloud-configure: cloud-outputs  ## AWS: configure everything, over the VPN; agai
 	@$(PLAY) site.yml
 
 cloud-publish: cloud-outputs  ## AWS: hand the deployed models to Triton's machines
-	@$(CLOUD_BIN)/python cloud-deployment/publish.py $$($(BIN_JSON) recsys_assets_bucket) $$($(BIN_JSON) triton_model)
+	@$(CLOUD_BIN)/python cloud-deployment/publish.py $$($(OUTPUT_OF) recsys_assets_bucket) $$($(OUTPUT_OF) triton_model)
 
 cloud-rotate: cloud-outputs  ## AWS: a new value for SECRET=redis-server or another; then cloud-configure
 	@$(PLAY) rotate.yml -e secret=$(SECRET)

@@ -25,10 +25,10 @@ from typing import Any
 import hosts
 import pytest
 import yaml
+from cloud import CACHE
 
 HERE = Path(__file__).resolve().parent
 ROLES = HERE.parent / "ansible" / "roles"
-CACHE = HERE.parents[1] / ".cache" / "cloud"
 NODES = {"ent-1": "10.31.1.5", "ent-2": "10.31.2.5", "ent-3": "10.31.3.5"}
 ZONES = {"ent-1": "eu-central-1a", "ent-2": "eu-central-1b", "ent-3": "eu-central-1c"}
 ADMIN = "admin@recsys.test"
