@@ -238,7 +238,7 @@ def load_image(first: Host, *others: Host) -> None:
     """Put Triton's image onto hosts, as a pull from the registry would; they get their container engine first.
 
     The image has Debian, the Python of this machine, the serving environment and the library, where they lie here, and
-    the settings of multi-stage/Dockerfile.triton.
+    the settings of docker/Dockerfile.
     """
     engine = "apt-get -q update && apt-get -qy install --no-install-recommends docker.io docker-cli"
     first.run(engine)
@@ -250,6 +250,8 @@ def load_image(first: Host, *others: Host) -> None:
     program = own / "usr/local/bin/recsys"
     program.write_text(f"#!{CHECKOUT}/.venv-serving/bin/python\nfrom redis_recsys.cli import main\n\nmain()\n")
     program.chmod(0o755)
+    (own / "library.pth").write_text(f"{CHECKOUT}/src\n")  # for the environment, which knows the library where it is here
+    packages = f"{CHECKOUT[1:]}/.venv-serving/lib/{library.name}/site-packages"
     # The environment and the library go to a place that no mount of the container hides, wherever they are here.
     shell = f"""
     set -eo pipefail
@@ -257,11 +259,11 @@ def load_image(first: Host, *others: Host) -> None:
     tar -c -C {base(CACHE)} --exclude=./root --exclude=./home --exclude=./opt --exclude=./usr/local/bin \\
       --exclude='./var/lib/apt/lists/*' --exclude='./var/cache/*' \\
       --exclude={str(library)[1:]}/site-packages --exclude={str(library)[1:]}/test \\
-      --transform 's,^{str(ROOT)[1:]}/,{CHECKOUT[1:]}/,S' . \\
-      -C {own} root home opt usr/local/bin -C / {str(python)[1:]} {str(SERVING)[1:]} {str(ROOT / "src")[1:]} \\
+      --transform 's,^{str(ROOT)[1:]}/,{CHECKOUT[1:]}/,S' --transform 's,^library.pth,{packages}/&,' . \\
+      -C {own} root home opt usr/local/bin library.pth -C / {str(python)[1:]} {str(SERVING)[1:]} {str(ROOT / "src")[1:]} \\
     | nsenter -t {first.pid} -a docker import \\
       --change 'ENV PATH=/usr/local/bin:{CHECKOUT}/.venv-serving/bin:/usr/bin:/bin' \\
-      --change 'ENV PYTHONPATH={CHECKOUT}/src' --change 'ENV RECSYS_TRITON_ENVIRONMENT={CHECKOUT}/.venv-serving' \\
+      --change 'ENV RECSYS_TRITON_ENVIRONMENT={CHECKOUT}/.venv-serving' \\
       --change 'ENV RECSYS_TRITON_REPOSITORY=/home/recsys/triton' \\
       --change 'WORKDIR /home/recsys' --change 'USER 1000' - {IMAGE}
     """

@@ -1,4 +1,4 @@
-"""Debian hosts on this machine, for Ansible's roles to be run on: real systemd, real SSH, real packages.
+"""Debian hosts on this machine, for what wants a whole one, root's rights included: real systemd, SSH and packages.
 
 A host is a set of Linux namespaces (processes, mounts, network, name) with systemd as its first process and an overlay
 over one Debian 13 that is made once. Hosts hang on a bridge, a :class:`Network`, under the addresses that they would
@@ -101,7 +101,7 @@ def base(folder: Path) -> Path:
 def _make_base(folder: Path) -> Path:
     """Debian with what the cloud's images have, beside its place."""
     if not shutil.which("mmdebstrap"):
-        raise RuntimeError("mmdebstrap is missing: make cloud-test installs it, or apt-get install mmdebstrap")
+        raise RuntimeError("mmdebstrap is missing: apt-get install mmdebstrap")
     aside = folder / f"debian-{SUITE}.part"
     if aside.exists():
         shutil.rmtree(aside)
