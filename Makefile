@@ -13,6 +13,7 @@ TORCHREC_PINS := src/redis_recsys/trainers/torchrec/requirements.txt
 MERLIN := .venv-merlin/.ready
 MERLIN_PINS := src/redis_recsys/trainers/merlin/requirements.txt
 MERLIN_PYTHON ?= $(PYTHON)
+COMPOSE := .venv-compose/.ready
 CLOUD := .venv-cloud/.ready
 CLOUD_BIN := $(CURDIR)/.venv-cloud/bin
 TERRAFORM := terraform -chdir=cloud-deployment/terraform
@@ -31,7 +32,7 @@ MERLIN_NEEDS := sys.exit(None if sys.version_info[:2] in ((3, 10), (3, 11)) else
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-large test lint bench bench-online bench-large bench-merlin serving torchrec merlin lock clean \
-	cloud cloud-test cloud-plan cloud-up cloud-vpn cloud-configure cloud-publish cloud-rotate cloud-down cloud-outputs
+	compose-test cloud cloud-test cloud-plan cloud-up cloud-vpn cloud-configure cloud-publish cloud-rotate cloud-down cloud-outputs
 
 help:  ## print this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/make \1	\2/p' Makefile | expand -t 22
@@ -68,6 +69,14 @@ serving: $(SERVING)  ## make .venv-serving, the environment of Triton, which dem
 torchrec: $(TORCHREC)  ## add TorchRec to .venv, which demo-large and test need, too
 
 merlin: $(MERLIN)  ## make .venv-merlin, the environment of NVIDIA Merlin (Python 3.10 or 3.11, CPU), and try it out
+
+# With the Docker engine of this machine, if it has one with Compose; else, as root on Debian, with one of its own.
+compose-test: $(COMPOSE)  ## the containers of all examples, their notebooks in a browser; TESTS=docker/tests/test_X.py for some
+	@command -v chromium > /dev/null || command -v google-chrome > /dev/null || apt-get -qq update
+	@command -v chromium > /dev/null || command -v google-chrome > /dev/null || apt-get -qq install -y chromium > /dev/null
+	@docker compose version > /dev/null 2>&1 && docker info > /dev/null 2>&1 || command -v mmdebstrap ip nft > /dev/null \
+	  || apt-get -qq install -y mmdebstrap iproute2 nftables > /dev/null
+	@.venv-compose/bin/pytest $(or $(TESTS),docker/tests)
 
 cloud: $(CLOUD)  ## make .venv-cloud, with Ansible, which the targets below need, too; they need Terraform as well
 
@@ -116,7 +125,7 @@ lock: $(READY) $(SERVING)  ## write the installed versions to constraints.txt an
 	@mv .venv/constraints.txt .venv/constraints-serving.txt . && touch $(READY) $(SERVING)
 
 clean:  ## remove the environments and caches; data/ stays
-	@rm -rf .venv .venv-serving .venv-serving-feast .venv-merlin .venv-cloud .cache/cloud build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf .venv .venv-serving .venv-serving-feast .venv-merlin .venv-compose .venv-cloud .cache build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt
@@ -149,6 +158,14 @@ $(MERLIN): $(MERLIN_PINS)
 	@echo "training with Merlin on a few rows, to see that it works"
 	@PYTHONPATH=src .venv-merlin/bin/python -m redis_recsys.trainers.merlin.worker check \
 	  < /dev/null > .venv-merlin/check.log 2>&1 || { tail -n 20 .venv-merlin/check.log; exit 1; }
+	@touch $@
+
+$(COMPOSE): pyproject.toml constraints.txt docker/tests/requirements.txt
+	@$(PYTHON) -c 'import sys; $(NEWER)'
+	@echo "setting up .venv-compose, about a minute the first time"
+	@$(PYTHON) -m venv .venv-compose
+	@.venv-compose/bin/python -m pip --disable-pip-version-check -q install \
+	  -c constraints.txt -e '.[online]' pytest -r docker/tests/requirements.txt
 	@touch $@
 
 $(CLOUD): cloud-deployment/requirements.txt cloud-deployment/constraints.txt

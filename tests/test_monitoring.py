@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import composed
 import numpy as np
 import pytest
 import yaml
@@ -271,25 +272,25 @@ def test_the_check_of_dashboards_names_queries_without_data_or_with_an_error(
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_prometheus_of_an_example_asks_containers_that_are_there(example: str) -> None:
-    compose = loaded(ROOT / example / "docker-compose.yml")
+    services = composed.services(ROOT / example / "docker-compose.yml")
     config = loaded(MONITORING / "prometheus" / "compose" / f"{example}.yml")
     assert config["rule_files"] == ["/etc/prometheus/rules/*.yml"]
     jobs = {job["job_name"]: job for job in config["scrape_configs"]}
     assert set(jobs) <= JOBS
-    assert ("triton" in jobs) == ("triton" in compose["services"])
+    assert ("triton" in jobs) == ("triton" in services)
     instances = [
         (name, group["labels"]["instance"]) for name, job in jobs.items() for group in job.get("static_configs", [])
     ]
     assert len(set(instances)) == len(instances)
     asked = re.findall(r"(?:redis://)?([a-z][\w-]*):\d+\b", (json.dumps(config)))
-    assert set(asked) <= set(compose["services"]) | {"redis"}
-    nodes = {name for name in compose["services"] if re.fullmatch(r"redis(-\d)?", name)}
+    assert set(asked) <= set(services) | {"redis"}
+    nodes = {name for name in services if re.fullmatch(r"redis(-\d)?", name)}
     assert {instance for name, instance in instances if name == "redis"} == nodes
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_the_profile_monitoring_starts_pinned_images_as_users_without_rights_on_files_that_exist(example: str) -> None:
-    services = loaded(ROOT / example / "docker-compose.yml")["services"]
+    services = composed.services(ROOT / example / "docker-compose.yml")
     watching = {name: service for name, service in services.items() if service.get("profiles") == ["monitoring"]}
     assert set(watching) == {"prometheus", "grafana", "redis-exporter"}
     for service in watching.values():
@@ -307,7 +308,7 @@ def test_the_profile_monitoring_starts_pinned_images_as_users_without_rights_on_
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_grafana_does_not_start_without_a_password(example: str) -> None:
-    grafana = loaded(ROOT / example / "docker-compose.yml")["services"]["grafana"]
+    grafana = composed.services(ROOT / example / "docker-compose.yml")["grafana"]
     command = [word.replace("$$", "$").replace("/run.sh", "echo started") for word in grafana["entrypoint"]]
     for password, code, said in (("", 1, "GRAFANA_PASSWORD"), ("secret", 0, "started")):
         environment = {"GF_SECURITY_ADMIN_PASSWORD": password, "PATH": "/usr/bin:/bin"}
@@ -328,7 +329,7 @@ def test_dashboards_are_provisioned_from_the_folder_to_which_they_are_copied() -
     assert provider["options"]["path"] == "/var/lib/grafana/dashboards"
     assert not provider["allowUiUpdates"]
     for example in EXAMPLES:
-        grafana = loaded(ROOT / example / "docker-compose.yml")["services"]["grafana"]
+        grafana = composed.services(ROOT / example / "docker-compose.yml")["grafana"]
         assert "../monitoring/grafana/dashboards:/var/lib/grafana/dashboards:ro" in grafana["volumes"]
 
 

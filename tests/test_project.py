@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import json
 import os
 import random
 import re
@@ -13,12 +14,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import composed
 import nbformat
 import numpy as np
 import pytest
 import redis
 import typer.main
-import yaml
 from planted import Trained
 from redis.cluster import RedisCluster
 
@@ -72,9 +73,9 @@ def test_every_recsys_command_in_the_documents_exists_with_its_options(document:
 
 @pytest.mark.parametrize("document", sorted(set(DOCUMENTS)), ids=name_of)
 def test_every_make_target_in_the_documents_exists(document: Path) -> None:
-    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     text = document.read_text()
-    used = re.findall(r"(?:^|`)make ([a-z]+)", "\n".join(shell_lines(text)) + text, re.MULTILINE)
+    used = re.findall(r"(?:^|`)make ([a-z-]+)", "\n".join(shell_lines(text)) + text, re.MULTILINE)
     assert set(used) <= set(targets)
 
 
@@ -100,7 +101,7 @@ def test_no_function_in_a_notebook_is_longer_than_ten_lines(notebook: Path) -> N
 
 @pytest.mark.parametrize("path", COMPOSE, ids=name_of)
 def test_containers_have_no_privileges_and_listen_on_this_machine_only(path: Path) -> None:
-    for name, service in yaml.safe_load(path.read_text())["services"].items():
+    for name, service in composed.services(path).items():
         assert not service.get("privileged"), name
         assert service["cap_drop"] == ["ALL"], name
         assert "no-new-privileges:true" in service["security_opt"], name
@@ -110,7 +111,7 @@ def test_containers_have_no_privileges_and_listen_on_this_machine_only(path: Pat
 
 @pytest.mark.parametrize("path", COMPOSE, ids=name_of)
 def test_no_password_is_written_into_a_compose_file(path: Path) -> None:
-    for service in yaml.safe_load(path.read_text())["services"].values():
+    for service in composed.services(path).values():
         for name, value in service.get("environment", {}).items():
             if name == "GF_SECURITY_ADMIN_PASSWORD":  # needed in a profile alone: its container refuses to do without
                 assert value == "${GRAFANA_PASSWORD:-}"
@@ -120,9 +121,11 @@ def test_no_password_is_written_into_a_compose_file(path: Path) -> None:
 
 @pytest.mark.parametrize("path", COMPOSE, ids=name_of)
 def test_every_variable_of_a_compose_file_is_explained_in_the_readme_beside_it(path: Path) -> None:
-    used = set(re.findall(r"\$\{([A-Z_]+)", path.read_text()))
+    services = composed.services(path)  # whatever else the shared file has is not of this example
+    used = set(re.findall(r"\$\{([A-Z_]+)", path.read_text() + json.dumps(services)))
+    built = {name for each in services.values() for name in each.get("build", {}).get("args", {}) if "PIP" in name}
     assert used
-    assert used <= set(re.findall(r"`([A-Z_]+)`", (path.parent / "README.md").read_text()))
+    assert used | built <= set(re.findall(r"`([A-Z_]+)`", (path.parent / "README.md").read_text()))
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*/docker-compose-cloud.yml")), ids=name_of)
@@ -179,12 +182,32 @@ def test_the_redis_nodes_of_the_large_scale_example_become_a_cluster_and_stay_on
                 client.set("key", value)
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("*/Dockerfile*")), ids=name_of)
-def test_images_run_as_a_user_other_than_root_and_install_pinned_versions(path: Path) -> None:
-    text = path.read_text()
-    last_user = re.findall(r"^USER (\S+)", text, re.MULTILINE)[-1]
-    assert last_user not in ("root", "0")
-    assert re.search(r"-c constraints(-serving)?\.txt ", text)
+def stages() -> dict[str, str]:
+    """Target of the Dockerfile -> its lines."""
+    parts = re.split(r"^FROM (\S+) AS (\S+)$", (ROOT / "docker" / "Dockerfile").read_text(), flags=re.MULTILINE)[1:]
+    return {name: f"FROM {base}{text}" for base, name, text in zip(parts[::3], parts[1::3], parts[2::3], strict=True)}
+
+
+@pytest.mark.parametrize("target", ["jupyter", "merlin", "serving"])
+def test_images_run_as_a_user_other_than_root(target: str) -> None:
+    text = stages()[target]
+    if target == "merlin":
+        assert text.startswith("FROM jupyter")
+        text = stages()["jupyter"] + text
+    assert re.findall(r"^USER (\S+)", text, re.MULTILINE)[-1] == "recsys"
+
+
+def test_images_install_pinned_versions_alone() -> None:
+    installs = re.findall(r"pip install (?:-q )?(.*)", (ROOT / "docker" / "Dockerfile").read_text())
+    assert len(installs) == 6
+    assert all(re.match(r"-c constraints(-serving)?\.txt |--no-deps ", each) for each in installs)
+
+
+@pytest.mark.parametrize("path", COMPOSE, ids=name_of)
+def test_every_target_that_a_compose_file_builds_exists(path: Path) -> None:
+    built = {each["build"]["target"] for each in composed.services(path).values() if "build" in each}
+    assert built
+    assert built <= set(stages())
 
 
 def test_every_installed_version_is_pinned_and_comes_from_the_package_index() -> None:

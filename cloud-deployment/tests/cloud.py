@@ -25,11 +25,10 @@ from typing import Any
 
 import instance_metadata
 from aws import REGION, Terraform, client, credentials
-from hosts import Host, Network, base
+from hosts import CACHE, Host, Network, base
 
 ROOT = Path(__file__).resolve().parents[2]
 ANSIBLE = ROOT / "cloud-deployment/ansible"
-CACHE = ROOT / ".cache/cloud"
 SERVING = ROOT / ".venv-serving"
 IMAGE = "redis-recsys/serving:test"
 CHECKOUT = "/opt/checkout"  # in the image
@@ -250,7 +249,7 @@ def load_image(first: Host, *others: Host) -> None:
     program = own / "usr/local/bin/recsys"
     program.write_text(f"#!{CHECKOUT}/.venv-serving/bin/python\nfrom redis_recsys.cli import main\n\nmain()\n")
     program.chmod(0o755)
-    (own / "library.pth").write_text(f"{CHECKOUT}/src\n")  # for the environment, which knows the library where it is here
+    (own / "library.pth").write_text(f"{CHECKOUT}/src\n")  # the environment knows the library where it is here
     packages = f"{CHECKOUT[1:]}/.venv-serving/lib/{library.name}/site-packages"
     # The environment and the library go to a place that no mount of the container hides, wherever they are here.
     shell = f"""
@@ -260,7 +259,8 @@ def load_image(first: Host, *others: Host) -> None:
       --exclude='./var/lib/apt/lists/*' --exclude='./var/cache/*' \\
       --exclude={str(library)[1:]}/site-packages --exclude={str(library)[1:]}/test \\
       --transform 's,^{str(ROOT)[1:]}/,{CHECKOUT[1:]}/,S' --transform 's,^library.pth,{packages}/&,' . \\
-      -C {own} root home opt usr/local/bin library.pth -C / {str(python)[1:]} {str(SERVING)[1:]} {str(ROOT / "src")[1:]} \\
+      -C {own} root home opt usr/local/bin library.pth \\
+      -C / {str(python)[1:]} {str(SERVING)[1:]} {str(ROOT / "src")[1:]} \\
     | nsenter -t {first.pid} -a docker import \\
       --change 'ENV PATH=/usr/local/bin:{CHECKOUT}/.venv-serving/bin:/usr/bin:/bin' \\
       --change 'ENV RECSYS_TRITON_ENVIRONMENT={CHECKOUT}/.venv-serving' \\

@@ -25,7 +25,6 @@ from typing import Any
 import hosts
 import pytest
 import yaml
-from cloud import CACHE
 
 HERE = Path(__file__).resolve().parent
 ROLES = HERE.parent / "ansible" / "roles"
@@ -180,7 +179,7 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
     _archive(folder)
     public_key = (folder / "key.pub").read_text().strip()
     passwords = {user: SECRETS[user] for user in ("server", "events", "deploy")}
-    with hosts.Network("rent", "10.31.0.1/16", CACHE, folder, public_key) as network:
+    with hosts.Network("rent", "10.31.0.1/16", hosts.CACHE, folder, public_key) as network:
         started = network.start(NODES)
         # As on Ubuntu, where its stub listener has port 53; the fake's installer refuses to run then, as the real one.
         started["ent-1"].run("apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -qy install systemd-resolved")

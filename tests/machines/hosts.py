@@ -24,6 +24,7 @@ from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any
 
+CACHE = Path(__file__).parents[2] / ".cache/hosts"
 SUITE = "trixie"
 MIRROR = "http://deb.debian.org/debian"
 # What Debian's own cloud image has and roles may expect.
