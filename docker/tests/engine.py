@@ -22,18 +22,18 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
-from hosts import CACHE, MIRROR, Host, Network
+from hosts import CACHE, MIRROR, Host, Network, base
 
 ROOT = Path(__file__).parents[2]
 CHECKOUT = "/srv/recsys"  # on a host of our own
-GATEWAY = "10.41.0.1"
+GATEWAY, ADDRESS = "10.41.0.1", "10.41.0.2"
 STANDINS = {  # target of standins.Dockerfile -> the image that it stands for
     "python": "python:3.11-slim",
     "redis": "redis:8",
     "prometheus": "prom/prometheus:v3.5.0",
     "redis_exporter": "oliver006/redis_exporter:v1.69.0-alpine",
 }
-FILES = "git ls-files -z --cached --others --exclude-standard --deduplicate"
+PACK = f"cd {ROOT} && git ls-files -z --cached --others --exclude-standard --deduplicate | tar -c --null -T -"
 BUILD = ("setuptools>=77", "wheel", "async-timeout")  # of the library, and what Debian's older Python 3.11 needs
 PIP = """[global]
 index-url = {url}
@@ -113,41 +113,45 @@ def engine(folder: Path) -> Iterator[Engine]:
     Args:
         folder: for everything that is written.
     """
-    if _has_compose():
-        mine = MachinesEngine(str(folder / "checkout"))
-        (folder / "checkout").mkdir()
-        execute("sh", "-c", f"cd {ROOT} && {FILES} | tar -c --null -T - | tar -x -C {mine.checkout}")
-        if not _pulled(mine):
-            raise CommandError("the engine of this machine reaches no registry: stop it, and the tests make their own")
-        yield mine
-        return
-    wheels = CACHE / "wheels"
+    with _of_machine(folder / "checkout") if _has_compose() else _of_host(folder) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def _of_machine(checkout: Path) -> Iterator[Engine]:
+    checkout.mkdir()
+    execute("sh", "-c", f"{PACK} | tar -x -C {checkout}")
+    engine = MachinesEngine(str(checkout))
+    if not _pulled(engine):
+        raise CommandError("the engine of this machine reaches no registry: stop it, and the tests make their own")
+    yield engine
+
+
+@contextlib.contextmanager
+def _of_host(folder: Path) -> Iterator[Engine]:
     with (
         Network("compose", f"{GATEWAY}/24", CACHE, folder, "no key") as network,
         ThreadPoolExecutor(2) as pool,
-        _index(wheels) as port,
+        _index(CACHE / "wheels") as port,
     ):
-        downloaded = pool.submit(_download, wheels)
+        downloaded = pool.submit(_download, CACHE / "wheels")
         bookworm = pool.submit(_debian, "bookworm", CACHE)
-        host = network.start({"engine": "10.41.0.2"})["engine"]
-        own = HostsEngine(host)
-        own.run(
-            "export DEBIAN_FRONTEND=noninteractive; apt-get -qq update && "
-            "apt-get -qq install -y --no-install-recommends docker.io docker-cli docker-compose iptables tini "
-            f"ca-certificates > /dev/null; mkdir {CHECKOUT}"
-        )
-        into = f"nsenter -t {host.pid} -m tar -x -C {CHECKOUT}"
-        execute("sh", "-c", f"cd {ROOT} && {FILES} | tar -c --null -T - | {into}")
-        if not _pulled(own):
-            own.images = f"stand-ins made of Debian's packages, since no registry answers; none for {WITHOUT_STANDIN}"
-            _load(host, CACHE / "debian-trixie", "debian:trixie-slim")
+        host = network.start({"engine": ADDRESS})["engine"]
+        engine = HostsEngine(host)
+        packages = "docker.io docker-cli docker-compose iptables ca-certificates"
+        engine.run(f"apt-get -qq update && apt-get -qq install -y --no-install-recommends {packages} > /dev/null")
+        engine.run(f"mkdir {CHECKOUT}")
+        execute("sh", "-c", f"{PACK} | nsenter -t {host.pid} -m tar -x -C {CHECKOUT}")
+        if not _pulled(engine):
+            engine.images = f"stand-ins made of Debian's packages, as no registry answers; none for {WITHOUT_STANDIN}"
+            _load(host, base(CACHE), "debian:trixie-slim")
             _load(host, bookworm.result(), "debian:bookworm-slim")
             host.write(f"{CHECKOUT}/docker/tests/pip.conf", PIP.format(url=f"http://{GATEWAY}:{port}", host=GATEWAY))
             for target, image in STANDINS.items():
                 build = f"docker build -q --target {target} -f standins.Dockerfile -t {image} ."
-                own.run(f"cd {CHECKOUT}/docker/tests && {build}")
+                engine.run(f"cd {CHECKOUT}/docker/tests && {build}")
             downloaded.result()
-        yield own
+        yield engine
 
 
 def _has_compose() -> bool:
@@ -238,7 +242,7 @@ def _name(wheel: Path) -> str:
 def _index(wheels: Path) -> Iterator[int]:
     """Serve the wheels; the port."""
     handler = functools.partial(_Index, wheels=wheels)
-    with http.server.ThreadingHTTPServer(("", 0), handler) as server:
+    with http.server.ThreadingHTTPServer((GATEWAY, 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_port
         server.shutdown()

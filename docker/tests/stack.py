@@ -83,11 +83,12 @@ class Stack:
         except AssertionError:
             raise AssertionError(self.compose("ps --all") + self.compose("logs --tail 40")) from None
 
-    def link(self, port: int = 8888) -> str:
+    def link(self, service: str = "jupyter") -> str:
         """To JupyterLab, as its log prints it."""
-        found = re.findall(rf"http://127\.0\.0\.1:{port}/\S+\?token=\w+", self.compose("logs --no-log-prefix"))
-        assert found, self.compose("logs jupyter")
-        return found[-1]
+        log = self.compose(f"logs --no-log-prefix {service}")
+        found = re.findall(r"http://127\.0\.0\.1:\d+/\S+\?token=\w+", log)
+        assert found, log
+        return str(found[-1])
 
     def run_notebook(self, name: str, seconds: float, link: str = "", service: str = "jupyter") -> dict[str, Any]:
         """Run a notebook in a browser; what it then is on disk.
@@ -103,7 +104,9 @@ class Stack:
         picture = PICTURES / f"{Path(name).stem}-{service}.png"
         script = Path(__file__).with_name("browser.py")
         try:
-            self.engine.beside(sys.executable, script, link or self.link(), str(len(cells)), picture, str(seconds))
+            self.engine.beside(
+                sys.executable, script, link or self.link(service), str(len(cells)), picture, str(seconds)
+            )
         except CommandError as error:
             raise AssertionError(f"{name}, see {picture}: {error}") from None
         ran = self.notebook(name, service)

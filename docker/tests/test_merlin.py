@@ -14,9 +14,9 @@ def test_merlin_trains_what_is_then_read_from_redis(engine: Engine) -> None:
     with Stack(engine, "offline-batch-recsys") as stack:
         stack.compose("up --quiet-pull --detach jupyter-merlin")
         stack.healthy("redis", "jupyter-merlin", seconds=60)
-        assert "Offline-Batch" in stack.link(8890)
+        assert "Offline-Batch" in stack.link("jupyter-merlin")
         train = f"{DATA} && recsys train --trainer merlin --epochs 1 && recsys batch --topk 5"
         stack.compose(f"exec -T jupyter-merlin sh -c '{train}'")
         assert json.loads(stack.library("get", "1", "--json"))["source"] == "model"
-        stack.compose("down --volumes")
+        stack.compose("--profile merlin down --volumes")
         assert stack.left() == ""
