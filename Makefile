@@ -30,6 +30,12 @@ NEWER := sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer
 MERLIN_NEEDS := sys.exit(None if sys.version_info[:2] in ((3, 10), (3, 11)) else "Merlin needs Python 3.10 or 3.11, \
 	$(MERLIN_PYTHON) is " + sys.version.split()[0] + ": run make merlin MERLIN_PYTHON=/path/to/python3.11")
 
+# What tests' hosts need, and what installs the packages of those programs that are missing: program:package ...
+HOSTS := mmdebstrap:mmdebstrap ip:iproute2 nft:nftables
+install = { set --; for each in $(1); do command -v $${each%:*} > /dev/null || set -- "$$@" $${each\#*:}; done; \
+	[ $$\# = 0 ] || { apt-get -qq update && apt-get -qq install -y "$$@" > /dev/null; } \
+	|| { echo "install $$@, or run this as root on Debian"; exit 1; }; }
+
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-large test lint bench bench-online bench-large bench-merlin serving torchrec merlin lock clean \
 	compose-test cloud cloud-test cloud-plan cloud-up cloud-vpn cloud-configure cloud-publish cloud-rotate cloud-down cloud-outputs
@@ -72,10 +78,8 @@ merlin: $(MERLIN)  ## make .venv-merlin, the environment of NVIDIA Merlin (Pytho
 
 # With the Docker engine of this machine, if it has one with Compose; else, as root on Debian, with one of its own.
 compose-test: $(COMPOSE)  ## the containers of all examples, their notebooks in a browser; TESTS=docker/tests/test_X.py for some
-	@command -v chromium > /dev/null || command -v google-chrome > /dev/null || apt-get -qq update
-	@command -v chromium > /dev/null || command -v google-chrome > /dev/null || apt-get -qq install -y chromium > /dev/null
-	@docker compose version > /dev/null 2>&1 && docker info > /dev/null 2>&1 || command -v mmdebstrap ip nft > /dev/null \
-	  || apt-get -qq install -y mmdebstrap iproute2 nftables > /dev/null
+	@command -v google-chrome > /dev/null || $(call install,chromium:chromium)
+	@docker compose version > /dev/null 2>&1 && docker info > /dev/null 2>&1 || $(call install,$(HOSTS))
 	@.venv-compose/bin/pytest $(or $(TESTS),docker/tests)
 
 cloud: $(CLOUD)  ## make .venv-cloud, with Ansible, which the targets below need, too; they need Terraform as well
@@ -84,8 +88,7 @@ cloud: $(CLOUD)  ## make .venv-cloud, with Ansible, which the targets below need
 cloud-test: $(READY) $(TORCHREC) $(SERVING) $(CLOUD)  ## deploy to a pretended AWS, on real hosts: as root on Debian
 	@command -v terraform > /dev/null || { echo "Terraform 1.7 or newer is missing: see terraform.io"; exit 1; }
 	@test $$(id -u) = 0 || { echo "root is needed, for the tests' hosts: sudo make cloud-test"; exit 1; }
-	@command -v mmdebstrap ip nft ssh > /dev/null \
-	  || { apt-get -qq update && apt-get -qq install -y mmdebstrap iproute2 nftables openssh-client > /dev/null; }
+	@$(call install,$(HOSTS) ssh:openssh-client)
 	@$(CLOUD_BIN)/pytest -n 3 --dist loadscope cloud-deployment/tests
 
 cloud-plan: $(PLAYBOOKS)  ## AWS: show what cloud-up would change; cloud-deployment/README.md says what to set before
