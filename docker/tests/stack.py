@@ -46,6 +46,7 @@ class Stack:
             settings: for ``.env``, beyond the password of Redis, which is drawn.
         """
         self.engine, self.example, self.file = engine, example, file
+        self.project = f"test-{example}"  # which is not what its users have
         self.password = secrets.token_hex(24)
         self.settings = {"REDIS_PASSWORD": self.password, **settings}
 
@@ -64,7 +65,7 @@ class Stack:
 
     def compose(self, command: str) -> str:
         """What ``docker compose`` prints; CommandError if it ends with another code than 0."""
-        return self.engine.run(f"cd {self.folder} && docker compose -f {self.file} {command}")
+        return self.engine.run(f"cd {self.folder} && docker compose -p {self.project} -f {self.file} {command}")
 
     def services(self) -> dict[str, dict[str, Any]]:
         """Service -> what is known of its container."""
@@ -128,10 +129,8 @@ class Stack:
 
     def left(self) -> str:
         """What Docker still has of the project."""
-        project = self.compose("config --format json")
-        name = json.loads(project)["name"]
         kinds = ("ps --all", "network ls", "volume ls")
-        return "".join(self.engine.run(f"docker {kind} --quiet --filter {LABEL}={name}") for kind in kinds)
+        return "".join(self.engine.run(f"docker {kind} --quiet --filter {LABEL}={self.project}") for kind in kinds)
 
 
 def code_cells(notebook: dict[str, Any]) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from engine import CommandError, Engine
 from stack import Stack
 
 MORE_MEMORY = "services: {check: {command: recsys check --memory 100000}}"  # than there is
+OTHER_IMAGE = "services: {jupyter-gpu: {image: redis-recsys/jupyter}}"  # than the large one with CUDA
 OTHER_REDIS = "172.17.0.1"  # as containers see this machine
 
 
@@ -45,12 +46,8 @@ def test_a_port_is_taken(stack: Stack, port: int) -> None:
 def test_there_is_no_gpu(stack: Stack) -> None:
     if "nvidia" in stack.engine.run("docker info"):
         pytest.skip("there is a GPU")
-    stack.engine.run("docker tag redis-recsys/jupyter redis-recsys/jupyter:gpu")  # the real one has CUDA's libraries
-    try:
-        said = complaint(stack, "--profile gpu up --detach")
-    finally:
-        stack.compose("down --volumes")
-        stack.engine.run("docker rmi redis-recsys/jupyter:gpu")
+    stack.engine.run(f"echo '{OTHER_IMAGE}' > {stack.folder}/more.yml")
+    said = complaint(stack, "-f more.yml --profile gpu up --detach")
     assert 'could not select device driver "nvidia"' in said
 
 
