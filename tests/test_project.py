@@ -210,6 +210,13 @@ def test_every_target_that_a_compose_file_builds_exists(path: Path) -> None:
     assert built <= set(stages())
 
 
+@pytest.mark.parametrize("path", COMPOSE, ids=name_of)
+def test_every_service_builds_its_image_so_that_each_can_be_started_alone(path: Path) -> None:
+    own = {name: each for name, each in composed.services(path).items() if each["image"].startswith("redis-recsys/")}
+    assert {"check", "jupyter"} <= set(own)
+    assert all("build" in each for each in own.values())
+
+
 def test_every_installed_version_is_pinned_and_comes_from_the_package_index() -> None:
     texts = [(ROOT / name).read_text() for name in ("constraints.txt", "constraints-serving.txt")]
     lines = [line for text in texts for line in text.splitlines() if not line.startswith("#")]
