@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from urllib.parse import unquote, urlsplit
 
 from playwright.sync_api import Page, sync_playwright
 
@@ -29,10 +30,14 @@ def run(page: Page, link: str, cells: int, picture: str, seconds: float) -> None
     """
     page.goto(link)
     page.wait_for_selector(f"{PANEL} .jp-CodeCell", timeout=60_000)
-    page.get_by_text(READY).wait_for(timeout=60_000)
-    page.click('.lm-MenuBar-item:has-text("Run")')
-    page.click('.lm-Menu-item[data-command="runmenu:run-all"]')
     end = time.monotonic() + seconds
+    wait_for_kernel(page, link, "idle", 60)
+    page.get_by_text(READY).wait_for(timeout=60_000)
+    for _ in range(3):  # what is asked of a kernel that is only just connected may get lost
+        page.click('.lm-MenuBar-item:has-text("Run")')
+        page.click('.lm-Menu-item[data-command="runmenu:run-all"]')
+        if wait_for_kernel(page, link, "busy", 10):
+            break
     last = page.locator(f"{PANEL} .jp-InputPrompt", has_text=f"[{cells}]:")
     while not last.count():
         failed = page.locator(f"{PANEL} {ERROR}")
@@ -47,6 +52,19 @@ def run(page: Page, link: str, cells: int, picture: str, seconds: float) -> None
     page.locator(f"{PANEL} {CELLS}").evaluate("cells => { cells.scrollTop = 0 }")
     page.wait_for_timeout(3000)  # for the cells that are drawn only now
     page.screenshot(path=picture)
+
+
+def wait_for_kernel(page: Page, link: str, state: str, seconds: float) -> bool:
+    """Whether the kernel of the link's notebook has that state, with a client, before so many seconds are over."""
+    address = urlsplit(link)
+    notebook = unquote(address.path).removeprefix("/lab/tree/")
+    for _ in range(int(seconds * 5)):
+        sessions = page.request.get(f"http://{address.netloc}/api/sessions?{address.query}").json()
+        kernels = [session["kernel"] for session in sessions if session["path"] == notebook]
+        if any(kernel["connections"] and kernel["execution_state"] == state for kernel in kernels):
+            return True
+        page.wait_for_timeout(200)
+    return False
 
 
 def main(link: str, cells: str, picture: str, seconds: str) -> None:
