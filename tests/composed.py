@@ -17,16 +17,6 @@ def services(path: Path) -> dict[str, dict[str, Any]]:
     return {name: _extended(service, path) for name, service in yaml.safe_load(path.read_text())["services"].items()}
 
 
-def files(path: Path) -> list[Path]:
-    """The compose file and those that it extends."""
-    extended = {
-        (path.parent / service["extends"]["file"]).resolve()
-        for service in yaml.safe_load(path.read_text())["services"].values()
-        if "extends" in service
-    }
-    return [path, *sorted(extended)]
-
-
 def _extended(service: dict[str, Any], path: Path) -> dict[str, Any]:
     if "extends" not in service:
         return service

@@ -5,7 +5,6 @@ The containers themselves are run by `make compose-test`.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 from datetime import date
@@ -41,10 +40,8 @@ class Container:
             (self.examples / "one" / name.replace("__", "/").replace("_", ".")).write_text(text)
         settings = {"HOME": str(self.home), "EXAMPLES": str(self.examples), "NOTEBOOK": "one/a.ipynb"}
         path = f"{self.home.parent / 'bin'}:{os.environ['PATH']}"
-        command = [START]
-        done = subprocess.run(
-            command, env={**settings, "PATH": path, "JUPYTER_PORT": "8899"}, capture_output=True, text=True, check=True
-        )
+        environment = {**settings, "PATH": path, "JUPYTER_PORT": "8899"}
+        done = subprocess.run([START], env=environment, capture_output=True, text=True, check=True)
         return done.stdout.splitlines()
 
     def files(self) -> dict[str, str]:
@@ -120,5 +117,5 @@ def test_memory_is_that_of_the_machine_unless_there_is_a_limit(tmp_path: Path, m
     monkeypatch.setattr(machine, "LIMITS", (tmp_path / "limit",))
     total = int(Path("/proc/meminfo").read_text().split()[1]) * 1024
     assert memory() == pytest.approx(total, rel=0.01)
-    (tmp_path / "limit").write_text(json.dumps(2 * GIB))
+    (tmp_path / "limit").write_text(f"{2 * GIB}")
     assert memory() == 2 * GIB

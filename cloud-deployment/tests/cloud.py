@@ -236,8 +236,8 @@ def first_boot(cloud: Cloud, name: str) -> str:
 def load_image(first: Host, *others: Host) -> None:
     """Put Triton's image onto hosts, as a pull from the registry would; they get their container engine first.
 
-    The image has Debian, the Python of this machine, the serving environment and the library, where they lie here, and
-    the settings of docker/Dockerfile.
+    The image has Debian, the Python of this machine where it lies here, the serving environment and the library in
+    ``CHECKOUT``, and the settings of docker/Dockerfile.
     """
     engine = "apt-get -q update && apt-get -qy install --no-install-recommends docker.io docker-cli"
     first.run(engine)
