@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import secrets
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,7 @@ class Stack:
 
     Example:
         >>> with Stack(engine, "multi-stage") as stack:  # doctest: +SKIP
-        ...     stack.compose("up --detach")
-        ...     stack.healthy("jupyter")
+        ...     stack.up("jupyter")
     """
 
     def __init__(self, engine: Engine, example: str, file: str = "docker-compose.yml", **settings: str) -> None:
@@ -66,6 +66,11 @@ class Stack:
     def compose(self, command: str) -> str:
         """What ``docker compose`` prints; CommandError if it ends with another code than 0."""
         return self.engine.run(f"cd {self.folder} && docker compose -p {self.project} -f {self.file} {command}")
+
+    def up(self, *names: str) -> None:
+        """Start everything, and wait for the health of some services."""
+        self.compose("up --detach")
+        self.healthy(*names)
 
     def services(self) -> dict[str, dict[str, Any]]:
         """Service -> what is known of its container."""
@@ -131,6 +136,16 @@ class Stack:
         """What Docker still has of the project."""
         kinds = ("ps --all", "network ls", "volume ls")
         return "".join(self.engine.run(f"docker {kind} --quiet --filter {LABEL}={self.project}") for kind in kinds)
+
+
+@contextlib.contextmanager
+def container(engine: Engine, options: str, command: str) -> Iterator[None]:
+    """A container of Redis' image beside those of an example."""
+    engine.run(f"docker run --detach --name beside {options} redis:8 {command}")
+    try:
+        yield
+    finally:
+        engine.run("docker rm --force beside")
 
 
 def code_cells(notebook: dict[str, Any]) -> list[dict[str, Any]]:

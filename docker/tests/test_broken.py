@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 
 import pytest
 from engine import CommandError, Engine
-from stack import Stack
+from stack import Stack, container
 
 MORE_MEMORY = "services: {check: {command: recsys check --memory 100000}}"  # than there is
 OTHER_IMAGE = "services: {jupyter-gpu: {image: redis-recsys/jupyter}}"  # than the large one with CUDA
@@ -24,15 +23,6 @@ def complaint(stack: Stack, command: str) -> str:
     with pytest.raises(CommandError) as failed:
         stack.compose(command)
     return str(failed.value)
-
-
-@contextlib.contextmanager
-def container(engine: Engine, options: str, command: str) -> Iterator[None]:
-    engine.run(f"docker run --detach --name in-the-way {options} redis:8 {command}")
-    try:
-        yield
-    finally:
-        engine.run("docker rm --force in-the-way")
 
 
 @pytest.mark.parametrize("port", [6379, 8888])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from engine import Engine
-from stack import Stack, until
+from stack import Stack, container, until
 
 ADDRESS, PORT = "172.17.0.1", "6390"  # as containers see this machine
 TRAIN = "recsys data synthetic --rows 20000 --users 500 --items 200 && recsys train --epochs 1 --no-refit"
@@ -16,18 +16,15 @@ TRAIN = "recsys data synthetic --rows 20000 --users 500 --items 200 && recsys tr
 @pytest.fixture
 def stack(engine: Engine) -> Iterator[Stack]:
     settings = {"REDIS_HOST": ADDRESS, "REDIS_PORT": PORT, "REDIS_TLS": "false", "TRITON_TOKEN": "of-triton"}
-    with Stack(engine, "multi-stage", "docker-compose-cloud.yml", **settings) as stack:
-        where = f"--detach --name elsewhere -p {ADDRESS}:{PORT}:6379"
-        engine.run(f"docker run {where} redis:8 redis-server --requirepass {stack.password}")
-        try:
-            yield stack
-        finally:
-            engine.run("docker rm --force elsewhere")
+    with (
+        Stack(engine, "multi-stage", "docker-compose-cloud.yml", **settings) as stack,
+        container(engine, f"-p {ADDRESS}:{PORT}:6379", f"redis-server --requirepass {stack.password}"),
+    ):
+        yield stack
 
 
 def test_models_are_deployed_and_asked_for(stack: Stack) -> None:
-    stack.compose("up --detach")
-    stack.healthy("jupyter")
+    stack.up("jupyter")
     stack.compose(f"exec -T jupyter sh -c '{TRAIN} && recsys deploy'")
     stack.healthy("triton")
     elsewhere = {"RECSYS_REDIS_HOST": ADDRESS, "RECSYS_REDIS_PORT": PORT, "RECSYS_TRITON_TOKEN": "of-triton"}

@@ -30,8 +30,7 @@ print(float(grpc.InferenceServerClient("127.0.0.1:8001").infer("dlrm", inputs).a
 @pytest.fixture(scope="module")
 def stack(engine: Engine) -> Iterator[Stack]:
     with Stack(engine, "large-scale-recsys") as stack:
-        stack.compose("up --detach")
-        stack.healthy(*NODES, "jupyter")
+        stack.up(*NODES, "jupyter")
         yield stack
 
 
@@ -70,8 +69,7 @@ def test_everything_is_back_within_a_minute(stack: Stack) -> None:
     before = predicted(stack)
     stack.compose("down")
     began = time.monotonic()
-    stack.compose("up --detach")
-    stack.healthy(*NODES, "triton", "jupyter")
+    stack.up(*NODES, "triton", "jupyter")
     assert time.monotonic() - began < 60
     assert predicted(stack) == before
 

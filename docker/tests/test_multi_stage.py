@@ -18,8 +18,7 @@ SERVICES = ("redis", "triton", "events", "jupyter")
 @pytest.fixture(scope="module")
 def stack(engine: Engine) -> Iterator[Stack]:
     with Stack(engine, "multi-stage") as stack:
-        stack.compose("up --detach")
-        stack.healthy("redis", "jupyter")
+        stack.up("redis", "jupyter")
         yield stack
 
 
@@ -68,8 +67,7 @@ def test_a_service_restarts(stack: Stack, service: str) -> None:
 def test_everything_is_back_within_a_minute(stack: Stack) -> None:
     stack.compose("down")
     began = time.monotonic()
-    stack.compose("up --detach")
-    stack.healthy("redis", "triton", "jupyter")
+    stack.up("redis", "triton", "jupyter")
     until(lambda: answer(stack), 30, "recommendations are not back")
     assert time.monotonic() - began < 60
 

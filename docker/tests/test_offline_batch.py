@@ -16,8 +16,7 @@ NOTEBOOK = "Offline-Batch-Recommender-System.ipynb"
 @pytest.fixture(scope="module")
 def stack(engine: Engine) -> Iterator[Stack]:
     with Stack(engine, "offline-batch-recsys") as stack:
-        stack.compose("up --detach")
-        stack.healthy("redis", "jupyter")
+        stack.up("redis", "jupyter")
         yield stack
 
 
@@ -42,8 +41,7 @@ def test_what_was_run_is_there_after_down_and_up_within_a_minute(stack: Stack) -
     before = stack.notebook(NOTEBOOK)
     stack.compose("down")
     began = time.monotonic()
-    stack.compose("up --detach")
-    stack.healthy("redis", "jupyter")
+    stack.up("redis", "jupyter")
     assert time.monotonic() - began < 60
     after = stack.notebook(NOTEBOOK)
     assert [cell["outputs"] for cell in code_cells(after)] == [cell["outputs"] for cell in code_cells(before)]
