@@ -362,9 +362,10 @@ def serve_gpu(cloud: Cloud) -> None:
 def test_every_panel_of_the_dashboards_has_data_after_a_short_load(served: Cloud) -> None:
     serve_gpu(served)
     with served.forwarded("monitoring", 9090) as url:
-        for _ in range(6):  # rates need several scrapes
+        for rows in (16, 32, 64, 128, 256, 512):  # rates need several scrapes, those below the cache keys it lacks
             served.library("python", "-c", ASK, *USERS)
-            served.library("recsys", "dlrm", "infer", host="triton-2", RECSYS_TRITON_HOST="localhost")
+            infer = ("recsys", "dlrm", "infer", "--rows", f"{rows}")
+            served.library(*infer, host="triton-2", RECSYS_TRITON_HOST="localhost")
             time.sleep(8)
             without_data = dashboards.check(url, ROOT / "monitoring/grafana/dashboards", window="5m")
             if not without_data:
