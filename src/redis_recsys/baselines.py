@@ -15,9 +15,6 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sparse
-from implicit.cpu.als import AlternatingLeastSquares
-from implicit.cpu.bpr import BayesianPersonalizedRanking
-from implicit.nearest_neighbours import CosineRecommender
 from threadpoolctl import threadpool_limits
 
 from .dataset import Dataset, Rows
@@ -26,6 +23,12 @@ from .evaluate import new_items, recommend_all
 from .metrics import list_metrics
 from .progress import progress
 from .topk import topk
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # in a notebook: of missing widgets, for bars that are not shown anyhow
+    from implicit.cpu.als import AlternatingLeastSquares
+    from implicit.cpu.bpr import BayesianPersonalizedRanking
+    from implicit.nearest_neighbours import CosineRecommender
 
 
 class Popularity:
