@@ -49,8 +49,9 @@ demo: $(READY) $(SERVING)  ## MovieLens-100k: train, compare, write to Redis; de
 demo-large: $(READY) $(TORCHREC) $(SERVING)  ## DLRM on sharded tables: train, fill a Redis Cluster, serve, update, kill a node: a minute
 	@$(BIN)/recsys dlrm demo
 
+# Two files at a time: tests wait for servers and processes more than they compute.
 test: lint $(TORCHREC) $(SERVING) $(MERLIN)  ## linters, type checker and all tests, the notebooks among them
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n 2 --dist loadfile
 
 lint: $(READY)  ## linters and type checker
 	@$(BIN)/ruff check .

@@ -301,6 +301,13 @@ def test_it_draws_where_rows_came_from_while_a_node_died(large_scale: tuple[Any,
     assert float(difference) < 1e-5
 
 
+@pytest.mark.parametrize("fixture", ["offline_batch", "components", "triton", "large_scale"])
+def test_no_notebook_shows_a_warning(fixture: str, request: pytest.FixtureRequest) -> None:
+    notebook, _ = request.getfixturevalue(fixture)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert [output.text for output in outputs if output.get("name") == "stderr"] == []
+
+
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*/*.ipynb")), ids=lambda path: path.name)
 def test_a_notebook_that_is_committed_has_been_run_and_is_small(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
