@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import psutil
 import pytest
 import redis
 from planted import GROUPS, MERLIN_ENVIRONMENT, Outcome, Trained, planted_dataset
@@ -277,8 +277,8 @@ def test_a_real_worker_that_is_killed_leaves_no_bundle(
     trainer = MerlinTrainer(dataset, settings(merlin), tmp_path / "bundle")
     trainer._events = trainer._start()
     assert next(trainer._events)["event"] == "begin"
-    (pid,) = workers()
-    os.kill(pid, signal.SIGKILL)
+    (worker,) = workers_of(os.getpid())
+    worker.kill()
     with pytest.raises(TrainingError, match="was killed"):
         trainer.fit_retrieval()
     assert left_in(tmp_path) == set()
@@ -296,35 +296,29 @@ def begun(dataset: Dataset, folder: Path) -> subprocess.Popen[str]:
 @pytest.mark.usefixtures("use_merlin")
 def test_ctrl_c_ends_the_worker_too_and_leaves_no_bundle(dataset: Dataset, tmp_path: Path) -> None:
     training = begun(dataset, tmp_path)
-    assert len(workers()) == 1
+    (worker,) = workers_of(training.pid)
     training.send_signal(signal.SIGINT)
     _, err = training.communicate(timeout=30)
     assert training.returncode == 130
     assert err.splitlines()[-1] == "error: interrupted"
-    assert not workers()
+    assert not worker.is_running()
     assert left_in(tmp_path) == set()
 
 
 @pytest.mark.usefixtures("use_merlin")
 def test_the_worker_ends_when_its_starter_is_killed(dataset: Dataset, tmp_path: Path) -> None:
     training = begun(dataset, tmp_path)
+    (worker,) = workers_of(training.pid)
     training.kill()
     training.communicate()
-    deadline = time.monotonic() + 20
-    while workers() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not workers()
+    worker.wait(timeout=20)
     assert not (tmp_path / "bundle").exists()
 
 
-def workers() -> list[int]:
-    """Running processes of the worker."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if b"recsys_merlin.worker" in path.read_bytes():
-                found.append(int(path.parent.name))
-    return found
+def workers_of(starter: int) -> list[psutil.Process]:
+    """Workers that a process runs."""
+    started = psutil.Process(starter).children(recursive=True)
+    return [process for process in started if "recsys_merlin.worker" in " ".join(process.cmdline())]
 
 
 def test_versions_that_drift_from_the_pins_are_named(tmp_path: Path, merlin: MerlinSettings) -> None:
