@@ -109,11 +109,11 @@ def served(cloud: Cloud, models: tuple[Path, Future[None]]) -> Cloud:
     return cloud
 
 
-def until(happens: object, seconds: float = 180) -> None:
-    """Wait for something to become true."""
+def until(happens: object, seconds: float = 180, instead: object = lambda: "it did not happen") -> None:
+    """Wait for something to become true; else say what is so instead."""
     end = time.monotonic() + seconds
     while not happens():  # type: ignore[operator]
-        assert time.monotonic() < end, "it did not happen"
+        assert time.monotonic() < end, instead()  # type: ignore[operator]
         time.sleep(1)
 
 
@@ -381,7 +381,7 @@ def test_nothing_alerts_on_a_healthy_deployment_and_a_dead_redis_does(served: Cl
             if alert["state"] in states and alert["labels"].get("severity") == "critical"
         }
 
-    until(lambda: firing("firing") == set())  # there was nothing to serve before
+    until(lambda: firing("firing") == set(), 420, lambda: firing("firing"))  # there was nothing to serve before
     copy = served.hosts["redis-3"]
     copy.run("systemctl stop redis-server@standalone")
     try:
