@@ -381,7 +381,7 @@ def test_nothing_alerts_on_a_healthy_deployment_and_a_dead_redis_does(served: Cl
             if alert["state"] in states and alert["labels"].get("severity") == "critical"
         }
 
-    until(lambda: firing("firing") == set(), 420, lambda: firing("firing"))  # there was nothing to serve before
+    until(lambda: firing("firing") == set(), instead=lambda: firing("firing"))  # there was nothing to serve before
     copy = served.hosts["redis-3"]
     copy.run("systemctl stop redis-server@standalone")
     try:
