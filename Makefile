@@ -31,7 +31,7 @@ MERLIN_NEEDS := sys.exit(None if sys.version_info[:2] in ((3, 10), (3, 11)) else
 	$(MERLIN_PYTHON) is " + sys.version.split()[0] + ": run make merlin MERLIN_PYTHON=/path/to/python3.11")
 
 # What tests' hosts need, and what installs the packages of those programs that are missing: program:package ...
-HOSTS := mmdebstrap:mmdebstrap ip:iproute2 nft:nftables
+HOSTS := mmdebstrap:mmdebstrap mke2fs:e2fsprogs ip:iproute2 nft:nftables
 install = { set --; for each in $(1); do command -v $${each%:*} > /dev/null || set -- "$$@" $${each\#*:}; done; \
 	[ $$\# = 0 ] || { apt-get -qq update && apt-get -qq install -y "$$@" > /dev/null; } \
 	|| { echo "install $$@, or run this as root on Debian"; exit 1; }; }

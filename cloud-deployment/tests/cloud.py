@@ -270,7 +270,7 @@ def load_image(first: Host, *others: Host) -> None:
     subprocess.run(["bash", "-c", shell], check=True, capture_output=True)
     first.run("systemctl stop docker docker.socket")
     for other in others:
-        subprocess.run(["cp", "-a", f"{first.folder}/docker/.", f"{other.folder}/docker"], check=True)
+        subprocess.run(["cp", "-a", f"{first.files}/var/lib/docker/.", f"{other.files}/var/lib/docker"], check=True)
         other.run(engine)
     first.run("systemctl start docker")
 

@@ -1,9 +1,10 @@
 """Debian hosts on this machine, for what wants a whole one, root's rights included: real systemd, SSH and packages.
 
 A host is a set of Linux namespaces (processes, mounts, network, name) with systemd as its first process and an overlay
-over one Debian 13 that is made once. Hosts hang on a bridge, a :class:`Network`, under the addresses that they would
-have in the cloud; the machine translates what they send to the internet, as a NAT gateway does. Needs root, mmdebstrap,
-iproute2 and nftables. Hosts end with the process that started them, however it ends.
+over one Debian 13 that is made once. What it writes is on a disk of its own, which is full when the host has filled it,
+not when this machine's is. Hosts hang on a bridge, a :class:`Network`, under the addresses that they would have in the
+cloud; the machine translates what they send to the internet, as a NAT gateway does. Needs root, loop devices,
+mmdebstrap, e2fsprogs, iproute2 and nftables. Hosts end with the process that started them, however it ends.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ MIRROR = "http://deb.debian.org/debian"
 # What Debian's own cloud image has and roles may expect.
 PACKAGES = "systemd-sysv,dbus,libpam-systemd,openssh-server,sudo,python3,python3-apt,iproute2,iputils-ping,curl,procps"
 USER = "admin"  # of Debian's images in the cloud
+DISK = "40G"  # of each host: no more than what it writes is taken from this machine's
 BOOT_SECONDS = 60.0
 PREFIX = "rc-"  # of namespaces, bridges and cables, to find those of a run that was killed
 
@@ -48,9 +50,10 @@ table ip {table} {{
 
 BOOT = """
 set -e
-mount -t overlay overlay -o lowerdir=$BASE,upperdir=$FOLDER/upper,workdir=$FOLDER/work $FOLDER/root
+mount -o loop,discard $FOLDER/disk.img $FOLDER/disk
+mount -t overlay overlay -o lowerdir=$BASE,upperdir=$FOLDER/disk/upper,workdir=$FOLDER/disk/work $FOLDER/root
 cd $FOLDER/root
-mkdir -p var/lib/docker && mount --bind $FOLDER/docker var/lib/docker  # no overlay on an overlay
+mkdir -p var/lib/docker && mount --bind $FOLDER/disk/docker var/lib/docker  # no overlay on an overlay
 mount -t proc proc proc
 mount -t sysfs sysfs sys
 mount -t cgroup2 cgroup2 sys/fs/cgroup
@@ -133,6 +136,11 @@ def _make_base(folder: Path) -> Path:
     return aside
 
 
+def _make_disk(image: Path, content: Path) -> None:
+    """A file system in a sparse file, with that in it. It needs no journal: no host survives its tests."""
+    _run("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-d", str(content), str(image), DISK)
+
+
 def _until(found: Callable[[], Any], what: str) -> Any:
     """What the function finds, once it finds anything.
 
@@ -162,7 +170,7 @@ class Host:
         name: of the host.
         address: of its first interface.
         process: that waits for its first process.
-        folder: of what it has written.
+        folder: of its disk and its console.
     """
 
     name: str
@@ -179,6 +187,11 @@ class Host:
             raise RuntimeError(f"{self.name} ended: {(self.folder / 'console').read_text()}")
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return next((int(each) for each in children if Path(f"/proc/{each}/comm").read_text() == "systemd\n"), 0)
+
+    @property
+    def files(self) -> Path:
+        """Its file system, as this machine sees it while the host runs."""
+        return Path(f"/proc/{self.pid}/root")
 
     def run(self, command: str, check: bool = True) -> str:
         """The output of a shell command that root runs on the host.
@@ -228,7 +241,7 @@ class Network:
             name: at most ten letters.
             gateway: this machine's address in it, with the length of the network's prefix.
             cache: folder for the Debian that hosts share.
-            folder: for what hosts write, on a file system that overlays may lie on.
+            folder: for the disks of hosts.
             public_key: that may log in by SSH as ``admin``.
             nat: whether hosts reach the internet through this machine.
         """
@@ -307,18 +320,20 @@ class Network:
         namespace = self._namespace(name)
         _run("ip", "netns", "delete", namespace, check=False)  # of a run that was killed
         shutil.rmtree(folder, ignore_errors=True)
-        for each in ("upper/home/admin/.ssh", "upper/etc", "work", "root", "docker"):
+        for each in ("root", "disk/work", "disk/docker", "disk/upper/home/admin/.ssh", "disk/upper/etc"):
             (folder / each).mkdir(parents=True)
+        upper = folder / "disk/upper"
         # Owners and modes are those of the lower folder only where the upper one has none of its own.
         owner = next(line for line in (shared / "etc/passwd").read_text().splitlines() if line.startswith(f"{USER}:"))
         uid, gid = map(int, owner.split(":")[2:4])
-        keys = folder / "upper/home/admin/.ssh/authorized_keys"
+        keys = upper / "home/admin/.ssh/authorized_keys"
         keys.write_text(f"{self._public_key}\n")
         for path in (keys, keys.parent, keys.parent.parent):
             os.chown(path, uid, gid)
-        (folder / "upper/etc/hostname").write_text(f"{name}\n")
-        (folder / "upper/etc/hosts").write_text(f"127.0.0.1 localhost\n127.0.1.1 {name}\n")
-        shutil.copy("/etc/resolv.conf", folder / "upper/etc/resolv.conf")
+        (upper / "etc/hostname").write_text(f"{name}\n")
+        (upper / "etc/hosts").write_text(f"127.0.0.1 localhost\n127.0.1.1 {name}\n")
+        shutil.copy("/etc/resolv.conf", upper / "etc/resolv.conf")
+        _make_disk(folder / "disk.img", folder / "disk")
         _run("ip", "netns", "add", namespace)
         _run("ip", "-n", namespace, "link", "set", "lo", "up")
         self._plug(namespace, name[:10], address, "eth0")
