@@ -51,7 +51,7 @@ def diversify(
     high = np.where(usable, scores, -np.inf).max(axis=1, keepdims=True)
     span = np.maximum(high - low, np.finfo(np.float32).tiny)
     with np.errstate(invalid="ignore"):
-        relevance = np.where(usable, (scores - low) / span, -np.inf)
+        relevance = np.where(usable, (scores - low) / span, 0.0)
     chosen = np.empty((len(scores), min(k, scores.shape[1])), np.int64)
     alike = np.full(scores.shape, -1.0, np.float32)
     taken = np.zeros(scores.shape, bool)
