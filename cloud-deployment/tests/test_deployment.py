@@ -106,6 +106,11 @@ def served(cloud: Cloud, models: tuple[Path, Future[None]]) -> Cloud:
     for name in ("triton-1", "triton-2"):
         host = cloud.hosts[name]
         until(lambda host=host: "200 OK" in host.run("curl -si http://127.0.0.1:8000/v2/health/ready", check=False))
+    # A server that is ready before it has fetched what is deployed answers with popular items until it has.
+    until(
+        lambda: not json.loads(cloud.library("recsys", "recommend", "5", "--json"))[0]["degraded"],
+        instead=lambda: cloud.hosts["triton-1"].run("journalctl --unit triton --no-pager --lines 50"),
+    )
     return cloud
 
 
