@@ -172,11 +172,12 @@ $(COMPOSE): pyproject.toml constraints.txt docker/tests/requirements.txt
 	  -c constraints.txt -e '.[online]' pytest -r docker/tests/requirements.txt
 	@touch $@
 
+# Python compiles what is used when it is: of all of Ansible that is little.
 $(CLOUD): cloud-deployment/requirements.txt cloud-deployment/constraints.txt
 	@$(PYTHON) -c 'import sys; $(NEWER)'
 	@echo "setting up .venv-cloud, about a minute the first time"
 	@$(PYTHON) -m venv .venv-cloud
-	@.venv-cloud/bin/python -m pip --disable-pip-version-check -q install \
+	@.venv-cloud/bin/python -m pip --disable-pip-version-check -q install --no-compile \
 	  -c cloud-deployment/constraints.txt -r cloud-deployment/requirements.txt
 	@touch $@
 
