@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -11,8 +12,9 @@ from redis_recsys.config import Settings
 from redis_recsys.errors import StoreError
 from redis_recsys.pipeline import Timings
 
-FAILS, SLOW = -1, -2  # users that make the model fail, or take SECONDS
+FAILS, SLOW, HELD = -1, -2, -3  # users that make the model fail, take SECONDS, or wait until the test opens the gate
 SECONDS = 0.3
+GATE = "RECSYS_TEST_GATE"  # the variable that names a folder: who waits is a file in it, and `open` lets them go
 BROKEN = 13  # online.topk with which no model can be made
 
 
@@ -62,6 +64,11 @@ class Runner:
         users = numbers(columns)
         if (users == SLOW).any():
             time.sleep(SECONDS)
+        if (users == HELD).any():
+            gate = Path(os.environ[GATE])
+            (gate / f"{os.getpid()}").touch()
+            while not (gate / "open").exists():
+                time.sleep(0.01)
         if (users == FAILS).any():
             raise ValueError("this user\nmakes it fail")
         items = users * 100 + np.arange(self.topk)

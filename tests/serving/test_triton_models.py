@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc
-from doubles import FAILS, SECONDS, SLOW
+from doubles import FAILS, HELD, SECONDS, SLOW
+from faulty import until
 from tritonclient.utils import InferenceServerException
 from tritons import infer, metric, settings_in, three, triton_of
 
@@ -30,13 +31,16 @@ def test_concurrent_requests_are_answered_each_with_its_own(triton: Served) -> N
 
 
 def test_requests_that_wait_are_computed_together(triton: Served) -> None:
-    server, _ = triton
+    server, settings = triton
+    gate = settings.repository.with_name("gate")
     with ThreadPoolExecutor(12) as pool:
-        slow = [pool.submit(infer, server, [SLOW], "rows") for _ in range(2)]  # both instances are busy
-        time.sleep(SECONDS / 4)
-        answers = list(pool.map(lambda user: infer(server, [user], "rows"), range(10)))
-        assert max(int(answer["rows"][0, 0]) for answer in answers) > 2
-        assert [future.result()["rows"].shape for future in slow] == [(1, 1), (1, 1)]
+        held = [pool.submit(infer, server, [HELD] * 64, "rows") for _ in range(2)]  # two are too many for one batch
+        until(lambda: len(list(gate.iterdir())) == 2)  # both instances are busy
+        waiting = [pool.submit(infer, server, [user], "rows") for user in range(10)]
+        until(lambda: metric(server, "nv_inference_pending_request_count") == 10)
+        (gate / "open").touch()
+        assert max(int(future.result()["rows"][0, 0]) for future in waiting) > 2
+        assert [future.result()["rows"].shape for future in held] == [(64, 1), (64, 1)]
 
 
 def test_only_the_outputs_that_were_asked_for_come(triton: Served) -> None:
