@@ -36,6 +36,9 @@ install = { set --; for each in $(1); do command -v $${each%:*} > /dev/null || s
 	[ $$\# = 0 ] || { apt-get -qq update && apt-get -qq install -y "$$@" > /dev/null; } \
 	|| { echo "install $$@, or run this as root on Debian"; exit 1; }; }
 
+# Where it is set, every process of Ansible and of this library would compile again what it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-large test lint bench bench-online bench-large bench-merlin serving torchrec merlin lock clean \
 	compose-test cloud cloud-test cloud-plan cloud-up cloud-vpn cloud-configure cloud-publish cloud-rotate cloud-down cloud-outputs
