@@ -93,7 +93,7 @@ cloud-test: $(READY) $(TORCHREC) $(SERVING) $(CLOUD)  ## deploy to a pretended A
 	@command -v terraform > /dev/null || { echo "Terraform 1.7 or newer is missing: see terraform.io"; exit 1; }
 	@test $$(id -u) = 0 || { echo "root is needed, for the tests' hosts: sudo make cloud-test"; exit 1; }
 	@$(call install,$(HOSTS) ssh:openssh-client)
-	@$(CLOUD_BIN)/pytest -n 3 --dist loadscope cloud-deployment/tests
+	@$(CLOUD_BIN)/pytest -n 2 --dist loadscope --no-loadscope-reorder cloud-deployment/tests
 
 cloud-plan: $(PLAYBOOKS)  ## AWS: show what cloud-up would change; cloud-deployment/README.md says what to set before
 	@$(TERRAFORM) init -input=false > /dev/null

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -239,11 +240,27 @@ def load_image(first: Host, *others: Host) -> None:
     The image has Debian, the Python of this machine where it lies here, the serving environment and the library in
     ``CHECKOUT``, and the settings of docker/Dockerfile.
     """
-    engine = "apt-get -q update && apt-get -qy install --no-install-recommends docker.io docker-cli"
-    first.run(engine)
+    with ThreadPoolExecutor() as pool:
+        engine = "apt-get -q update && apt-get -qy install --no-install-recommends docker.io docker-cli"
+        installed = [pool.submit(host.run, engine) for host in (first, *others)]
+        installed[0].result()
+        _import_image(first)
+        for each in installed:
+            each.result()
+    stop, start = "systemctl stop docker docker.socket", "systemctl start docker"
+    first.run(stop)
+    for other in others:
+        other.run(f"{stop} && rm -rf /var/lib/docker/*")
+        subprocess.run(["cp", "-a", f"{first.files}/var/lib/docker/.", f"{other.files}/var/lib/docker"], check=True)
+        other.run(start)
+    first.run(start)
+
+
+def _import_image(host: Host) -> None:
+    """Pack the image, and have a host's engine unpack it."""
     python = Path(os.path.realpath(SERVING / "bin/python")).parents[1]
     library = next((python / "lib").glob("python3.*"))
-    own = first.folder / "image"  # what the image has of its own: folders of its user, and a program in /usr/local/bin
+    own = host.folder / "image"  # what the image has of its own: folders of its user, and a program in /usr/local/bin
     for folder in ("root", "home/recsys/models", "home/recsys/tls", "opt", "usr/local/bin"):
         (own / folder).mkdir(parents=True)
     program = own / "usr/local/bin/recsys"
@@ -261,18 +278,13 @@ def load_image(first: Host, *others: Host) -> None:
       --transform 's,^{str(ROOT)[1:]}/,{CHECKOUT[1:]}/,S' --transform 's,^library.pth,{packages}/&,' . \\
       -C {own} root home opt usr/local/bin library.pth \\
       -C / {str(python)[1:]} {str(SERVING)[1:]} {str(ROOT / "src")[1:]} \\
-    | nsenter -t {first.pid} -a docker import \\
+    | nsenter -t {host.pid} -a docker import \\
       --change 'ENV PATH=/usr/local/bin:{CHECKOUT}/.venv-serving/bin:/usr/bin:/bin' \\
       --change 'ENV RECSYS_TRITON_ENVIRONMENT={CHECKOUT}/.venv-serving' \\
       --change 'ENV RECSYS_TRITON_REPOSITORY=/home/recsys/triton' \\
       --change 'WORKDIR /home/recsys' --change 'USER 1000' - {IMAGE}
     """
     subprocess.run(["bash", "-c", shell], check=True, capture_output=True)
-    first.run("systemctl stop docker docker.socket")
-    for other in others:
-        subprocess.run(["cp", "-a", f"{first.files}/var/lib/docker/.", f"{other.files}/var/lib/docker"], check=True)
-        other.run(engine)
-    first.run("systemctl start docker")
 
 
 def connect(cloud: Cloud) -> None:
