@@ -235,11 +235,7 @@ def first_boot(cloud: Cloud, name: str) -> str:
 
 
 def load_image(first: Host, *others: Host) -> None:
-    """Put Triton's image onto hosts, as a pull from the registry would; they get their container engine first.
-
-    The image has Debian, the Python of this machine where it lies here, the serving environment and the library in
-    ``CHECKOUT``, and the settings of docker/Dockerfile.
-    """
+    """Put Triton's image onto hosts, as a pull from the registry would; they get their container engine first."""
     with ThreadPoolExecutor() as pool:
         engine = "apt-get -q update && apt-get -qy install --no-install-recommends docker.io docker-cli"
         installed = [pool.submit(host.run, engine) for host in (first, *others)]
@@ -257,7 +253,11 @@ def load_image(first: Host, *others: Host) -> None:
 
 
 def _import_image(host: Host) -> None:
-    """Pack the image, and have a host's engine unpack it."""
+    """Pack Triton's image, and have a host's engine unpack it.
+
+    It has Debian, the Python of this machine where it lies here, the serving environment and the library in
+    ``CHECKOUT``, and the settings of docker/Dockerfile.
+    """
     python = Path(os.path.realpath(SERVING / "bin/python")).parents[1]
     library = next((python / "lib").glob("python3.*"))
     own = host.folder / "image"  # what the image has of its own: folders of its user, and a program in /usr/local/bin
