@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +126,18 @@ def test_an_event_delivered_again_changes_nothing(client: redis.Redis) -> None:
     assert state(client) == before
 
 
-def test_the_order_of_application_does_not_matter(client: redis.Redis) -> None:
-    several = [event(n, item) for n, item in enumerate([5, 6, 7, 5, 8, 6])]
+ITEMS = [5, 6, 7, 5, 8, 6]
+
+
+@pytest.mark.parametrize(
+    "several",
+    [
+        [event(n, item) for n, item in enumerate(ITEMS)],
+        [replace(event(0, item), id=f"{NOW}-{n}", key=f"{n}") for n, item in enumerate(ITEMS)],
+    ],
+    ids=["one after the other", "within one millisecond"],
+)
+def test_the_order_of_application_does_not_matter(client: redis.Redis, several: list[Event]) -> None:
     apply(client, *several)
     in_order = state(client)
     for seed in range(20):

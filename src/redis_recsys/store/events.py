@@ -45,7 +45,7 @@ EARLIEST = 10**11  # ms, in 1973: what lies before it was meant to be seconds
 TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
 
 # KEYS: applied, history, counts, then the packed row of every generation that takes the event
-# ARGV: key, ms of acceptance, ms before which no event comes again, seconds to remember, item, time, cap, type,
+# ARGV: key, ms of acceptance, ms before which no event comes again, seconds to remember, item, recency, cap, type,
 #       then per generation: the item's number and the first slot of the history as int32, its slots, the row's bytes
 APPLY = """
 if redis.call('ZADD', KEYS[1], 'NX', ARGV[2], ARGV[1]) == 0 then return 0 end
@@ -112,7 +112,13 @@ class Event:
     @property
     def accepted(self) -> int:
         """Epoch milliseconds on Redis' clock."""
-        return int(self.id.partition("-")[0])
+        return _order(self.id)[0]
+
+    @property
+    def recency(self) -> float:
+        """Score in the user's history: the time and, for what had just happened, its order within the millisecond."""
+        accepted, number = _order(self.id)
+        return self.time + min(number, 4095) / 4096 if self.time == accepted else self.time
 
 
 @dataclass(frozen=True)
@@ -346,7 +352,7 @@ class Group:
         keys = [f"applied:{{{user}}}", history.key(user), f"counts:{{{user}}}"]
         keys += [features.key(p.generation, "user", user) for p in placed]
         arguments: list[Any] = [event.key, event.accepted, self._horizon - AGAIN_SECONDS * 1000, REMEMBER_SECONDS]
-        arguments += [event.item, event.time, cap, event.type]
+        arguments += [event.item, event.recency, cap, event.type]
         for p in placed:
             arguments += [p.number, p.first, p.width, p.length]
         return ["EVALSHA", APPLY_SHA, len(keys), *keys, *arguments]

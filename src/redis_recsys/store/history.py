@@ -1,7 +1,8 @@
 """What each user has interacted with: ``history:{user}``, a capped sorted set of raw item ids.
 
-The score of an item is the time of the live event in epoch milliseconds or, for what came with a bundle, its
-position in the user's history, counted from 1. Every time is above every position, so the newest come last.
+The score of an item is the time of the live event in epoch milliseconds, with the event's number among those that
+were accepted in that millisecond, in 4096ths; or, for what came with a bundle, its position in the user's history,
+counted from 1. Every time is above every position, so the newest come last.
 """
 
 from __future__ import annotations
