@@ -52,15 +52,13 @@ def deployed(
         yield terraform
 
 
-FIRST = ("test_deployment", "test_redis_enterprise")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest comes first, beside it what computes while Terraform waits for AWS, and whoever destroys a
     shared deployment last."""
     items.sort(
         key=lambda item: (
-            FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST),
+            item.path.stem != "test_deployment",
+            item.path.stem != "test_redis_enterprise",
             item.name == "test_destroy_leaves_nothing",
         )
     )
