@@ -45,10 +45,11 @@ def client(server: EmbeddedRedis) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def use_server(server: EmbeddedRedis, client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> redis.Redis:
-    """The shared Redis, empty, set as the configured one."""
+    """The shared Redis, empty, set as the configured one; requests wait for it as long as a busy machine may need."""
     monkeypatch.setenv("RECSYS_REDIS_HOST", server.host)
     monkeypatch.setenv("RECSYS_REDIS_PORT", str(server.port))
     monkeypatch.setenv("RECSYS_REDIS_PASSWORD", server.password)
+    monkeypatch.setenv("RECSYS_ONLINE_TIMEOUT", "1")
     return client
 
 

@@ -41,14 +41,14 @@ def checkout(work: Path, folder: Path) -> Path:
     return work
 
 
-def run(path: Path, first: str = "", section: str = "TRAIN", **train: str) -> Any:
-    """The notebook after a run with none but these settings of the training.
+def run(path: Path, first: str = "", section: str = "TRAIN", **options: str) -> Any:
+    """The notebook after a run with none but these settings of one section.
 
     Args:
         path: of the notebook.
         first: line of its first code cell that replaces the one which sets the same name.
         section: of the settings.
-        train: settings.
+        options: settings.
     """
     notebook = nbformat.read(path, as_version=4)
     if first:
@@ -61,7 +61,7 @@ def run(path: Path, first: str = "", section: str = "TRAIN", **train: str) -> An
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("RECSYS_")]:
             patch.delenv(name)
-        for name, value in train.items():
+        for name, value in options.items():
             patch.setenv(f"RECSYS_{section}_{name}", value)
         NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}}).execute()
     return notebook
@@ -100,9 +100,12 @@ def components(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
 
 @pytest.fixture(scope="module")
 def triton(components: tuple[Any, Path]) -> tuple[Any, Path]:
-    """The second notebook of example 2 after the first, in the same folder."""
+    """The second notebook of example 2 after the first, in the same folder.
+
+    Requests wait longer for Redis than a tenth of a second before they are answered without: other tests run beside.
+    """
     work = components[1]
-    return run(work / TRITON), work
+    return run(work / TRITON, section="ONLINE", TIMEOUT="1"), work
 
 
 def test_the_offline_batch_notebook_runs_top_to_bottom(offline_batch: tuple[Any, Path]) -> None:
