@@ -19,6 +19,7 @@ OPTIONS += ["--disable-component-update", "--disable-sync", "--no-first-run"]
 READY = "Python 3 (ipykernel) | Idle"  # in the status bar
 PANEL = ".jp-NotebookPanel:not(.lm-mod-hidden)"
 CELLS = ".jp-WindowedPanel-outer"
+WIDTH, HIGHER, MARGIN = 1400, 20_000, 100  # of pictures: pixels; no notebook is higher
 ERROR = '[data-mime-type="application/vnd.jupyter.error"]'
 
 
@@ -47,11 +48,23 @@ def run(page: Page, link: str, cells: int, picture: str, seconds: float) -> None
         page.wait_for_timeout(500)
     page.keyboard.press("Control+S")
     page.wait_for_selector(".lm-TabBar-tab.jp-mod-current.jp-mod-dirty", state="detached", timeout=30_000)
-    height = page.locator(f"{PANEL} {CELLS}").evaluate("cells => cells.scrollHeight")
-    page.set_viewport_size({"width": 1400, "height": height})  # to see all of it
-    page.locator(f"{PANEL} {CELLS}").evaluate("cells => { cells.scrollTop = 0 }")
-    page.wait_for_timeout(3000)  # for the cells that are drawn only now
+    take(page, picture)
+
+
+def take(page: Page, picture: str) -> None:
+    """A picture of the whole notebook, from its first to its last cell."""
+    show(page, HIGHER)  # cells are drawn, and their heights known, only where there is room for them
+    last = page.locator(f"{PANEL} .jp-Cell").last.bounding_box()
+    assert last is not None
+    show(page, int(last["y"] + last["height"]) + MARGIN)
     page.screenshot(path=picture)
+
+
+def show(page: Page, height: int) -> None:
+    """The notebook from its top on, in a window of this height."""
+    page.set_viewport_size({"width": WIDTH, "height": height})
+    page.locator(f"{PANEL} {CELLS}").evaluate("cells => { cells.scrollTop = 0 }")
+    page.wait_for_timeout(3000)  # for what is drawn only now
 
 
 def wait_for_kernel(page: Page, link: str, state: str, seconds: float) -> bool:
@@ -71,7 +84,7 @@ def main(link: str, cells: str, picture: str, seconds: str) -> None:
     browser = next((found for name in NAMES if (found := shutil.which(name))), None)
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=browser, args=OPTIONS)
-        page = chromium.new_page(viewport={"width": 1400, "height": 1600})
+        page = chromium.new_page(viewport={"width": WIDTH, "height": 1600})
         run(page, link, int(cells), picture, float(seconds))
         chromium.close()
 
