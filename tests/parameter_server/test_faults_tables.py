@@ -21,6 +21,7 @@ from pathlib import Path
 import faults
 import numpy as np
 import pytest
+import redis
 import torch
 from redis.cluster import RedisCluster
 from tables import DIM, FULL, TABLE, access, configured, row_of, serving, trained
@@ -29,7 +30,7 @@ from redis_recsys.errors import ConfigError, DataError, StoreError
 from redis_recsys.parameter_server import volatile
 from redis_recsys.parameter_server.layout import ROWS, partitions, redis_key
 from redis_recsys.parameter_server.loading import load
-from redis_recsys.parameter_server.nodes import Nodes
+from redis_recsys.parameter_server.nodes import Command, Nodes
 from redis_recsys.parameter_server.remote import Remote
 from redis_recsys.parameter_server.server import ParameterServer
 from redis_recsys.store.cluster import EmbeddedCluster
@@ -98,6 +99,37 @@ def test_a_node_killed_in_the_middle_of_lookups(tmp_path: Path, cluster: Embedde
         before = server.statistics()[TABLE].unreachable
         server.lookup(TABLE, KEYS)
         assert server.statistics()[TABLE].unreachable == before
+
+
+def test_a_node_that_refused_hundreds_of_connections_is_there_again_once_it_is_back(cluster: EmbeddedCluster) -> None:
+    lost = owner(cluster, 0)
+    key = redis_key(FULL, 0, ROWS)
+    nodes = Nodes(access(cluster, pause=0.0))
+    try:
+        cluster.kill(lost)
+        for _ in range(300):
+            assert isinstance(nodes.run([Command.of(key, ("HLEN", key))])[0], redis.ConnectionError)
+        cluster.restart(lost)
+        assert nodes.run([Command.of(key, ("HLEN", key))], 10.0) == [0]
+    finally:
+        nodes.close()
+
+
+def test_the_cache_is_filled_while_a_node_is_dead(tmp_path: Path, cluster: EmbeddedCluster) -> None:
+    """Copies of RocksDB's rows, which that node cannot take, do not hold it up."""
+    config = configured(trained(tmp_path), tmp_path / "rocks", cache_missed_embeddings=True)
+    with serving(config, cluster) as server:
+        load(server)
+        cluster.kill(1)
+        for keys in np.array_split(KEYS, 10):
+            np.testing.assert_array_equal(server.lookup(TABLE, keys), row_of(keys))
+        started = time.monotonic()
+        server.settle()
+        assert time.monotonic() - started < LIMIT
+        counts = server.statistics()[TABLE]
+        assert counts.rocksdb > 0
+        assert counts.filled == counts.redis + counts.rocksdb
+        assert counts.copied == counts.dropped == 0
 
 
 def test_without_rocksdb_a_dead_node_means_defaults_that_are_counted(tmp_path: Path, cluster: EmbeddedCluster) -> None:

@@ -260,7 +260,8 @@ class Nodes:
                 if not connection.can_read():  # neither closed nor with an answer that nobody waited for
                     return connection
             connection.disconnect()
-        connection = self._client(address).connection_pool.make_connection()
+        pool = self._client(address).connection_pool
+        connection = pool.connection_class(**pool.connection_kwargs)  # make_connection() refuses after the hundredth
         connection.connect()
         return connection
 

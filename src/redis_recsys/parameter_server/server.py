@@ -308,24 +308,32 @@ class ParameterServer:
         fetched = []
         for lost, result in zip(missing, got, strict=True):
             table, rows, at = lost.table, result.rows, result.at
-            self._count(table, redis=len(rows), unreachable=result.unreachable, malformed=result.malformed)
+            unreachable = int(result.unreachable.sum())
+            self._count(table, redis=len(rows), unreachable=unreachable, malformed=result.malformed)
             self._touch(table, lost.keys, at)
             held = np.ones(len(at), np.bool_)
             if len(rows) < len(at):
                 below = np.flatnonzero(at < 0)
-                more, held[below] = self._from_below(table, lost.keys[below])
+                more, held[below] = self._from_below(table, lost.keys[below], ~result.unreachable[below])
                 at[below] = np.arange(len(rows), len(rows) + len(below))
                 rows = np.concatenate([rows, more]) if len(rows) else more
             self._refill(lost, rows, at, held)
             fetched.append((rows, at))
         return fetched
 
-    def _from_below(self, table: Table, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows float32[n, dim] of keys that Redis does not have, and bool[n] whether RocksDB has them."""
+    def _from_below(self, table: Table, keys: np.ndarray, absent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of keys that Redis does not give.
+
+        Args:
+            absent: bool[n], whether Redis says that it does not have them: only then they are copied there.
+
+        Returns:
+            float32[n, dim], and bool[n] whether RocksDB has them.
+        """
         rows, held = np.empty((len(keys), table.dim), np.float32), np.zeros(len(keys), np.bool_)
         if self.persistent is not None:
             held = self.persistent.fetch(table.full, keys, rows)
-            self._copy_up(table, keys[held], rows[held])
+            self._copy_up(table, keys[held & absent], rows[held & absent])
         rows[~held] = table.default
         self._count(table, rocksdb=int(held.sum()), default=int((~held).sum()))
         return rows, held

@@ -56,19 +56,20 @@ class Got:
     Attributes:
         rows: float32[m, dim], in any order.
         at: int64[n], which row belongs to each key; -1: none.
-        unreachable: number of keys whose node did not answer.
+        unreachable: bool[n], whether the node of each key did not answer.
         malformed: number of keys whose row has another size than the table's.
     """
 
     rows: np.ndarray
     at: np.ndarray
-    unreachable: int = 0
+    unreachable: np.ndarray
     malformed: int = 0
 
 
 def nothing(wanted: Wanted) -> Got:
     """What comes of asking where nothing is."""
-    return Got(np.zeros((0, wanted.dim), np.float32), np.full(len(wanted.keys), -1))
+    count = len(wanted.keys)
+    return Got(np.zeros((0, wanted.dim), np.float32), np.full(count, -1), np.zeros(count, np.bool_))
 
 
 class VolatileTier:
@@ -105,7 +106,7 @@ class VolatileTier:
             own = list(islice(answers, len(places)))
             got = _unpack(own, places, each)
             found.append(got)
-            if got.unreachable:
+            if got.unreachable.any():
                 error = next(answer for answer in own if isinstance(answer, Exception))
                 self._complain(f"Redis cannot be asked for rows of {each.name}", error)
             if got.malformed:
@@ -119,7 +120,7 @@ class VolatileTier:
             name: of the table.
             keys: int64[n], no two the same.
             rows: float32[n, dim].
-            absent_only: keep rows that are there.
+            absent_only: keep rows that are there, and do not wait for a node that is away.
 
         Raises:
             StoreError: not all could be written: Redis is full, or a node stays away.
@@ -131,7 +132,7 @@ class VolatileTier:
                 key = redis_key(name, partition, ROWS)
                 written = self._writing(key, as_bytes(keys[part]), as_bytes(rows[part]), absent_only)
                 commands.append(Command.of(key, *written))
-            answers = self._nodes.run(commands, WRITE_SECONDS)
+            answers = self._nodes.run(commands, 0.0 if absent_only else WRITE_SECONDS)
             raise_for(answers, f"cannot write rows of {name}")
             for (partition, _), (*_, size) in zip(blocks[first : first + WRITE_BLOCKS], answers, strict=True):
                 self._keep_margin(name, partition, size)
@@ -352,7 +353,7 @@ def _unpack(answers: list[Any], places: list[np.ndarray], wanted: Wanted) -> Got
     found: list[bytes] = []
     for answer, where in zip(answers, places, strict=True):
         if isinstance(answer, Exception):
-            got.unreachable += len(where)
+            got.unreachable[where] = True
             continue
         if not _all_of(width, answer):
             fits = np.array([value is not None and len(value) == width for value in answer])
