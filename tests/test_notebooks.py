@@ -302,6 +302,8 @@ def test_it_draws_where_rows_came_from_while_a_node_died(large_scale: tuple[Any,
     assert shown(cell, "image/png")
     (difference,) = re.findall(r"largest difference from the trained model was (\S+)", printed(cell))
     assert float(difference) < 1e-5
+    (share,) = re.findall(r"RocksDB gives (\S+)% of the rows", printed(cell))
+    assert float(share) < 3
 
 
 @pytest.mark.parametrize("fixture", ["offline_batch", "components", "triton", "large_scale"])
