@@ -21,6 +21,7 @@ from moto.ec2.models.security_groups import SecurityGroupRule
 from moto.ec2.responses import EC2Response
 from moto.elbv2.models import FakeLoadBalancer
 from moto.iam.access_control import IAMPolicyStatement, PermissionResult
+from moto.iam.models import IAMBackend
 from moto.route53.responses import Route53
 from moto.server import ThreadedMotoServer
 
@@ -155,6 +156,16 @@ def fill_gaps() -> None:
         return is_action_permitted(self, *arguments, **more)
 
     statement.is_action_permitted = is_action_permitted_with_tls
+
+    # A role that the profile has may be added again: so does Terraform's provider when the first answer was lost.
+    iam: Any = IAMBackend
+    add_role_to_instance_profile = iam.add_role_to_instance_profile
+
+    def add_role_once(self: Any, profile_name: str, role_name: str) -> None:
+        if role_name not in [role.name for role in self.get_instance_profile(profile_name).roles]:
+            add_role_to_instance_profile(self, profile_name, role_name)
+
+    iam.add_role_to_instance_profile = add_role_once
 
     # Load balancers are there at once: Terraform would ask again only ten seconds later.
     balancer: Any = FakeLoadBalancer
