@@ -5,10 +5,10 @@ Heavy libraries are imported inside the verb that needs them, so that ``recsys -
 
 from __future__ import annotations
 
-import signal
 import sys
 
 from ..errors import RecsysError
+from ..interrupts import interruptible
 from . import check, data, demo, dlrm, dlrm_train, merlin, offline, online
 from .app import app
 
@@ -19,9 +19,9 @@ INTERRUPTED = 130  # what Typer exits with after Ctrl-C
 
 def main() -> None:
     """Entry point: errors become one line and a non-zero exit code; SIGTERM tidies up like Ctrl-C."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        app()
+        with interruptible():
+            app()
     except RecsysError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
