@@ -1,7 +1,7 @@
 """Reading a raw folder, with every complaint about it made here: files, columns, types, nulls.
 
 What comes out are lazy frames of columns whose types are settled: ids and categories are int64 or text, targets
-are 0 or 1, times are int64 seconds.
+are 0 or 1, times are int64 in the unit of the schema, or steps where it has none.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ def open_raw(folder: Path) -> Raw:
     schema = Schema.load(folder / "schema.yaml")
     files = _parquet_files(folder / "interactions")
     types, rows = _types(files)
+    schema = _with_unit(schema, types)
     if not rows:
         raise DataError(f"{folder / 'interactions'} holds no rows")
     tables: dict[Side, pl.LazyFrame] = {}
@@ -79,6 +80,16 @@ def open_raw(folder: Path) -> Raw:
     interactions = scan.select(_expression(c, types, folder / "interactions") for c in wanted)
     _check_values(interactions, core)
     return Raw(schema, interactions, tables, flat, rows)
+
+
+def _with_unit(schema: Schema, types: dict[str, pl.DataType]) -> Schema:
+    """The schema with the unit that dates and datetimes are written in; numbers have the one that it says, or none."""
+    dtype = types.get(schema.time.name) if schema.time else None
+    if schema.time is None or schema.time.unit is not None or not isinstance(dtype, (pl.Datetime, pl.Date)):
+        return schema
+    unit = dtype.time_unit if isinstance(dtype, pl.Datetime) else "s"
+    columns = [c.model_copy(update={"unit": unit}) if c.side == "time" else c for c in schema.columns]
+    return schema.model_copy(update={"columns": columns})
 
 
 def _parquet_files(folder: Path) -> list[Path]:
@@ -132,9 +143,9 @@ def _expression(column: Column, types: dict[str, pl.DataType], place: Path) -> p
 
     if column.side == "time":
         if isinstance(dtype, (pl.Datetime, pl.Date)):
-            return value.dt.epoch("s").cast(pl.Int64)
+            return value.dt.epoch(column.unit or "s").cast(pl.Int64)
         if not dtype.is_integer():
-            raise wrong("integer seconds, a date or a datetime; convert it")
+            raise wrong("integer seconds (or of the unit in the schema), a date or a datetime; convert it")
         return value.cast(pl.Int64)
     if column.side == "target":
         if not (dtype.is_numeric() or dtype == pl.Boolean):
