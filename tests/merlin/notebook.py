@@ -123,7 +123,9 @@ tables = {}
 for side, tag, key in (("user", Tags.USER, Tags.USER_ID), ("item", Tags.ITEM, Tags.ITEM_ID)):
     tables[side] = unique_rows_by_features(clicks["train"], tag, key).compute().reset_index(drop=True)
     tables[side].to_parquet(str(export / f"{side}_features.parquet"))
-items = Dataset(tables["item"], schema=whole.select_by_tag(Tags.ITEM).without(RAW))
+users, items = (Dataset(tables[side], schema=whole.select_by_tag(tag)) for side, tag in
+                (("user", Tags.USER), ("item", Tags.ITEM)))  # fmt: skip
+assert len(towers.query_embeddings(users, batch_size=1024, index=Tags.USER_ID).compute(scheduler="synchronous"))
 vectors = towers.candidate_embeddings(items, batch_size=1024, index=Tags.ITEM_ID)
 vectors.compute(scheduler="synchronous").to_parquet(str(export / "item_embeddings.parquet"))
 towers.query_encoder.save(str(export / "query_tower"))

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 import redis
+import tritonclient.grpc as grpc
 from planted import MERLIN_ENVIRONMENT, Outcome
 
 from redis_recsys.bundle import Bundle
@@ -66,6 +67,17 @@ def ahead(recsys: Recsys, expected: Lists) -> list[tuple[list[Any], list[float]]
     return [(each["items"], each["scores"]) for each in found]
 
 
+def asked_as_before(url: str, user: int) -> list[int]:
+    """What the client of the public multi-stage example gets, a column of items."""
+    given = np.array([user], dtype=np.int32).reshape(-1, 1)
+    tensor = grpc.InferInput("user_id_raw", given.shape, "INT32")
+    tensor.set_data_from_numpy(given)
+    with grpc.InferenceServerClient(url=url) as client:
+        answer = client.infer(model_name="ensemble-model", inputs=[tensor])
+    (column,) = answer.as_numpy("ordered_ids").T.tolist()
+    return list(column)
+
+
 @pytest.mark.usefixtures("use_server", "use_merlin")
 def test_the_notebooks_export_recommends_ahead_and_on_demand_what_the_notebook_did(
     recsys: Recsys, notebook: Path, client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -82,11 +94,13 @@ def test_the_notebooks_export_recommends_ahead_and_on_demand_what_the_notebook_d
         monkeypatch.setenv(f"RECSYS_ONLINE_{name}", str(value))
     ports = dict.fromkeys(("grpc_port", "http_port", "metrics_port"), 0)
     own = {"environment": ROOT / ".venv-serving", "repository": tmp_path / "triton", "instances": 1}
-    settings = load_settings(triton=ports | own)
-    with serving(settings, events=False), Client(settings.triton) as asking:
+    settings = load_settings(triton=ports | own | {"alias": "ensemble-model"})
+    with serving(settings, events=False) as triton, Client(settings.triton) as asking:
         answers = asking.recommend([int(user) for user in expected])
         assert not any(answer.degraded for answer in answers)
         assert_same([(answer.items, answer.scores) for answer in answers], expected)
+        for answer in [*answers[:10], *asking.recommend([2_000_000_000])]:  # the last one is unknown
+            assert asked_as_before(f"{triton.host}:{triton.grpc_port}", int(answer.user)) == answer.items
 
 
 @pytest.mark.usefixtures("use_server", "use_merlin")
