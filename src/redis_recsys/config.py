@@ -188,6 +188,12 @@ class TritonSettings(Section):
     cache: bool = Field(
         False, description="answer repeated requests from Triton's response cache, whatever has changed since"
     )
+    alias: str | None = Field(
+        None,
+        pattern=r"^[\w-]+$",
+        description="a second name, such as ensemble-model, that takes user_id_raw and gives ordered_ids (INT32), for "
+        "clients of the public multi-stage example",
+    )
     explain: bool = Field(True, description="offer candidates, sources, similarities and stage times as outputs")
     tls_certificate: Path | None = Field(None, description="of the server, turns on TLS")
     tls_key: Path | None = Field(None, description="of the server")

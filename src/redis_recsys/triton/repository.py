@@ -2,6 +2,7 @@
 
 Every model is a folder with ``config.pbtxt`` and ``1/model.py``, and the latter is one import. Models that are not the
 outermost are joined by an ensemble; a tensor has its column's name, so the ensemble needs no other wiring than names.
+An alias, for clients of the public multi-stage example, is an ensemble around the outermost one; see ``alias.py``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from ..stages.stage import Field
 
 RECOMMENDER = "recommender"
 RUNNER = "redis_recsys.pipeline:Runner"
-MODEL = "from redis_recsys.triton.model import TritonPythonModel\n\n__all__ = ['TritonPythonModel']\n"
+MODEL = "redis_recsys.triton.model:TritonPythonModel"  # what ``model.py`` imports
+ALIAS_REQUEST, ALIAS_ANSWER = "redis_recsys.triton.alias:Request", "redis_recsys.triton.alias:Answer"
 TYPES = {
     "bool": "TYPE_BOOL",
     "uint8": "TYPE_UINT8",
@@ -60,7 +62,7 @@ def write(
         runner: ``module:name`` of what is called with a model's stages and the settings, and then with columns.
 
     Raises:
-        ServingError: the models do not fit together.
+        ServingError: the models do not fit together, or the alias does not fit them.
         DataError: the folder cannot be written.
     """
     configs = {model.name: _python_model(model, settings, runner, cached=len(models) == 1) for model in models}
@@ -68,13 +70,21 @@ def write(
         if RECOMMENDER in configs:
             raise ServingError(f"of several models none may be called {RECOMMENDER!r}, the name of their ensemble")
         configs[RECOMMENDER] = _ensemble(models, outward, settings)
+    modules = {name: MODEL for name, config in configs.items() if "backend" in config}
+    if settings.alias is not None:
+        added = _alias(settings.alias, configs[RECOMMENDER], settings)
+        if taken := configs.keys() & added:
+            raise ServingError(f"RECSYS_TRITON_ALIAS is {settings.alias!r}, a name that {min(taken)!r} has already")
+        configs |= added
+        modules |= {f"{settings.alias}-request": ALIAS_REQUEST, f"{settings.alias}-answer": ALIAS_ANSWER}
     with written_aside(folder) as aside:
         for name, config in configs.items():
             version = aside / name / "1"
             version.mkdir(parents=True)
             (version.parent / "config.pbtxt").write_text(pbtxt(config))
-            if "backend" in config:
-                (version / "model.py").write_text(MODEL)
+            if name in modules:
+                module, of = modules[name].split(":")
+                (version / "model.py").write_text(f"from {module} import {of} as TritonPythonModel  # noqa: F401\n")
 
 
 def _python_model(model: Model, settings: TritonSettings, runner: str, cached: bool) -> dict[str, Any]:
@@ -126,9 +136,7 @@ def _ensemble(models: Sequence[Model], outward: Collection[str], settings: Trito
                 raise ServingError(f"model {model.name!r} makes column {field.name!r}, which the client sends")
             tensors[field.name] = own
         outputs = {field.name: tensors[field.name] for field in model.outputs}
-        steps.append(
-            {"model_name": model.name, "model_version": -1, "input_map": _map(inputs), "output_map": _map(outputs)}
-        )
+        steps.append(_step(model.name, inputs, outputs))
     return {
         "name": RECOMMENDER,
         "platform": "ensemble",
@@ -138,6 +146,39 @@ def _ensemble(models: Sequence[Model], outward: Collection[str], settings: Trito
         "response_cache": {"enable": settings.cache},
         "ensemble_scheduling": {"step": steps},
     }
+
+
+def _alias(name: str, recommender: dict[str, Any], settings: TritonSettings) -> dict[str, dict[str, Any]]:
+    """Configurations of the public multi-stage example's ensemble, by name: without batching, as it was."""
+    tensors = {each["name"]: each for each in (*recommender["input"], *recommender["output"])}
+    if any(tensors[each]["data_type"] == TYPES["object"] for each in ("user_id", "item_ids")):
+        raise ServingError(
+            "RECSYS_TRITON_ALIAS is for ids that are whole numbers, and those of this deployment are text: unset it, "
+            "and let clients ask the model 'recommender'"
+        )
+    old_in, old_out = _tensor(Field("user_id_raw", "int32", (-1, 1))), _tensor(Field("ordered_ids", "int32", (-1, -1)))
+    new_in, *new_out = (
+        tensors[each] | {"dims": [-1, *tensors[each]["dims"]]} for each in ("user_id", "item_ids", "scores")
+    )
+    request, answer = f"{name}-request", f"{name}-answer"
+    whole = {"name": name, "platform": "ensemble", "max_batch_size": 0, "input": [old_in], "output": [old_out]}
+    made = {each["name"]: each["name"] for each in new_out}
+    steps = [
+        _step(request, {"user_id_raw": "user_id_raw"}, {"user_id": "user_id"}),
+        _step(RECOMMENDER, {"user_id": "user_id"}, made),
+        _step(answer, made, {"ordered_ids": "ordered_ids"}),
+    ]
+    python = {"backend": "python", "max_batch_size": 0}
+    instances = {"instance_group": [{"kind": Word("KIND_CPU"), "count": settings.instances}]}
+    return {
+        request: {"name": request, **python, "input": [old_in], "output": [new_in], **instances},
+        answer: {"name": answer, **python, "input": new_out, "output": [old_out], **instances},
+        name: whole | {"ensemble_scheduling": {"step": steps}},
+    }
+
+
+def _step(model: str, inputs: dict[str, str], outputs: dict[str, str]) -> dict[str, Any]:
+    return {"model_name": model, "model_version": -1, "input_map": _map(inputs), "output_map": _map(outputs)}
 
 
 def _tensor(field: Field) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,16 +96,31 @@ def settled(values: pl.Series) -> pl.Series:
     return values
 
 
-def file_names(export: Path, models: tuple[str, ...]) -> dict[str, str]:
-    """Column -> the name of its vocabulary, where a model's own schema tells; columns encoded together share one."""
-    found = {}
-    for model in models:
-        path = export / model / ".merlin" / "input_schema.json"
-        if path.exists():
-            document: dict[str, Any] = json.loads(path.read_text())
+@dataclass(frozen=True)
+class SavedSchema:
+    """What a model's own ``.merlin/input_schema.json`` tells of its columns; nothing where there is none.
+
+    Attributes:
+        vocabularies: column -> the name of its vocabulary; columns encoded together share one.
+        continuous: columns of numbers, which may be stored as integers.
+    """
+
+    vocabularies: dict[str, str]
+    continuous: set[str]
+
+    @classmethod
+    def read(cls, models: Iterable[Path]) -> SavedSchema:
+        """Read those of some models' folders."""
+        found = cls({}, set())
+        for model in models:
+            path = model / ".merlin" / "input_schema.json"
+            document: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
             for feature in document.get("feature", []):
-                for extra in feature.get("annotation", {}).get("extraMetadata", []):
+                annotation = feature.get("annotation", {})
+                if "continuous" in annotation.get("tag", []):
+                    found.continuous.add(feature["name"])
+                for extra in annotation.get("extraMetadata", []):
                     if extra.get("cat_path"):
                         name = extra["cat_path"].replace("\\", "/").rsplit("/", 1)[-1]
-                        found[feature["name"]] = name.removeprefix("unique.").removesuffix(".parquet")
-    return found
+                        found.vocabularies[feature["name"]] = name.removeprefix("unique.").removesuffix(".parquet")
+        return found

@@ -25,19 +25,21 @@ from ...history import History
 from ...inference import Tower
 from ...progress import console
 from ...schema import Column, Schema, Side
-from .categories import Categories, file_names, settled
+from .categories import Categories, SavedSchema, settled
 from .environment import Worker
 from .graph import SIDES, Wire, own_ids
+from .job import piece
 from .models import Converted, write_models
 
 PIECES = {
-    "query_tower/saved_model.pb": "write it with model.query_encoder.save('query_tower')",
-    "dlrm/saved_model.pb": "write it with dlrm.save('dlrm')",
+    "query_tower": "write it with model.query_encoder.save('query_tower')",
+    "dlrm": "write it with dlrm.save('dlrm')",
     "user_features.parquet": "write it with unique_rows_by_features(train, Tags.USER, Tags.USER_ID)",
     "item_features.parquet": "write it with unique_rows_by_features(train, Tags.ITEM, Tags.ITEM_ID)",
     "item_embeddings.parquet": "write it with model.candidate_embeddings(items, index=Tags.ITEM_ID)",
     "categories": "copy it from the out_path of NVTabular's Categorify",
 }
+MODELS = ("query_tower", "dlrm")
 SAME = 1e-4  # relative difference between embeddings of one tower that rounding explains
 
 
@@ -75,7 +77,8 @@ def check_pieces(export: Path) -> None:
         BundleError: the first piece that is missing, and how it is made.
     """
     for name, how in PIECES.items():
-        if not (export / name).exists():
+        path = piece(export, name)
+        if not (path / "saved_model.pb" if name in MODELS else path).exists():
             raise BundleError(f"{export} has no {name}: {how}")
 
 
@@ -137,9 +140,12 @@ def assemble(export: Path, onnx: Path, target: Path) -> None:
     """
     query, dlrm = Converted.read(onnx, "query_tower"), Converted.read(onnx, "dlrm")
     candidate = Converted.read(onnx, "candidate_tower") if (onnx / "candidate_tower.onnx").exists() else None
-    reads = list(dict.fromkeys([*query.inputs, *dlrm.inputs, *(candidate.inputs if candidate else ())]))
+    models = [query, dlrm, *([candidate] if candidate else [])]
+    reads = list(dict.fromkeys(name for model in models for name in model.inputs))
     tables = {side: read_table(export, side, reads) for side in SIDES}
-    vocabularies = _vocabularies(export, tables, [query.name, dlrm.name])
+    saved = SavedSchema.read(piece(export, name) for name in MODELS)
+    numeric = {name for model in models for name, values in model.inputs.items() if values.dtype.kind == "f"}
+    vocabularies = _vocabularies(export, tables, saved.vocabularies, numeric | saved.continuous)
     schema = _schema(tables, vocabularies)
     wires = {}
     for side in SIDES:
@@ -178,7 +184,7 @@ def read_table(export: Path, side: Side, reads: list[str]) -> FeatureTable:
     Raises:
         BundleError: it is not a parquet file, or has no id, nulls, or values that are not encoded.
     """
-    path = export / f"{side}_features.parquet"
+    path = piece(export, f"{side}_features.parquet")
     frame = _parquet(path)
     if not len(frame):
         raise BundleError(f"{path} holds no rows")
@@ -200,16 +206,24 @@ def read_table(export: Path, side: Side, reads: list[str]) -> FeatureTable:
     return FeatureTable(side, frame, keys[0], columns)
 
 
-def _vocabularies(export: Path, tables: dict[Side, FeatureTable], models: list[str]) -> dict[str, _Vocabulary]:
-    """Of every integer column, checked against the tables."""
+def _vocabularies(
+    export: Path, tables: dict[Side, FeatureTable], names: dict[str, str], numeric: set[str]
+) -> dict[str, _Vocabulary]:
+    """The vocabulary of every encoded column, checked against the tables.
+
+    Args:
+        export: with the folder ``categories``.
+        tables: whose columns they are.
+        names: of the vocabularies of columns that do not bear their own.
+        numeric: columns of numbers, whatever type the tables have them in.
+    """
     folder = export / "categories"
     if (folder / "categories").is_dir():  # NVTabular adds the folder below the out_path
         folder = folder / "categories"
-    names = file_names(export, tuple(models))
     found = {}
     for side, table in tables.items():
         for name in table.columns:
-            if table.frame[name].dtype.is_float():
+            if table.frame[name].dtype.is_float() or name in numeric:
                 continue
             categories = Categories.read(folder, names.get(name, name))
             ids = table.frame[name].to_numpy()

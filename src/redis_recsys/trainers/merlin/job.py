@@ -6,6 +6,21 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+# Where the public multi-stage example has what its offline example exported: in its model repository and Feast's folder
+PUBLISHED = {
+    "query_tower": "models/1-user-embeddings/1/model.savedmodel",
+    "dlrm": "models/5-ranking/1/model.savedmodel",
+    "user_features.parquet": "feature_repo/data/user_features.parquet",
+    "item_features.parquet": "feature_repo/data/item_features.parquet",
+}
+
+
+def piece(export: Path, name: str) -> Path:
+    """The place of a piece of an export: beside the others, or where the public multi-stage example has it."""
+    path = export / name
+    published = export / PUBLISHED.get(name, name)
+    return published if published.exists() and not path.exists() else path
+
 
 @dataclass(frozen=True)
 class Feature:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ import pandas as pd
 import tensorflow as tf
 import tf2onnx
 
+from ..job import piece
 from .events import timed
 
 MODELS = ("query_tower", "candidate_tower", "dlrm")
@@ -31,14 +33,15 @@ def convert(export: Path, target: Path) -> None:
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     rows = _rows(export)
     for name in MODELS:
-        if (export / name / "saved_model.pb").exists():
+        path = piece(export, name)
+        if (path / "saved_model.pb").exists():
             with timed(f"convert {name}"):
-                _convert(export / name, rows, target / name)
+                _convert(path, rows, target / name)
 
 
 def _rows(export: Path) -> pd.DataFrame:
-    users = pd.read_parquet(export / "user_features.parquet").head(SAMPLE).reset_index(drop=True)
-    items = pd.read_parquet(export / "item_features.parquet").reset_index(drop=True)
+    users = pd.read_parquet(piece(export, "user_features.parquet")).head(SAMPLE).reset_index(drop=True)
+    items = pd.read_parquet(piece(export, "item_features.parquet")).reset_index(drop=True)
     items = items.iloc[np.arange(len(users)) % len(items)].reset_index(drop=True)
     return pd.concat([users, items], axis=1)
 
@@ -47,11 +50,6 @@ def _convert(path: Path, rows: pd.DataFrame, target: Path) -> None:
     model = tf.saved_model.load(str(path))
     signature = model.signatures["serving_default"]
     specs = dict(sorted(signature.structured_input_signature[1].items()))
-    missing = [name for name in specs if name not in rows]
-    if missing:
-        raise SystemExit(
-            f"{path} reads {', '.join(missing)}, which neither user_features.parquet nor item_features.parquet has"
-        )
     outputs = list(signature.structured_outputs)
     if len(outputs) != 1:
         raise SystemExit(f"{path} has {len(outputs)} outputs ({', '.join(outputs)}): a model with one is expected")
@@ -66,13 +64,60 @@ def _convert(path: Path, rows: pd.DataFrame, target: Path) -> None:
     for value, name in zip(list(converted.graph.input), specs, strict=True):
         _rename(converted.graph, value.name, name)
     _rename(converted.graph, converted.graph.output[0].name, "output")
+    read = _keep_what_is_read(converted.graph)
+    sample = _sample({name: specs[name] for name in read}, rows, path)
+    # TensorFlow wants a value for every input of the signature, and looks at those that are read
+    unread = {
+        name: np.zeros((len(rows), *(size or 1 for size in spec.shape[1:])), spec.dtype.as_numpy_dtype)
+        for name, spec in specs.items()
+        if name not in read
+    }
+    try:
+        answer = signature(**{name: tf.constant(values) for name, values in (unread | sample).items()})[outputs[0]]
+    except tf.errors.InvalidArgumentError as error:  # an id beyond an embedding table
+        where = " ".join(f"{error}".split())
+        raise SystemExit(f"{path} cannot take the rows of the feature tables, of another run? {where[:300]}") from error
     onnx.save(converted, f"{target}.onnx")
-    sample = {
+    np.savez(f"{target}.npz", output=answer.numpy(), **sample)
+
+
+def _keep_what_is_read(graph: onnx.GraphProto) -> list[str]:
+    """Remove the inputs whose values no node reads, and return the names of the others.
+
+    A Keras model's signature holds every column of its training batches: the public notebook's have the raw ids, which
+    are in no schema. Where only the number of rows is taken from an input, another one of the same rank tells it.
+    """
+    read = {name for node in graph.node if node.op_type != "Shape" for name in node.input}
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in graph.input}
+    for node in graph.node:
+        if node.op_type == "Shape" and node.input[0] in ranks and node.input[0] not in read:
+            same = (name for name in ranks if name in read and ranks[name] == ranks[node.input[0]])
+            node.input[0] = next(same, node.input[0])
+    read = {name for node in graph.node for name in node.input}
+    kept = [value for value in graph.input if value.name in read]
+    del graph.input[:]
+    graph.input.extend(kept)
+    return [value.name for value in kept]
+
+
+def _sample(specs: dict[str, tf.TensorSpec], rows: pd.DataFrame, path: Path) -> dict[str, Any]:
+    """The rows as the model's inputs, one value per row and input."""
+    parts = ("__values", "__offsets")  # that Merlin makes of a list column
+    ragged = {name.rsplit("__", 1)[0] for name in specs if name not in rows and name.endswith(parts)}
+    lists = ragged | {name for name, spec in specs.items() if spec.shape[1:].num_elements() != 1}
+    if lists:
+        raise SystemExit(
+            f"{path} reads {', '.join(sorted(lists))} as lists: only columns of one value per row can be carried over"
+        )
+    missing = [name for name in specs if name not in rows]
+    if missing:
+        raise SystemExit(
+            f"{path} reads {', '.join(missing)}, which neither user_features.parquet nor item_features.parquet has"
+        )
+    return {
         name: rows[name].to_numpy(spec.dtype.as_numpy_dtype).reshape(-1, *spec.shape[1:])
         for name, spec in specs.items()
     }
-    answer = signature(**{name: tf.constant(values) for name, values in sample.items()})[outputs[0]]
-    np.savez(f"{target}.npz", output=answer.numpy(), **sample)
 
 
 def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:

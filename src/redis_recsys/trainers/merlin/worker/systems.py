@@ -33,7 +33,7 @@ from merlin.systems.dag.ops.softmax_sampling import SoftmaxSampling
 from merlin.systems.dag.ops.tensorflow import PredictTensorflow
 from merlin.systems.dag.ops.unroll_features import UnrollFeatures
 
-from ..job import SystemsJob
+from ..job import SystemsJob, piece
 from .events import timed
 
 TYPES = ("int32", "int64", "float32")  # that QueryFeast knows
@@ -84,7 +84,7 @@ def export_systems(job: SystemsJob) -> None:
         with mock.patch.object(FeatureStore, "materialize_incremental"):
             users = QueryFeast.from_feature_view(store, "user_features", user_raw)
             items = QueryFeast.from_feature_view(store, "item_features", "candidate_ids", include_id=True)
-        query_tower, dlrm = PredictTensorflow(str(export / "query_tower")), PredictTensorflow(str(export / "dlrm"))
+        query_tower, dlrm = (PredictTensorflow(str(piece(export, name))) for name in ("query_tower", "dlrm"))
         of_user = [name for name in dlrm.input_schema.column_names if name in users.output_schema.column_names]
         user_features = [user_raw] >> users
         candidates = user_features >> query_tower >> QueryFaiss(index, topk=job.candidates)
@@ -104,7 +104,7 @@ def _feature_repo(job: SystemsJob, export: Path, folder: Path, user_raw: str) ->
     """Write and apply the Feast repository: only its registry is written, Redis is not asked."""
     folder.mkdir(parents=True)
     for side, keys in (("user", [user_raw]), ("item", [job.item_id, f"{job.item_id}_raw"])):
-        table = pd.read_parquet(export / f"{side}_features.parquet")
+        table = pd.read_parquet(piece(export, f"{side}_features.parquet"))
         _check(table, f"{side}_features.parquet", keys)
         table["datetime"] = table["created"] = pd.Timestamp.utcnow().tz_localize(None)
         table.to_parquet(folder / f"{side}_features.parquet", index=False)
@@ -133,7 +133,7 @@ def _build_index(export: Path, path: Path, item_id: str, candidates: int) -> Non
     """
     table = pd.read_parquet(export / "item_embeddings.parquet")
     table = table.set_index(item_id) if item_id in table else table
-    known = table.index.isin(pd.read_parquet(export / "item_features.parquet", columns=[item_id])[item_id])
+    known = table.index.isin(pd.read_parquet(piece(export, "item_features.parquet"), columns=[item_id])[item_id])
     if not known.all():
         raise SystemExit(f"{(~known).sum():,} items of item_embeddings.parquet are not in item_features.parquet")
     if len(table) < max(candidates, LISTS):
