@@ -17,9 +17,10 @@ import redis
 from benchmarks.measure import FOLDER, in_child, matmul_rate
 from redis_recsys.batch import batch, score
 from redis_recsys.bundle import Bundle
-from redis_recsys.config import BatchSettings, RedisSettings, TrainSettings
+from redis_recsys.config import BatchSettings, RedisSettings, Settings, TrainSettings
 from redis_recsys.entities import Entities
 from redis_recsys.inference import Ranker, Tower
+from redis_recsys.popularity import Clicks
 from redis_recsys.schema import Column, Schema, Side
 from redis_recsys.store.connection import connect
 
@@ -73,7 +74,7 @@ def make_bundle(path: Path, users: int, items: int) -> Path:
         export_ranker(DLRM(schema, np.zeros(items + 1), settings), tables[0], tables[1], folder)
         catalogue = entities["item"]
         embeddings = Tower(folder / "item_tower.onnx").embed(catalogue.categorical, catalogue.numeric)
-        write_tables(folder, embeddings, random.integers(1, 1000, items), history, users)
+        write_tables(folder, embeddings, Clicks(random.integers(1, 1000, items)), history, users)
         for side in counts:
             write_entities(folder / f"{side}_features.parquet", schema, side, entities[side])
         finish(folder, schema, "benchmark", {}, embeddings.shape[1], users, items)
@@ -85,7 +86,7 @@ def into_redis(path: Path, settings: BatchSettings) -> dict[str, Any]:
     folder = Path(tempfile.mkdtemp(prefix="recsys-bench-"))
     try:
         with connect(RedisSettings(folder=folder)) as client:
-            report = batch(Bundle(path), client, settings)
+            report = batch(Bundle(path), client, Settings(batch=settings))
         return {"users": report.users, "seconds": report.seconds, "users_per_s": report.users_per_second}
     finally:
         shutil.rmtree(folder, ignore_errors=True)

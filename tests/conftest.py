@@ -13,11 +13,15 @@ from typing import Any
 
 import pytest
 import redis
+from pipelines import PLAIN, Deployed
 from planted import VARIANTS, Outcome, Trained, planted_dataset, trained_by_merlin, trained_on
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from redis_recsys import cli
+from redis_recsys.bundle import Bundle
+from redis_recsys.config import OnlineSettings, RedisSettings, Settings, TritonSettings
+from redis_recsys.deploy import deploy
 from redis_recsys.store.embedded import EmbeddedRedis
 
 
@@ -51,6 +55,22 @@ def use_server(server: EmbeddedRedis, client: redis.Redis, monkeypatch: pytest.M
     monkeypatch.setenv("RECSYS_REDIS_PASSWORD", server.password)
     monkeypatch.setenv("RECSYS_ONLINE_TIMEOUT", "1")
     return client
+
+
+@pytest.fixture
+def deployed(server: EmbeddedRedis, client: redis.Redis, tmp_path: Path) -> Deployed:
+    """Deploys a bundle and returns settings to serve it with."""
+
+    def make(bundle: Bundle, triton: dict[str, Any] | None = None, **online: Any) -> Settings:
+        where = RedisSettings.model_validate({"host": server.host, "port": server.port, "password": server.password})
+        settings = Settings(
+            data=tmp_path, redis=where, online=OnlineSettings(**PLAIN | online), triton=TritonSettings(**triton or {})
+        )
+        settings.deploy.models, settings.deploy.feast = tmp_path / "deployed", False
+        deploy(bundle, client, settings)
+        return settings
+
+    return make
 
 
 @pytest.fixture

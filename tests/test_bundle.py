@@ -19,6 +19,7 @@ from redis_recsys.entities import Entities, read_entities, write_entities
 from redis_recsys.errors import BundleError
 from redis_recsys.history import History
 from redis_recsys.inference import Ranker, Tower
+from redis_recsys.popularity import Clicks
 from redis_recsys.schema import Column, Schema
 
 FILES = (
@@ -75,13 +76,23 @@ def test_embeddings_are_the_item_towers_and_of_unit_length(variant: Trained) -> 
     np.testing.assert_allclose(np.linalg.norm(bundle.item_embeddings, axis=1), 1, rtol=1e-5)
 
 
-def test_popularity_counts_the_clicks_of_training_and_validation(variant: Trained) -> None:
+def test_popular_is_what_was_clicked_most_among_the_newest_tenth_and_then_ever(variant: Trained) -> None:
     rows = variant.dataset.rows("train") + variant.dataset.rows("valid")
-    items, counts = variant.bundle.popularity
-    for item, count in zip(items, counts, strict=True):
-        assert count == ((rows.item == item) & (rows.target > 0)).sum()
-    assert (np.diff(counts) <= 0).all()
-    assert set(items) == set(rows.item[rows.target > 0])
+    clicked = rows.item[rows.target > 0]
+    times = rows.time[rows.target > 0]
+    edge = np.sort(times)[::-1][-(-len(times) // 10) - 1]
+    table = pq.read_table(variant.bundle.path / "popularity.parquet").to_pydict()
+    for item, ever, recent in zip(table["item"], table["count"], table["recent"], strict=True):
+        assert ever == (clicked == item).sum()
+        assert recent == (clicked[times >= edge] == item).sum()
+    order = list(zip(table["recent"], table["count"], strict=True))
+    assert order == sorted(order, reverse=True)
+    assert set(table["item"]) == set(clicked)
+    popular = variant.bundle.popularity
+    assert set(popular.items[: len(order)]) == set(clicked)
+    assert sorted(popular.items) == list(range(1, variant.bundle.manifest.items + 1))  # the others come last
+    assert [np.floor(score) for score in popular.scores[: len(order)]] == table["recent"]
+    assert not popular.scores[len(order) :].any()
 
 
 def test_histories_hold_what_each_user_clicked_before_the_test(variant: Trained) -> None:
@@ -163,14 +174,16 @@ def write(target: Path, users: int = 3, per_user: int = 2) -> None:
     schema, user = one_column_schema(), np.repeat(np.arange(1, users + 1), per_user)
     item = (user + np.tile(np.arange(per_user), users)).astype(np.int32)
     rows = Rows(user.astype(np.int32), item, np.ones(len(user), np.float32), np.arange(len(user)))
-    ids = np.arange(1, users + 1)
     with writing_bundle(target) as folder:
         for name in ("user_tower.onnx", "item_tower.onnx", "ranker.onnx"):
             (folder / name).write_bytes(name.encode())
-        packed = Entities(ids, ids[:, None].astype(np.int32), np.empty((users, 0), np.float32))
-        write_entities(folder / "user_features.parquet", schema, "user", packed)
-        write_entities(folder / "item_features.parquet", schema, "item", packed)
-        write_tables(folder, np.eye(4, dtype=np.float32), np.array([0, 5, 0, 7]), History.of(rows, users), users)
+        for side, count in (("user", users), ("item", 4)):
+            ids = np.arange(1, count + 1)
+            packed = Entities(ids, ids[:, None].astype(np.int32), np.empty((count, 0), np.float32))
+            write_entities(folder / f"{side}_features.parquet", schema, side, packed)
+        write_tables(
+            folder, np.eye(4, dtype=np.float32), Clicks(np.array([0, 5, 0, 7])), History.of(rows, users), users
+        )
         finish(folder, schema, "by hand", {"auc": 0.5}, 4, users, 4)
 
 
@@ -179,7 +192,8 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     bundle = Bundle(tmp_path / "bundle")
     assert (bundle.manifest.trainer, bundle.manifest.metrics) == ("by hand", {"auc": 0.5})
     assert bundle.item_embeddings.tolist() == np.eye(4).tolist()
-    assert [part.tolist() for part in bundle.popularity] == [[4, 2], [7, 5]]
+    assert bundle.popularity.items.tolist() == [4, 2, 3, 1]  # of equally popular ones, ids fall as texts
+    assert bundle.popularity.scores.tolist() == [7, 5, 0, 0]
     (block,) = bundle.users()
     assert [block[1][user].tolist() for user in (1, 2, 3)] == [[1, 2], [2, 3], [3, 4]]
 

@@ -26,6 +26,7 @@ from redis_recsys.events import Consumer
 from redis_recsys.feast_repo import FeastGeneration
 from redis_recsys.history import History
 from redis_recsys.inference import Tower
+from redis_recsys.popularity import Clicks
 from redis_recsys.schema import Side
 from redis_recsys.store import deployments, features, history, lock, popular, vectors
 from redis_recsys.store.deployments import DeploymentWriter
@@ -107,7 +108,7 @@ def eventually(condition: Callable[[], bool], seconds: float = 30.0) -> None:
 
 def test_everything_that_serving_reads_is_there(client: redis.Redis, variant: Trained, settings: Settings) -> None:
     bundle = variant.bundle
-    settings.batch.popular = 5
+    settings.batch.popular, settings.online.topk = 5, 3
     report = deploy(bundle, client, settings)
     gen = report.generation
     assert deployments.live(client) == gen
@@ -122,8 +123,11 @@ def test_everything_that_serving_reads_is_there(client: redis.Redis, variant: Tr
             np.testing.assert_array_equal(found[0], expected.categorical)
             np.testing.assert_array_equal(found[1], expected.numeric)
             assert found[2].all()
-    raw, most = bundle.items.raw_ids, bundle.popularity[1][:5].tolist()
-    assert popular.read(client, gen, None, bundle.id_kinds["item"])[1] == most
+    raw, best = bundle.items.raw_ids, bundle.popularity
+    assert popular.read(client, gen, None, bundle.id_kinds["item"]) == (
+        raw[best.items[:5] - 1].tolist(),
+        best.scores[:5].tolist(),
+    )
     for users, seen in bundle.users():
         with client.pipeline(transaction=False) as pipe:
             history.read(pipe, users.raw_ids.tolist())
@@ -196,7 +200,7 @@ def many_items(bundle: Bundle, folder: Path, count: int) -> Bundle:
         embeddings = np.random.default_rng(1).standard_normal((count, dim)).astype(np.float32)
         embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
         nothing = History(np.zeros(users + 2, np.int64), np.empty(0, np.int32))
-        write_tables(aside, embeddings, np.arange(count), nothing, users)
+        write_tables(aside, embeddings, Clicks(np.arange(count)), nothing, users)
         finish(aside, bundle.schema, "test", {}, dim, users, count)
     return Bundle(folder)
 

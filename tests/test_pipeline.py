@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import redis
+from pipelines import HOW, PLAIN, Deployed, K, answer, ids, redis_of, running, wait
 from planted import Trained, trained_on
 
 from redis_recsys.batch import score
@@ -20,50 +20,14 @@ from redis_recsys.config import BatchSettings, OnlineSettings, RedisSettings, Se
 from redis_recsys.data.movielens import fetch
 from redis_recsys.dataset import Dataset
 from redis_recsys.deploy import deploy
-from redis_recsys.errors import ConfigError, StoreError
+from redis_recsys.errors import StoreError
 from redis_recsys.etl import encode
 from redis_recsys.pipeline import STATUS, Runner, models, stages_of
 from redis_recsys.split import Split
+from redis_recsys.stages.stage import POPULAR
 from redis_recsys.stages.user_embedding import UserEmbedding
-from redis_recsys.store import deployments, history, vectors
+from redis_recsys.store import deployments, features, history, vectors
 from redis_recsys.store.embedded import EmbeddedRedis
-
-K = 10
-PLAIN: dict[str, Any] = {"nearest": 25, "similar": 0, "popular": 0, "topk": K, "timeout": 1.0}
-
-Deployed = Callable[..., Settings]
-
-
-@pytest.fixture
-def deployed(server: EmbeddedRedis, client: redis.Redis, tmp_path: Path) -> Deployed:
-    """Deploys a bundle and returns settings to serve it with."""
-
-    def make(bundle: Bundle, triton: dict[str, Any] | None = None, **online: Any) -> Settings:
-        where = RedisSettings.model_validate({"host": server.host, "port": server.port, "password": server.password})
-        settings = Settings(
-            data=tmp_path, redis=where, online=OnlineSettings(**PLAIN | online), triton=TritonSettings(**triton or {})
-        )
-        settings.deploy.models, settings.deploy.feast = tmp_path / "deployed", False
-        deploy(bundle, client, settings)
-        return settings
-
-    return make
-
-
-@contextmanager
-def running(settings: Settings, names: tuple[str, ...] | None = None) -> Iterator[Runner]:
-    runner = Runner(names or tuple(stages_of(settings.online)), settings)
-    try:
-        yield runner
-    finally:
-        runner.close()
-
-
-def ids(users: np.ndarray) -> dict[str, np.ndarray]:
-    """Raw ids as a request carries them."""
-    if users.dtype.kind in "iu":
-        return {"user_id": users.astype(np.int64)[:, None]}
-    return {"user_id": np.array([[user.encode()] for user in users], object)}
 
 
 def offline(bundle: Bundle) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -138,12 +102,6 @@ def test_models_of_every_partition_hand_on_what_the_next_needs(
         assert columns[name].tolist() == expected[name].tolist(), name
 
 
-def redis_of(settings: Settings) -> redis.Redis:
-    secret = settings.redis.password
-    assert secret is not None
-    return redis.Redis(settings.redis.host or "", settings.redis.port, password=secret.get_secret_value())
-
-
 def test_every_partition_offers_the_contract(deployed: Deployed, trained: Trained) -> None:
     for partition in ("fused", "staged", "consolidated"):
         settings = Settings(triton=TritonSettings(partition=partition, explain=False))
@@ -154,16 +112,48 @@ def test_every_partition_offers_the_contract(deployed: Deployed, trained: Traine
     assert [part.name for part in models(Settings(), "int", "int")] == ["recommender"]
 
 
-def test_unknown_users_get_the_average_users_neighbours_and_popular_items(trained: Trained, deployed: Deployed) -> None:
-    settings = deployed(trained.bundle, popular=5)
-    with running(settings) as runner:
-        found = runner({"user_id": np.array([[10**15], [-3]])})
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("partition", ["fused", "staged"])
+def test_users_of_whom_nothing_is_known_get_what_is_popular_now_less_what_they_have_seen(
+    trained: Trained, deployed: Deployed, client: redis.Redis, how: dict[str, Any], partition: str
+) -> None:
+    settings = deployed(trained.bundle, {"partition": partition}, **how, temperature=0.5)
+    clicks = trained.dataset.rows("train").positives() + trained.dataset.rows("valid").positives()
+    ever = np.bincount(clicks.item, minlength=trained.bundle.manifest.items + 1)
+    edge = np.sort(clicks.time)[::-1][-(-len(clicks) // 10) - 1]
+    recent = np.bincount(clicks.item[clicks.time >= edge], minlength=len(ever))
+    number = trained.bundle.items.number_of
+    second = int(trained.bundle.items.raw_ids[trained.bundle.popularity.items[1] - 1])
+    client.zadd(history.key(-3), {str(second): 1.0})
+    users = {"user_id": np.array([[10**15], [-3], [1]])}
+    found = answer(settings, users)
     assert not found["degraded"].any()
-    assert (found["item_ids"] > 0).all()
-    popular = set(trained.bundle.popularity[0][:5].tolist())
-    for row in range(2):
-        assert popular <= set(found["items"][row].tolist())
+    shown = number(found["item_ids"][:2])
+    assert (np.diff([[recent[n] + ever[n] / 1e6 for n in row] for row in shown]) <= 0).all()
+    assert set(recent[shown[0]]) == set(np.sort(recent)[::-1][:K])
+    assert second in found["item_ids"][0]
+    assert found["item_ids"][1].tolist() == [item for item in found["item_ids"][0].tolist() if item != second] + [
+        found["item_ids"][1, -1]
+    ]
+    assert (found["sources"][:2][found["items"][:2] > 0] == POPULAR).all()
+    assert found["scores"][0].tolist() == trained.bundle.popularity.scores[:K].astype(np.float32).tolist()
+    assert (found["scores"][2] < 1).all()
     np.testing.assert_allclose(found["user_embedding"][0], trained_average(trained), atol=1e-5)
+
+
+def test_a_user_with_a_row_that_says_nothing_gets_the_popular_items(
+    trained: Trained, deployed: Deployed, client: redis.Redis
+) -> None:
+    settings = deployed(trained.bundle)
+    generation = deployments.live(client) or ""
+    categorical, numeric = trained.bundle.schema.widths("user")
+    (blank,) = features.pack(np.zeros((1, categorical), np.int32), np.zeros((1, numeric), np.float32))
+    client.set(features.key(generation, "user", 1), blank)
+    client.delete(history.key(1))
+    with running(settings) as runner:
+        blank_row, nobody = runner({"user_id": np.array([[1], [-3]])})["item_ids"].tolist()
+    assert blank_row == nobody
+    assert len(set(nobody)) == K
 
 
 def trained_average(trained: Trained) -> np.ndarray:
@@ -205,31 +195,6 @@ def test_items_similar_to_the_last_viewed_are_candidates(trained: Trained, deplo
         int(item) for item, bits in zip(found["candidates"][row], found["sources"][row], strict=True) if bits & 2
     }
     assert brought == expected
-
-
-def test_rules_allow_and_deny_items_by_raw_values(trained: Trained, deployed: Deployed) -> None:
-    bundle = trained.bundle
-    genres = dict(zip(bundle.items.raw_ids.tolist(), raw_genres(bundle), strict=True))
-    everyone = ids(next(bundle.users())[0].raw_ids)
-    with running(deployed(bundle, allow={"genres": ["g1", "g2"]}, deny={"genres": ["even"], "item": [2]})) as runner:
-        shown = runner(everyone)["item_ids"]
-    items = set(shown[shown >= 0].tolist())
-    assert items
-    assert 2 not in items
-    for item in items:
-        assert set(genres[item]) & {"g1", "g2"}
-        assert "even" not in genres[item]
-    settings = deployed(bundle, deny={"colour": ["red"]})
-    with pytest.raises(ConfigError, match="colour"):
-        Runner(tuple(stages_of(settings.online)), settings)
-
-
-def raw_genres(bundle: Bundle) -> list[list[str]]:
-    import pyarrow.parquet as pq
-
-    names = ["", *pq.read_table(bundle.path / "vocab" / "genres.parquet")["value"].to_pylist()]
-    column = next(c for c in bundle.schema.categorical("item") if c.name == "genres")
-    return [[names[each] for each in row if each] for row in bundle.items.categorical[:, bundle.schema.slots(column)]]
 
 
 def test_sampling_with_a_seed_repeats_and_without_varies(trained: Trained, deployed: Deployed) -> None:
@@ -289,11 +254,9 @@ def test_when_redis_is_gone_popular_items_are_shown_and_marked(
             bad = runner(users)
             assert time.monotonic() - began < 1.0
             assert bad["degraded"].all()
-            raw = trained.bundle.items.raw_ids
-            counts = dict(zip(*(part.tolist() for part in trained.bundle.popularity), strict=True))
-            shown = [counts[int(np.flatnonzero(raw == item)[0]) + 1] for item in bad["item_ids"][0]]
-            assert shown == sorted(counts.values(), reverse=True)[:K]
-            assert bad["scores"][0].tolist() == shown
+            best = trained.bundle.popularity
+            assert bad["item_ids"][0].tolist() == trained.bundle.items.raw_ids[best.items[:K] - 1].tolist()
+            np.testing.assert_allclose(bad["scores"][0], best.scores[:K], rtol=1e-6)
             deadline = time.monotonic() + 10
             while runner(users)["degraded"].any():
                 assert time.monotonic() < deadline
@@ -359,34 +322,30 @@ def test_a_deployment_that_cannot_be_loaded_at_the_start_is_answered_for_and_the
         wait(lambda: not runner(users)["degraded"].any())
 
 
-def wait(condition: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-
-
-def test_items_that_came_after_the_deployment_are_not_shown(
-    trained: Trained, deployed: Deployed, client: redis.Redis
+@pytest.mark.parametrize("retrieval", ["local", "redis"])
+def test_items_that_came_after_the_deployment_are_not_shown_nor_take_the_place_of_others(
+    trained: Trained, deployed: Deployed, client: redis.Redis, retrieval: str
 ) -> None:
-    settings = deployed(trained.bundle, nearest=3, similar=4)
+    settings = deployed(trained.bundle, nearest=3, similar=4, retrieval=retrieval)
     users = ids(next(trained.bundle.users())[0].raw_ids)
     count, generation = trained.bundle.manifest.items, deployments.live(client) or ""
     with running(settings) as runner:
         before = runner(users)
         row = int(np.flatnonzero((before["seen"] > 0).any(axis=1))[0])
-        last = before["seen"][row, 0]
+        last, gone = before["seen"][row, 0], before["candidates"][row, 0]
         vectors.put(client, generation, count + 1, trained.bundle.item_embeddings[last - 1], b"{}")
-        vectors.put(client, generation, count + 2, before["user_embedding"][row], b"{}")
-        wait(lambda: bool((runner(users)["candidates"][row] == count + 2).any()))
+        for number in range(count + 2, count + 30):
+            vectors.put(client, generation, number, before["user_embedding"][row], b"{}")
+        vectors.remove(client, generation, int(gone))  # once this is noticed, so is what was before
+        wait(lambda: not (runner(users)["candidates"] == gone).any())
         found = runner(users)
-        assert (found["items"] <= count).all()
-        assert (found["item_ids"] >= -1).all()
+        assert (found["candidates"] <= count).all()
+        assert (found["item_ids"] > 0).all(axis=1).sum() == (before["item_ids"] > 0).all(axis=1).sum()
         assert not found["degraded"].any()
 
 
 def test_degraded_answers_obey_the_rules(trained: Trained, deployed: Deployed, client: redis.Redis) -> None:
-    favourite = int(trained.bundle.items.raw_ids[trained.bundle.popularity[0][0] - 1])
+    favourite = int(trained.bundle.items.raw_ids[trained.bundle.popularity.items[0] - 1])
     settings = deployed(trained.bundle, deny={"item": [favourite]}, timeout=0.2, pause=0.0)
     with running(settings) as runner:
         client.execute_command("CLIENT", "PAUSE", "600", "ALL")
@@ -452,7 +411,7 @@ def test_times_of_stages_are_told_and_counted(trained: Trained, deployed: Deploy
 def test_candidates_are_counted_as_they_come_out_of_the_index_and_of_the_filter(
     trained: Trained, deployed: Deployed, partition: str
 ) -> None:
-    settings = deployed(trained.bundle, {"partition": partition, "explain": True}, deny={"genres": ["g1"]})
+    settings = deployed(trained.bundle, {"partition": partition, "explain": True}, popular=20)
     users = next(trained.bundle.users())[0]
     columns: dict[str, np.ndarray] = ids(users.raw_ids[:5])
     counted: dict[str, int] = {}

@@ -71,7 +71,7 @@ def test_more_candidates_than_unseen_items_are_filled_with_zero(trained: Trained
     bundle = trained.bundle
     models = Recommender(bundle, candidates=1000)
     for users, history in bundle.users(64):
-        items = models.retrieve(users, history)
+        items, _ = models.retrieve(users, history)
         assert items.shape == (len(users), bundle.manifest.items)
         for row, found in enumerate(items):
             unseen = set(range(1, bundle.manifest.items + 1)) - set(history[row + 1])
@@ -82,5 +82,7 @@ def test_more_candidates_than_unseen_items_are_filled_with_zero(trained: Trained
 
 
 def test_counts_are_the_items_that_there_are() -> None:
-    scored = Scored(np.array([[3, 1], [2, 0], [0, 0]]), np.array([[0.5, 0.4], [0.3, -np.inf], [-np.inf] * 2]))
+    scored = Scored(
+        np.array([[3, 1], [2, 0], [0, 0]]), np.array([[0.5, 0.4], [0.3, -np.inf], [-np.inf] * 2]), np.zeros(3, bool)
+    )
     assert scored.counts.tolist() == [2, 1, 0]

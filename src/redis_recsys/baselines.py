@@ -21,6 +21,7 @@ from .dataset import Dataset, Rows
 from .errors import TrainingError
 from .evaluate import new_items, recommend_all
 from .metrics import list_metrics
+from .popularity import Clicks
 from .progress import progress
 from .topk import topk
 
@@ -85,15 +86,11 @@ class RecentPopularity(Popularity):
     """Most clicked among the newest tenth of the clicks, then most clicked ever: what is in fashion."""
 
     name = "recent-popularity"
-    share = 0.1
 
     def fit(self, rows: Rows, users: int, items: int) -> None:
         """See :meth:`Popularity.fit`."""
         super().fit(rows, users, items)
-        rows = rows.positives()
-        newest = np.argsort(rows.time, kind="stable")[-int(np.ceil(self.share * len(rows))) :]
-        recent = np.bincount(rows.item[newest] - 1, minlength=items)
-        self.popularity = (recent + self.popularity / (self.popularity.max() + 1)).astype(np.float32)
+        self.popularity = Clicks.of(rows, items).scores.astype(np.float32)
 
 
 class ItemKNN(Popularity):

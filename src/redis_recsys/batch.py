@@ -6,6 +6,7 @@ writes what is ready to Redis. Only a few blocks exist at a time, so memory does
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -17,13 +18,16 @@ import redis
 from threadpoolctl import threadpool_limits
 
 from .bundle import Bundle
-from .config import BatchSettings
+from .config import BatchSettings, Settings
 from .entities import Entities
 from .history import History
 from .machine import cores
 from .progress import progress
 from .recommender import Recommender, Scored
+from .rules import Rules
 from .store.recommendations import GenerationWriter
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,45 +45,57 @@ class BatchReport:
         return (self.users - self.resumed_at) / self.seconds
 
 
-def batch(bundle: Bundle, client: redis.Redis, settings: BatchSettings) -> BatchReport:
+def batch(bundle: Bundle, client: redis.Redis, settings: Settings) -> BatchReport:
     """Score all users and publish the result; readers see the old generation until everything is written.
 
     Args:
         bundle: with the models and users.
         client: a connected Redis.
-        settings: of the run; the same bundle and settings resume an interrupted run where it stopped.
+        settings: section ``batch``, and the business rules of section ``online``; the same bundle and settings resume
+            an interrupted run where it stopped.
 
     Raises:
+        ConfigError: the rules do not fit the bundle.
         StoreError: Redis fails, or another batch run is writing. The live generation stays as it was.
     """
     started = time.perf_counter()
-    fingerprint = f"{bundle.fingerprint}:{settings.model_dump_json(include=_RESULT)}"
+    rules, how = Rules.of(bundle, settings.online), settings.batch
+    for warning in rules.warnings:
+        log.warning("%s", warning)
     raw_items = bundle.items.raw_ids
-    with GenerationWriter.begin(client, fingerprint, settings.grace) as writer:
-        writer.done -= writer.done % settings.block  # a block that was cut in the middle is scored and written again
+    with GenerationWriter.begin(client, _fingerprint(bundle, settings), how.grace) as writer:
+        writer.done -= writer.done % how.block  # a block that was cut in the middle is scored and written again
         resumed_at = writer.done
         with progress("scoring users", bundle.manifest.users) as advance:
             advance(resumed_at)
-            for users, scored in score(bundle, settings, skip=resumed_at):
-                writer.write(users.raw_ids, raw_items[np.maximum(scored.items, 1) - 1], scored.scores, scored.counts)
+            for users, scored in score(bundle, how, rules.allowed, skip=resumed_at):
+                items = raw_items[np.maximum(scored.items, 1) - 1]
+                writer.write(users.raw_ids, items, scored.scores, scored.counts, scored.unknown)
                 advance(len(users))
-        items, counts = bundle.popularity
-        writer.publish(raw_items[items[: settings.popular] - 1], counts[: settings.popular])
+        popular = bundle.popularity.among(rules.allowed)
+        best = slice(how.popular_kept)
+        writer.publish(raw_items[popular.items[best] - 1], popular.scores[best])
         return BatchReport(writer.generation, bundle.manifest.users, resumed_at, time.perf_counter() - started)
 
 
-_RESULT = {"candidates", "topk", "temperature", "seed", "block", "popular"}
+def _fingerprint(bundle: Bundle, settings: Settings) -> str:
+    """Of everything that recommendations depend on."""
+    how = settings.batch.model_dump_json(include={"candidates", "topk", "temperature", "seed", "block", "popular"})
+    return f"{bundle.fingerprint}:{how}:{settings.online.model_dump_json(include={'allow', 'deny'})}"
 
 
-def score(bundle: Bundle, settings: BatchSettings, skip: int = 0) -> Iterator[tuple[Entities, Scored]]:
+def score(
+    bundle: Bundle, settings: BatchSettings, allowed: np.ndarray | None = None, skip: int = 0
+) -> Iterator[tuple[Entities, Scored]]:
     """Recommendations of all users in table order, a block at a time.
 
     Args:
         bundle: with the models and users.
         settings: of the run.
+        allowed: which items may be recommended, bool[items + 1] by entity number; default: all.
         skip: users that were done before, whole blocks.
     """
-    models = Recommender(bundle, settings.candidates)
+    models = Recommender(bundle, settings.retrieved, allowed)
     workers = settings.workers or cores()
 
     def work(number: int, users: Entities, history: History) -> tuple[Entities, Scored]:

@@ -14,7 +14,9 @@
       user_features.parquet    every user: raw id and encoded features (entities.py)
       item_features.parquet    the same for items, with labels
       item_embeddings.parquet  ``embedding`` float32[D], row i belongs to item i + 1
-      popularity.parquet       ``item`` int32 and ``count`` int64 of clicked items, most popular first
+      item_values.parquet      raw values of the items' categorical columns, for business rules (entities.py)
+      popularity.parquet       ``item`` int32 and ``count`` int64 (clicks ever) of clicked items, most popular first;
+                               where times are known, ``recent`` int64 (clicks among the newest tenth) decides first
       history.parquet          ``items`` list<int32> of each user, oldest first, in the order of user_features
 """
 
@@ -33,10 +35,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .entities import RAW_ID, ROW_GROUP, Entities, read_entities, stream_entities, stream_parquet
+from .entities import ITEM_VALUES, RAW_ID, ROW_GROUP, Entities, read_entities, stream_entities, stream_parquet
 from .errors import BundleError
 from .files import sha256, written_aside
 from .history import History
+from .popularity import Clicks, Popular
 from .schema import IdKind, Schema, Side, explain
 
 BUNDLE_VERSION = 1
@@ -147,16 +150,40 @@ class Bundle:
         ]
         return np.concatenate(parts).reshape(-1, self.manifest.embedding_dim)
 
+    def item_values(self, name: str) -> pa.ChunkedArray | None:
+        """Raw values of a categorical column, one per item in table order: int64, text, or lists of these.
+
+        None where the bundle lacks them: it is of an earlier release, or of an import that could not tell.
+
+        Raises:
+            BundleError: the file is damaged.
+        """
+        if ITEM_VALUES not in self.manifest.files:
+            return None
+        try:
+            with pq.ParquetFile(self.path / ITEM_VALUES) as file:
+                return file.read([name]).column(name) if name in file.schema_arrow.names else None
+        except (OSError, pa.ArrowException) as error:
+            raise BundleError(f"{self.path / ITEM_VALUES} cannot be read: {' '.join(str(error).split())}") from error
+
     @cached_property
-    def popularity(self) -> tuple[np.ndarray, np.ndarray]:
-        """int32[m] item numbers, most popular first, and their int64[m] counts."""
-        batches = list(stream_parquet(self.path / "popularity.parquet", ["item", "count"]))
-        if not batches:
-            return np.empty(0, np.int32), np.empty(0, np.int64)
-        return (
-            np.concatenate([b.column("item").to_numpy() for b in batches]),
-            np.concatenate([b.column("count").to_numpy() for b in batches]),
-        )
+    def popularity(self) -> Popular:
+        """All items, most popular first; none where no click is known.
+
+        Of equally popular ones, the one whose id as text is higher comes first, as in a sorted set of Redis.
+        """
+        path = self.path / "popularity.parquet"
+        recent = [name for name in pq.read_schema(path).names if name == "recent"]
+        blocks = list(stream_parquet(path, ["item", "count", *recent]))
+        if not blocks:
+            return Popular(np.empty(0, np.int32), np.empty(0))
+        item, *clicks = (column.to_numpy() for column in pa.Table.from_batches(blocks).columns)
+        scores = np.zeros(self.manifest.items)
+        scores[item - 1] = Clicks(*clicks).scores
+        texts = [str(raw).encode() for raw in self.raw_ids("item").tolist()]
+        by_text = np.array(sorted(range(len(texts)), key=texts.__getitem__, reverse=True))
+        order = by_text[np.argsort(-scores[by_text], kind="stable")]
+        return Popular((order + 1).astype(np.int32), scores[order])
 
     def users(self, block: int = 4096) -> Iterator[tuple[Entities, History]]:
         """All users in table order, ``block`` at a time: features, and what each has interacted with.
@@ -182,24 +209,24 @@ def writing_bundle(target: Path) -> Iterator[Path]:
             raise BundleError(f"the bundle for {target} was not finished")
 
 
-def write_tables(
-    folder: Path, item_embeddings: np.ndarray, popularity: np.ndarray, history: History, users: int
-) -> None:
+def write_tables(folder: Path, item_embeddings: np.ndarray, clicks: Clicks, history: History, users: int) -> None:
     """Write the parquet files that do not come from the dataset as they are.
 
     Args:
         folder: a directory from :func:`writing_bundle`.
         item_embeddings: float32[items, D].
-        popularity: int64[items], clicks of each item in the training data.
+        clicks: of each item.
         history: what each user has interacted with.
         users: number of users.
     """
     flat = pa.array(np.ascontiguousarray(item_embeddings, np.float32).reshape(-1))
     embedding = pa.FixedSizeListArray.from_arrays(flat, item_embeddings.shape[1])
     pq.write_table(pa.table({"embedding": embedding}), folder / "item_embeddings.parquet")
-    order = np.argsort(-popularity, kind="stable")
-    order = order[popularity[order] > 0]
-    table = {"item": (order + 1).astype(np.int32), "count": popularity[order].astype(np.int64)}
+    order = np.argsort(-clicks.scores, kind="stable")
+    order = order[clicks.ever[order] > 0]
+    table = {"item": (order + 1).astype(np.int32), "count": clicks.ever[order].astype(np.int64)}
+    if clicks.recent is not None:
+        table["recent"] = clicks.recent[order].astype(np.int64)
     pq.write_table(pa.table(table), folder / "popularity.parquet")
     offsets = history.starts[1 : users + 2]
     # int64 offsets: a catalogue's whole history may hold more than 2^31 items

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -122,14 +122,26 @@ class LookupSettings(Section):
 class BatchSettings(Section):
     """How recommendations are computed ahead of time."""
 
-    candidates: int = Field(100, ge=1, description="items that retrieval hands to the ranker")
+    candidates: int = Field(100, ge=1, description="items that retrieval hands to the ranker, at least topk")
     topk: int = Field(20, ge=1, description="recommendations kept per user")
     temperature: float = Field(0.0, ge=0, description="0 orders strictly by score, more samples (softmax)")
     seed: int = 42
     block: int = Field(2048, ge=1, description="users scored together")
     workers: int | None = Field(None, ge=1, description="threads; default: one per core")
     grace: int = Field(3600, ge=0, description="seconds the replaced generation stays readable")
-    popular: int = Field(1000, ge=1, description="popular items stored for users without recommendations")
+    popular: int = Field(
+        1000, ge=1, description="popular items stored for users without recommendations, at least topk"
+    )
+
+    @property
+    def retrieved(self) -> int:
+        """Items that retrieval hands to the ranker: enough for ``topk`` of them to be kept."""
+        return max(self.candidates, self.topk)
+
+    @property
+    def popular_kept(self) -> int:
+        """Popular items that are stored: enough for a user who gets nothing else."""
+        return max(self.popular, self.topk)
 
 
 class DeploySettings(Section):
@@ -156,17 +168,35 @@ class OnlineSettings(Section):
         description="item features from: the server's memory, packed values in Redis, the answer of the vector query "
         "(needs retrieval redis), or the Feast SDK",
     )
-    nearest: int = Field(80, ge=1, description="candidates from the vector index")
+    nearest: int = Field(80, ge=1, description="candidates from the vector index, at least topk")
     similar: int = Field(10, ge=0, description="candidates similar to the item viewed last")
     popular: int = Field(10, ge=0, description="candidates that are popular")
-    allow: dict[str, list[int | str]] = Field({}, description="recommend only items with one of these raw values")
-    deny: dict[str, list[int | str]] = Field({}, description="never recommend items with one of these raw values")
+    allow: dict[str, list[bool | int | str]] = Field(
+        {}, description="recommend only items with one of these raw values, in batches and degraded answers, too"
+    )
+    deny: dict[str, list[bool | int | str]] = Field(
+        {}, description="never recommend items with one of these raw values, in batches and degraded answers, too"
+    )
     topk: int = Field(20, ge=1, description="recommendations per user")
     temperature: float = Field(0.0, ge=0, description="0 orders strictly by score, more samples (softmax)")
     diversity: float = Field(0.0, ge=0, le=1, description="0: by score alone; more: items unlike those before (MMR)")
     seed: int | None = Field(None, description="of the sampling; default: a new one at every start")
     timeout: float = Field(0.1, gt=0, description="seconds a request waits for Redis before it is answered without")
     pause: float = Field(0.5, ge=0, description="seconds without Redis after it failed, before it is tried again")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> OnlineSettings:
+        if self.items == "attributes" and (self.retrieval != "redis" or self.similar or self.popular):
+            raise ValueError(
+                "items 'attributes' needs retrieval 'redis', similar 0 and popular 0: the vector query has no features "
+                "of other sources' items"
+            )
+        return self
+
+    @property
+    def retrieved(self) -> int:
+        """Candidates from the vector index: enough for ``topk`` of them to be shown, whatever other sources bring."""
+        return max(self.nearest, self.topk)
 
 
 class TritonSettings(Section):

@@ -8,6 +8,7 @@
       vocab/<column>.parquet  column ``value``; row i is id i + 1 (id 0 is unknown)
       users.parquet           entities of the user side (see entities.py); row i is user i + 1
       items.parquet           the same for items
+      item_values.parquet     raw values of the items' categorical columns, in the order of items.parquet (entities.py)
       train/ valid/ test/     parquet partitions: user int32, item int32, target float32, time int64 [, oracle float32]
 
 Vocabularies, means and frequencies come from the training rows alone. The tables hold every user and item that

@@ -63,7 +63,7 @@ def offline(settings: Settings, users: int = USERS) -> tuple[Report, list[Recomm
         towers, both = Everyone(bundle, candidates, ranked=False), Everyone(bundle, candidates)
         report = evaluate(dataset, [*fit_baselines(dataset), towers, both], predict=both.predict)
     with step("5/7  score every user and write to Redis"), connect(settings.redis) as client:
-        written = batch(bundle, client, settings.batch)
+        written = batch(bundle, client, settings)
         console.print(f"{written.users:,} users written at {written.users_per_second:,.0f} users/s", highlight=False)
         first = next(bundle.users(users))[0].raw_ids
         return report, get_many(client, first.tolist())

@@ -7,6 +7,7 @@ grow with their number.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from .errors import BundleError, StoreError
 from .files import written_aside
 from .inference import Tower
 from .progress import progress
+from .rules import Rules
 from .store import deployments, features, history, popular, vectors
 from .store.deployments import DeploymentRecord, DeploymentWriter
 from .store.replay import replay
@@ -34,8 +36,11 @@ if TYPE_CHECKING:
 
 BLOCK = 4096  # users that are written together
 QUERIES = 500  # users whose neighbours are looked up to measure recall
+NEIGHBOURS = 100  # of which recall is measured, unless requests ask for more
 PRELOAD_SECONDS = 2.0  # that running servers have to load a deployment before it goes live
 SETTLE_SECONDS = 0.1  # until consumers of events have noticed a deployment, where no server runs yet
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -47,7 +52,8 @@ class DeployReport:
         fingerprint: of the bundle.
         users, items: whose features were written.
         ef: of the vector queries.
-        recall: at 100 neighbours and that ef, against exact search.
+        recall: at that ef, against exact search.
+        neighbours: that the recall is of.
         replayed: users whose live events were applied to the new features.
         seconds: that each step took.
     """
@@ -58,6 +64,7 @@ class DeployReport:
     items: int
     ef: int = 0
     recall: float = 0.0
+    neighbours: int = 0
     replayed: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -75,10 +82,12 @@ def deploy(bundle: Bundle, client: redis.Redis, settings: Settings) -> DeployRep
     Args:
         bundle: to be deployed; every file is compared with its checksum.
         client: a connected Redis.
-        settings: sections ``deploy``, ``batch`` (number of popular items) and ``data``.
+        settings: sections ``deploy``, ``batch`` (number of popular items), ``online`` (neighbours, business rules) and
+            ``data``.
 
     Raises:
         BundleError: the bundle is damaged.
+        ConfigError: the business rules do not fit the bundle.
         DataError: the bundle cannot be copied to the folder of deployed bundles.
         StoreError: Redis or Feast fails, or another deployment is being written.
     """
@@ -86,6 +95,8 @@ def deploy(bundle: Bundle, client: redis.Redis, settings: Settings) -> DeployRep
         report = DeployReport(writer.generation, bundle.fingerprint, bundle.manifest.users, bundle.manifest.items)
         with report.step("copy"):
             bundle = _copied(bundle, settings.deploy.models / bundle.fingerprint)
+        for warning in Rules.of(bundle, settings.online).warnings:
+            log.warning("%s", warning)
         _write(bundle, client, settings, writer, report)
         with report.step("switch"):
             writer.switch()
@@ -109,15 +120,16 @@ def _write(
     with report.step("items"):
         items = bundle.items
         features.write_many(client, gen, "item", items.raw_ids.tolist(), _packed(items))
-        best, counts = (part[: settings.batch.popular] for part in bundle.popularity)
-        popular.write(client, gen, items.raw_ids[best - 1], counts)
+        best = slice(max(settings.batch.popular, settings.online.topk))
+        popular.write(client, gen, items.raw_ids[bundle.popularity.items[best] - 1], bundle.popularity.scores[best])
     with report.step("vectors"):
         vectors.load(client, gen, bundle.item_embeddings, vectors.attributes_of(items, bundle.schema))
     with report.step("recall"):
         if not len(queries):
             queries = bundle.item_embeddings[:QUERIES]
+        report.neighbours = max(NEIGHBOURS, settings.online.retrieved)
         report.ef, report.recall = vectors.tune(
-            client, gen, bundle.item_embeddings, queries, target=settings.deploy.recall
+            client, gen, bundle.item_embeddings, queries, report.neighbours, settings.deploy.recall
         )
     with report.step("live events"):
         _replay(bundle, client, gen)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from functools import cached_property
 
 import numpy as np
-import pyarrow.parquet as pq
+import redis
 
 from .bundle import Bundle
 from .config import Settings
-from .errors import ConfigError
-from .store import deployments
+from .index import Change
+from .popularity import Popular
+from .rules import Rules
+from .store import deployments, vectors
+
+log = logging.getLogger(__name__)
 
 
 class Deployment:
@@ -21,6 +26,8 @@ class Deployment:
         record: what the deployment wrote about itself.
         bundle: the deployed bundle.
         data: the folder of data, where Feast's registry lies.
+        allowed: which items the business rules let through, bool[items + 1] by entity number; never the unknown item 0.
+        shown: those of them that have not been removed from the vectors; replaced by another array when that changes.
     """
 
     def __init__(self, record: deployments.DeploymentRecord, settings: Settings) -> None:
@@ -31,12 +38,32 @@ class Deployment:
 
         Raises:
             BundleError: the bundle is missing there, or damaged.
+            ConfigError: the rules do not fit the bundle.
         """
         self.generation = record.generation
         self.record = record
         self.bundle = Bundle(settings.deploy.models / record.fingerprint)
         self.data = settings.data
-        self._online = settings.online
+        rules = Rules.of(self.bundle, settings.online)
+        for warning in rules.warnings:
+            log.warning("generation %s: %s", self.generation, warning)
+        self.allowed = self.shown = rules.allowed
+        self._change = "0"
+
+    def follow(self, client: redis.Redis) -> list[Change]:
+        """Take over what was put into the vectors and removed since the last call; returns these changes.
+
+        Raises:
+            StoreError: Redis fails.
+        """
+        self._change, changes = vectors.changes(client, self.generation, self._change)
+        if changes:
+            shown = self.shown.copy()
+            for change in changes:
+                if change.item < len(shown):  # one that came later has no features, so it cannot be ranked
+                    shown[change.item] = self.allowed[change.item] and change.embedding is not None
+            self.shown = shown
+        return changes
 
     @cached_property
     def raw_items(self) -> np.ndarray:
@@ -46,34 +73,7 @@ class Deployment:
             return np.concatenate([[-1], raw]).astype(np.int64)
         return np.array([b"", *(each.encode() for each in raw)], object)
 
-    @cached_property
-    def popular(self) -> np.ndarray:
-        """Entity numbers int32[m], most popular first."""
-        return self.bundle.popularity[0].astype(np.int32)
-
-    @cached_property
-    def allowed(self) -> np.ndarray:
-        """Which items the business rules let through, bool[items + 1] by entity number; never the unknown item 0.
-
-        Raises:
-            ConfigError: a rule names a column that items do not have.
-        """
-        items, schema = self.bundle.items, self.bundle.schema
-        columns = {column.name: column for column in schema.categorical("item")}
-        allowed = np.ones(len(items) + 1, bool)
-        for rule, values_of in (("allow", self._online.allow), ("deny", self._online.deny)):
-            for name, values in values_of.items():
-                if name not in columns:
-                    known = ", ".join(columns)
-                    raise ConfigError(f"setting online.{rule} names {name}, but items have the attributes {known}")
-                wanted = {str(value) for value in values}
-                column = columns[name]
-                if column.role == "id":  # every item has a raw id, but not every one an id of its own in the models
-                    having = np.array([str(raw) in wanted for raw in items.raw_ids.tolist()], bool)
-                else:
-                    vocabulary = pq.read_table(self.bundle.path / "vocab" / f"{name}.parquet")["value"].to_pylist()
-                    ids = [number for number, value in enumerate(vocabulary, 1) if str(value) in wanted]
-                    having = np.asarray(np.isin(items.categorical[:, schema.slots(column)], ids).any(axis=1))
-                allowed[1:] &= having if rule == "allow" else ~having
-        allowed[0] = False
-        return allowed
+    @property
+    def popular(self) -> Popular:
+        """The items that may be shown now, most popular first."""
+        return self.bundle.popularity.among(self.shown)

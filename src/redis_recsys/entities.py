@@ -3,6 +3,10 @@
 Entity *n* (counted from 1, most frequent first) is row *n - 1* of its table; entity 0 is "unknown". The parquet
 file has the raw id in ``raw_id``, then one column per schema feature with encoded values, then the labels, so that
 people and feature stores can read it too.
+
+What encoding loses lies beside the items' table: ``item_values.parquet`` has, in the same order, the raw values of each
+categorical column, int64 or text, lists whole. Business rules are evaluated on these. The file may be missing, and so
+may columns, in what earlier releases or other tools wrote.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from .errors import DataError
 from .schema import Schema, Side
 
 RAW_ID = "raw_id"
+ITEM_VALUES = "item_values.parquet"  # in data sets and bundles: raw values of the items' categorical columns
 INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 ROW_GROUP = 65_536
 
@@ -44,6 +49,11 @@ class Entities:
     def __len__(self) -> int:
         return len(self.raw_ids)
 
+    @property
+    def known(self) -> np.ndarray:
+        """Entities of which anything is known, bool[n]; see :func:`anything_known`."""
+        return anything_known(self.categorical, self.numeric)
+
     def rows(self, which: np.ndarray | slice) -> Entities:
         """Some of the entities, without labels."""
         return Entities(self.raw_ids[which], self.categorical[which], self.numeric[which])
@@ -52,6 +62,11 @@ class Entities:
     def number_of(self) -> Numbers:
         """Raw ids -> entity numbers, where these entities are a whole table."""
         return Numbers(self.raw_ids)
+
+
+def anything_known(categorical: np.ndarray, numeric: np.ndarray) -> np.ndarray:
+    """Whether packed rows int32[n, C], float32[n, F] tell anything: bool[n], False without id, history and features."""
+    return np.asarray(categorical.any(axis=1) | numeric.any(axis=1))
 
 
 def int64(text: str | bytes) -> int | None:

@@ -7,7 +7,7 @@ stream of changes. Both take unit vectors, so that a dot product is the cosine.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -130,6 +130,33 @@ class LocalIndex:
             if change.item <= len(missing):
                 missing[change.item - 1] = change.embedding is None
         self._state = catalogue, np.flatnonzero(missing)
+
+
+class AllowedIndex:
+    """Exact search in memory among some items of a catalogue alone; as :class:`LocalIndex` otherwise."""
+
+    def __init__(self, embeddings: np.ndarray, allowed: np.ndarray) -> None:
+        """
+        Args:
+            embeddings: float32[n, D]; row i belongs to item i + 1.
+            allowed: bool[n + 1] by entity number; item 0 is none. Items that come later are not found either.
+        """
+        self._numbers = np.concatenate([[0], np.flatnonzero(allowed[1:]) + 1]).astype(np.int32)
+        self._place = np.zeros(len(allowed), np.int32)  # of each item in the smaller catalogue, 0 where it is not there
+        self._place[self._numbers] = np.arange(len(self._numbers))
+        self._index = LocalIndex(embeddings[self._numbers[1:] - 1])
+
+    def search(self, queries: np.ndarray, count: int, exclude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See :class:`VectorIndex`."""
+        within = np.where(exclude < len(self._place), exclude, 0)
+        items, similarity = self._index.search(queries, count, self._place[within])
+        return self._numbers[items], similarity
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """See :meth:`LocalIndex.apply`."""
+        kept = [change for change in changes if change.item < len(self._place) and self._place[change.item]]
+        if kept:
+            self._index.apply([replace(change, item=int(self._place[change.item])) for change in kept])
 
 
 def _rounded(columns: int) -> int:

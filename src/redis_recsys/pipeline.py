@@ -31,7 +31,7 @@ from .stages.ranking import Ranking, RankingOfFeatures
 from .stages.stage import Columns, Field, Stage, stack
 from .stages.user_embedding import UserEmbedding
 from .stages.user_features import UserFeatures
-from .store import deployments, popular
+from .store import deployments, popular, vectors
 from .store.connection import client_of
 
 USERS: dict[str, type[Stage]] = {"packed": UserFeatures, "feast": UserFeaturesFromFeast}
@@ -144,6 +144,8 @@ class _Loaded:
     popular: dict[str, np.ndarray]  # what degraded requests are answered with, by column, each [k]
     stages: list[Stage] | None
     since: float
+    record: deployments.DeploymentRecord | None = None
+    deployment: Deployment | None = None  # where its bundle can be read
 
 
 class Runner:
@@ -175,7 +177,7 @@ class Runner:
         live = deployments.live(self._patient)
         if live is None:
             raise StoreError("this Redis holds no deployment yet: make one with 'recsys deploy'")
-        self._live = self._loaded[live] = self._load(live)
+        self._live = self._loaded[live] = self._load(live, starting=True)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="follows deployments", daemon=True)
         self._thread.start()
@@ -288,47 +290,50 @@ class Runner:
                     del self._loaded[name]
             return loaded
 
-    def _load(self, generation: str) -> _Loaded:
+    def _load(self, generation: str, starting: bool = False) -> _Loaded:
         online, record = self._settings.online, deployments.read(self._patient, generation)
-        loaded = _Loaded(generation, record.fingerprint, {}, None, time.monotonic())
-        deployment = None
+        loaded = _Loaded(generation, record.fingerprint, {}, None, time.monotonic(), record)
         try:
             kinds = record.user_ids, record.item_ids
             if kinds != (self._kinds or kinds):
                 raise ConfigError("its ids are of another type than when this server started: start it again")
             self._kinds = kinds
-            deployment = Deployment(record, self._settings)
-            loaded.stages = [stage(deployment, online, self._client) for stage in self._stages]
+            loaded.deployment = Deployment(record, self._settings)
+            loaded.deployment.follow(self._patient)
+            loaded.stages = [stage(loaded.deployment, online, self._client) for stage in self._stages]
         except (BundleError, ConfigError, DataError) as error:
-            if not self._loaded and isinstance(error, ConfigError):  # at the start, for whoever starts the server
+            if starting and isinstance(error, ConfigError):  # for whoever starts the server
                 raise
             log.error("generation %s cannot be served: %s", generation, error)
-        if self._last:
-            loaded.popular = self._popular(record, deployment)
+        self._take_popular(loaded)
         return loaded
 
-    def _popular(self, record: deployments.DeploymentRecord, deployment: Deployment | None) -> dict[str, np.ndarray]:
-        """What degraded requests are answered with, by column, each [k]; nothing that the business rules exclude."""
-        online = self._settings.online
-        items, counts = popular.read(self._patient, record.generation, None, record.item_ids)
-        if online.allow or online.deny:
-            allowed = np.zeros(len(items), bool)  # whether they are, only the bundle tells
-            if deployment is not None:
-                raw = np.array(items, np.int64 if record.item_ids == "int" else object)
-                allowed = deployment.allowed[deployment.bundle.items.number_of(raw)]
-        else:
-            allowed = np.ones(len(items), bool)
+    def _take_popular(self, loaded: _Loaded) -> None:
+        """Get ready what degraded requests are answered with, if this model makes answers."""
+        if self._last:
+            loaded.popular = self._popular(loaded)
+
+    def _popular(self, loaded: _Loaded) -> dict[str, np.ndarray]:
+        """Popular items by column, each [k]; nothing that the business rules exclude or that has been removed."""
+        online, record, k = self._settings.online, loaded.record, self._settings.online.topk
         text = self._kinds is not None and self._kinds[1] == "str"
         shown = {
-            "item_ids": np.full(online.topk, b"" if text else -1, object if text else np.int64),
-            "scores": np.full(online.topk, -np.inf, np.float32),
-            "position": np.full(online.topk, -1, np.int32),
+            "item_ids": np.full(k, b"" if text else -1, object if text else np.int64),
+            "scores": np.full(k, -np.inf, np.float32),
+            "position": np.full(k, -1, np.int32),
         }
-        if text == (record.item_ids == "str"):
-            best = np.flatnonzero(allowed)[: online.topk].tolist()
-            raw_ids = (items[place] for place in best)
-            shown["item_ids"][: len(best)] = [raw.encode() if isinstance(raw, str) else raw for raw in raw_ids]
-            shown["scores"][: len(best)] = [counts[place] for place in best]
+        if record is None or text != (record.item_ids == "str"):
+            return shown
+        if loaded.deployment is not None:
+            best = loaded.deployment.popular
+            raw_ids, scores = loaded.deployment.raw_items[best.items[:k]].tolist(), best.scores[:k].tolist()
+        elif online.allow or online.deny or vectors.any_removed(self._patient, record.generation):
+            return shown  # which may be shown, only the bundle tells
+        else:
+            items, scores = popular.read(self._patient, record.generation, k, record.item_ids)
+            raw_ids = [raw.encode() if isinstance(raw, str) else raw for raw in items]
+        shown["item_ids"][: len(raw_ids)] = raw_ids
+        shown["scores"][: len(raw_ids)] = scores
         return shown
 
     def _follow(self) -> None:
@@ -349,16 +354,25 @@ class Runner:
         """Load what is deployed and switch to what is live; a deployment that cannot be loaded changes nothing."""
         live, upcoming = deployments.live(self._patient), deployments.upcoming(self._patient)
         if upcoming is not None:
-            self._current(upcoming)
-        if live is None:  # Redis has lost its data: nobody is known any more
+            self._catch_up(self._current(upcoming))
+        if live is None:  # Redis has lost its data: nobody is known any more, nor what had been removed
             self._live = replace(self._live, stages=None)
+            self._loaded.clear()
         else:
             loaded = self._current(live)
+            self._catch_up(loaded)
             usable = self._live.stages is not None and deployments.exists(self._patient, self._live.generation)
             if loaded.stages is not None or not usable:
                 self._live = loaded
-        for stage in self._live.stages or ():
-            stage.refresh()
+        self._catch_up(self._live)
+
+    def _catch_up(self, loaded: _Loaded) -> None:
+        """Take over what was put into the vectors and removed since the last look."""
+        changes = loaded.deployment.follow(self._patient) if loaded.deployment is not None else []
+        if changes:
+            for stage in loaded.stages or ():
+                stage.follow(changes)
+            self._take_popular(loaded)
 
     def _current(self, generation: str) -> _Loaded:
         """A deployment, mended if need be, and loaded again if its name is another one's now.

@@ -11,7 +11,7 @@ from .bundle import Bundle
 from .dataset import Rows
 from .entities import Entities, read_entities
 from .history import History, padded
-from .index import LocalIndex
+from .index import AllowedIndex
 from .inference import ItemSide, RankerHead, Tower
 from .ordering import order
 
@@ -23,11 +23,13 @@ class Scored(NamedTuple):
 
     Attributes:
         items: int32[n, k] entity numbers, first shown first; 0 where there are fewer than k.
-        scores: float32[n, k] click probabilities, -inf where the item is 0.
+        scores: float32[n, k] click probabilities, of popular items their popularity; -inf where the item is 0.
+        unknown: bool[n], users of whom nothing is known, so that their items are the popular ones.
     """
 
     items: np.ndarray
     scores: np.ndarray
+    unknown: np.ndarray
 
     @property
     def counts(self) -> np.ndarray:
@@ -38,27 +40,36 @@ class Scored(NamedTuple):
 class Recommender:
     """Two-tower retrieval by exact search, then the DLRM, on blocks of users. Threads may share one."""
 
-    def __init__(self, bundle: Bundle, candidates: int) -> None:
+    def __init__(self, bundle: Bundle, candidates: int, allowed: np.ndarray | None = None, ranked: bool = True) -> None:
         """
         Args:
             bundle: with the models.
-            candidates: items that retrieval hands on for each user.
+            candidates: items that retrieval hands on for each user; more where more are recommended.
+            allowed: which items may be recommended, bool[items + 1] by entity number; default: all.
+            ranked: whether the DLRM orders them, or their nearness alone.
         """
         self._tower = Tower(bundle.path / "user_tower.onnx")
         self._item_side = ItemSide(bundle.path / "ranker.onnx", bundle.items.categorical, bundle.items.numeric)
         self._head = RankerHead(bundle.path / "ranker.onnx")
-        self._index = LocalIndex(bundle.item_embeddings)
-        self._candidates = min(candidates, bundle.manifest.items)
+        allowed = np.ones(bundle.manifest.items + 1, bool) if allowed is None else allowed
+        self._index = AllowedIndex(bundle.item_embeddings, allowed)
+        self._popular = bundle.popularity.among(allowed)
+        self._candidates, self._items, self._ranked = candidates, bundle.manifest.items, ranked
 
-    def retrieve(self, users: Entities, history: History) -> np.ndarray:
-        """The nearest unseen items of each user, nearest first: int32[n, candidates] numbers, 0 where there are fewer.
+    def retrieve(self, users: Entities, history: History, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest unseen items of each user, nearest first.
 
         Args:
             users: n users.
             history: what they have seen; user 1 is the first of ``users``.
+            count: of the items; default: as many as there are to be candidates.
+
+        Returns:
+            numbers int32[n, m] and similarities float32[n, m], both 0 where there are fewer; m is ``count``, or the
+            size of the catalogue if that is less.
         """
-        seen = padded(history.items[history.starts[1] : history.starts[-1]], np.diff(history.starts[1:]))
-        return self._index.search(self._tower.embed(users.categorical, users.numeric), self._candidates, seen)[0]
+        count = min(count or self._candidates, self._items)
+        return self._index.search(self._tower.embed(users.categorical, users.numeric), count, _seen(history))
 
     def rank(self, users: Entities, items: np.ndarray) -> np.ndarray:
         """Click probabilities float32[n, m] of items int[n, m]; -inf where the item is 0."""
@@ -68,15 +79,28 @@ class Recommender:
     def recommend(
         self, users: Entities, history: History, k: int, temperature: float, rng: np.random.Generator
     ) -> Scored:
-        """Retrieve, rank and order the best ``k`` for n users, in pieces that fit into the processor's cache."""
+        """Retrieve, rank and order the best ``k`` for n users, in pieces that fit into the processor's cache.
+
+        Users of whom nothing is known get the popular items that they have not seen.
+        """
         parts = []
         for start in range(0, len(users), PIECE):
             piece = users.rows(slice(start, start + PIECE))
-            items = self.retrieve(piece, history.of_users(start + 1, start + len(piece)))
-            scores = self.rank(piece, items)
+            past = history.of_users(start + 1, start + len(piece))
+            items, similarity = self.retrieve(piece, past, max(self._candidates, k))
+            scores = self.rank(piece, items) if self._ranked else np.where(items > 0, similarity, -np.inf)
             chosen = order(scores, k, temperature, rng)
-            parts.append([np.take_along_axis(each, chosen, axis=1) for each in (items, scores)])
+            items, scores = (np.take_along_axis(each, chosen, axis=1) for each in (items, scores))
+            unknown = ~piece.known & bool(len(self._popular.items))
+            if unknown.any():
+                items[unknown], scores[unknown] = self._popular.unseen(_seen(past)[unknown], items.shape[1])
+            parts.append((items, scores, unknown))
         return Scored(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+
+
+def _seen(history: History) -> np.ndarray:
+    """Items int32[n, longest] that users 1 to n have interacted with, padded with 0."""
+    return padded(history.items[history.starts[1] : history.starts[-1]], np.diff(history.starts[1:]))
 
 
 @dataclass
@@ -90,7 +114,7 @@ class Everyone:
 
     def __post_init__(self) -> None:
         self.name = "two-tower + DLRM" if self.ranked else "two-tower"
-        self._models = Recommender(self.bundle, self.candidates)
+        self._models = Recommender(self.bundle, self.candidates, ranked=self.ranked)
         self._users = read_entities(self.bundle.path / "user_features.parquet", self.bundle.schema, "user")
         self._history = next((history for _, history in self.bundle.users(block=len(self._users))), None)
 
@@ -99,10 +123,7 @@ class Everyone:
         parts = []
         for start in range(0, len(users), self.block):
             entities, history = self._pick(users[start : start + self.block])
-            if self.ranked:
-                parts.append(self._models.recommend(entities, history, k, 0.0, np.random.default_rng(0)).items)
-            else:
-                parts.append(self._models.retrieve(entities, history)[:, :k])
+            parts.append(self._models.recommend(entities, history, k, 0.0, np.random.default_rng(0)).items)
         return np.concatenate(parts)
 
     def predict(self, rows: Rows) -> np.ndarray:

@@ -6,16 +6,18 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import redis
 from pydantic import BaseModel, SecretStr
 
+from .bundle import Bundle
 from .config import Settings
-from .errors import StoreError
+from .errors import BundleError, DataError, StoreError
 from .events import Consumer
 from .pipeline import EXPLAINING, OUTWARD, STATUS, models
+from .rules import Rules
 from .store import deployments
 from .store.connection import connect
 from .triton.repository import write
@@ -41,6 +43,7 @@ def serving(settings: Settings, events: bool = True, wait: bool = False) -> Iter
         wait: whether to wait until something is deployed.
 
     Raises:
+        ConfigError: the business rules do not fit the deployment.
         StoreError: Redis fails, or nothing is deployed and it is not to be waited for.
         ServingError: Triton does not start.
     """
@@ -59,6 +62,7 @@ def serving(settings: Settings, events: bool = True, wait: bool = False) -> Iter
                 live,
                 settings.deploy.models.absolute(),
             )
+        _check_rules(settings, record.fingerprint)
         parts = models(settings, record.user_ids, record.item_ids)
         outward = {*OUTWARD, *(field.name for field in STATUS), *(EXPLAINING if settings.triton.explain else ())}
         environment = variables(reached(settings, client), SECTIONS)
@@ -68,6 +72,17 @@ def serving(settings: Settings, events: bool = True, wait: bool = False) -> Iter
             EmbeddedTriton(settings.triton, lambda folder: write(folder, parts, settings.triton, outward), environment)
         )
         yield triton
+
+
+def _check_rules(settings: Settings, fingerprint: str) -> None:
+    """Say which values of the business rules no item of a deployed bundle has.
+
+    Raises:
+        ConfigError: the rules do not fit the bundle.
+    """
+    with suppress(BundleError, DataError):  # one that is not there or damaged is for the models to wait for
+        for warning in Rules.of(Bundle(settings.deploy.models / fingerprint, verify=False), settings.online).warnings:
+            log.warning("%s", warning)
 
 
 def reached(settings: Settings, client: redis.Redis) -> Settings:

@@ -92,11 +92,20 @@ def test_an_unknown_user_gets_the_popular_items(client: redis.Redis) -> None:
     assert get(client, "no such user").source == "popular"
 
 
-def test_a_user_without_items_gets_the_popular_items(client: redis.Redis) -> None:
+def test_a_user_without_items_gets_none_rather_than_the_popular_ones(client: redis.Redis) -> None:
     with begin(client) as writer:
         writer.write(np.array([1]), np.array([[10]]), np.array([[0.5]], np.float32), np.array([0]))
         writer.publish(*POPULAR)
-    assert get(client, 1).source == "popular"
+    assert get(client, 1) == Recommendations(1, [], [], "model", writer.generation)
+
+
+def test_popular_items_that_were_written_for_a_user_are_marked(client: redis.Redis) -> None:
+    with begin(client) as writer:
+        items, scores = np.array([[10, 11], [12, 13]]), np.array([[0.5, 0.25], [7.5, 3.0]], np.float32)
+        writer.write(np.array([1, 2]), items, scores, np.array([2, 2]), np.array([False, True]))
+        writer.publish(*POPULAR)
+    assert get(client, 1) == Recommendations(1, [10, 11], [0.5, 0.25], "model", writer.generation)
+    assert get(client, 2) == Recommendations(2, [12, 13], [7.5, 3.0], "popular", writer.generation)
 
 
 def test_as_many_popular_items_come_as_recommendations_would(client: redis.Redis) -> None:

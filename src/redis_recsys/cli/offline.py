@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -98,8 +99,9 @@ def batch(
 
     flags = {name: value for name, value in locals().items() if name in BatchSettings.model_fields}
     settings = load_settings(batch=flags, redis={"host": host, "port": port})
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")  # values that no item has, on the error stream
     with connect(settings.redis) as client:
-        report = run(Bundle(bundle), client, settings.batch)
+        report = run(Bundle(bundle), client, settings)
     if as_json:
         print(json.dumps(vars(report) | {"users_per_second": report.users_per_second}))
     else:
@@ -118,7 +120,7 @@ def get(
     port: Annotated[int | None, setting(RedisSettings, "port")] = None,
     as_json: Json = False,
 ) -> None:
-    """Read recommendations from Redis. A user without any gets the popular items, marked as such."""
+    """Read recommendations from Redis. A user whom the batch did not know gets the popular items, marked as such."""
     from ..store.connection import connect
     from ..store.recommendations import get_many
 

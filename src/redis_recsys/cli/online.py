@@ -44,6 +44,7 @@ def deploy(
 
     flags = {name: value for name, value in locals().items() if name in DeploySettings.model_fields}
     settings = load_settings(deploy=flags, redis={"host": host, "port": port})
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")  # values that no item has, on the error stream
     opened = Bundle(bundle, verify=False)  # it is verified where it is copied
     with connect(settings.redis) as client:
         report = run(opened, client, settings)
@@ -52,7 +53,7 @@ def deploy(
         return
     out.print(
         f"generation {report.generation} is live: {report.users:,} users, {report.items:,} items, "
-        f"live events of {report.replayed:,} users\nrecall@100 {report.recall:.4f} at EF {report.ef}",
+        f"live events of {report.replayed:,} users\nrecall@{report.neighbours} {report.recall:.4f} at EF {report.ef}",
         highlight=False,
     )
     out.print(", ".join(f"{step} {seconds:.1f} s" for step, seconds in report.seconds.items()), highlight=False)

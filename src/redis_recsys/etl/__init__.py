@@ -19,7 +19,7 @@ from typing import Any
 import polars as pl
 
 from ..dataset import DATASET_VERSION, PARTS, Dataset
-from ..entities import Entities, write_entities
+from ..entities import ITEM_VALUES, Entities, write_entities
 from ..errors import DataError
 from ..files import disk_error, keep_inputs, written_aside
 from ..history import History
@@ -27,7 +27,7 @@ from ..progress import progress
 from ..schema import Schema, Side
 from ..split import Split, check_parts
 from .raw import SIDES, Raw, open_raw
-from .tables import COUNT, encode_entities
+from .tables import COUNT, encode_entities, raw_values
 
 BATCH = 1_000_000
 WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # only a write ends with one of these
@@ -70,6 +70,7 @@ def encode(raw: Path, target: Path, split: Split) -> None:
                 History.of(Dataset(aside).rows("train"), len(users)).fill(users, schema)
             for side in SIDES:
                 write_entities(aside / f"{side}s.parquet", schema, side, encoded[side])
+            raw_values(entities["item"], schema).write_parquet(aside / ITEM_VALUES)
 
 
 def _divide(source: Raw, split: Split) -> tuple[pl.LazyFrame, dict[str, Any]]:

@@ -59,6 +59,16 @@ def encode_entities(frame: pl.DataFrame, schema: Schema, side: Side, vocab: Path
     return entities, schema.model_copy(update={"columns": columns})
 
 
+def raw_values(frame: pl.DataFrame, schema: Schema) -> pl.DataFrame:
+    """The items' categorical columns as they are in the data, for ``item_values.parquet``; ids are in the item table.
+
+    Args:
+        frame: one row per item, as for :func:`encode_entities`.
+        schema: what the columns mean.
+    """
+    return frame.select(column.name for column in schema.categorical("item") if column.role is None)
+
+
 def _id_vocabulary(frame: pl.DataFrame, column: Column) -> pl.Series:
     """Raw ids of the most frequent entities; they come first in the table already."""
     size = int((frame[COUNT] >= column.min_frequency).sum())

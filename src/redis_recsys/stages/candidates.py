@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -9,18 +10,22 @@ import redis
 
 from ..config import OnlineSettings
 from ..deployment import Deployment
-from ..errors import ConfigError
-from ..index import LocalIndex, VectorIndex
-from ..store import vectors
+from ..index import AllowedIndex, Change
 from ..store.vectors import RedisIndex
 from .stage import NEAREST, POPULAR, RAW_ITEMS, SIMILAR, SOURCES, Columns, Field, Stage
 
+NARROW = 0.25  # share of the catalogue; where rules leave less, Redis would look at four times what is wanted and more
+
 
 class Candidates(Stage):
-    """Merged candidates of all sources; an item that several bring is listed once, with all of them."""
+    """Merged candidates of all sources; an item that several bring is listed once, with all of them.
+
+    All are items that may be shown, so that rules and removed items do not shorten the lists. Users of whom nothing is
+    known get popular ones alone.
+    """
 
     name = "candidates"
-    inputs = (Field("user_embedding", "float32", (-1,)), Field("seen", "int32", (-1,)))
+    inputs = (Field("known", "bool"), Field("user_embedding", "float32", (-1,)), Field("seen", "int32", (-1,)))
 
     outputs: ClassVar[tuple[Field, ...]] = (
         Field("candidates", "int32", (-1,)),
@@ -29,42 +34,60 @@ class Candidates(Stage):
     )
 
     def __init__(self, deployment: Deployment, settings: OnlineSettings, client: redis.Redis) -> None:
-        self._settings, self._client, self._deployment = settings, client, deployment
-        self._embeddings = deployment.bundle.item_embeddings
-        self._index: VectorIndex
-        if settings.retrieval == "redis":
-            self._index = RedisIndex(client, deployment.generation, deployment.record.ef)
+        self._settings, self._deployment = settings, deployment
+        self._embeddings, allowed = deployment.bundle.item_embeddings, deployment.allowed
+        self._index: RedisIndex | AllowedIndex
+        if settings.retrieval == "redis" and allowed[1:].mean() >= NARROW:
+            self._index = RedisIndex(client, deployment.generation, deployment.record.ef, allowed)
         else:
-            self._index = LocalIndex(self._embeddings)
-        self._change = "0"
-        self._popular = deployment.popular[: settings.popular]
+            self._index = AllowedIndex(self._embeddings, allowed)
+        self._popular = deployment.popular
         self._neighbours = self._none_yet()
 
-    def refresh(self) -> None:
-        """Follow the changes to the vectors in Redis."""
-        self._change, changes = vectors.changes(self._client, self._deployment.generation, self._change)
-        if changes:
-            if isinstance(self._index, LocalIndex):
-                self._index.apply(changes)
-            self._neighbours = self._none_yet()
+    def follow(self, changes: Sequence[Change]) -> None:
+        """Search, and take what is popular and similar, as the vectors in Redis are now."""
+        embeddings = self._embeddings.copy()
+        for change in changes:
+            if change.embedding is not None and change.item <= len(embeddings):
+                embeddings[change.item - 1] = change.embedding
+        self._embeddings, self._popular = embeddings, self._deployment.popular
+        if isinstance(self._index, AllowedIndex):
+            self._index.apply(changes)
+        self._neighbours = self._none_yet()
 
     def __call__(self, columns: Columns) -> dict[str, np.ndarray]:
         queries, seen = columns["user_embedding"], columns["seen"]
-        items, similarity = self._index.search(queries, self._settings.nearest, seen)
+        items, similarity = self._index.search(queries, self._settings.retrieved, seen)
         sources = np.full(items.shape, NEAREST, np.uint8)
-        further = [(SIMILAR, self._similar(seen)), (POPULAR, np.tile(self._popular, (len(queries), 1)))]
+        popular = self._popular.items[: self._settings.popular]
+        further = [(SIMILAR, self._similar(seen)), (POPULAR, np.tile(popular, (len(queries), 1)))]
         further = [(bit, more) for bit, more in further if more.shape[1]]
         if further:
             items = np.concatenate([items, *(more for _, more in further)], axis=1)
             added = items[:, similarity.shape[1] :]
             # similarity of an item that another source brings: the dot product that the index would have computed
-            dots = np.einsum("bnd,bd->bn", self._embeddings[np.maximum(added, 1) - 1], queries)
-            similarity = np.concatenate([similarity, dots], axis=1)
+            similarity = np.concatenate([similarity, self._dots(added, queries)], axis=1)
             bits = [np.full(more.shape, bit, np.uint8) for bit, more in further]
             sources = np.concatenate([sources, *bits], axis=1)
             items, sources = merge(items, sources)
+        self._for_unknown(columns, items, similarity, sources)
         similarity = np.where(items > 0, similarity, 0).astype(np.float32)
         return {"candidates": items, "similarity": similarity, "sources": sources}
+
+    def _dots(self, items: np.ndarray, queries: np.ndarray) -> np.ndarray:
+        """Cosines float32[b, n] of items int32[b, n] with the queries float32[b, D]; of item 0 anything."""
+        return np.einsum("bnd,bd->bn", self._embeddings[np.maximum(items, 1) - 1], queries)
+
+    def _for_unknown(
+        self, columns: Columns, items: np.ndarray, similarity: np.ndarray, sources: np.ndarray
+    ) -> np.ndarray:
+        """Put the popular items that they have not seen into the rows of users of whom nothing is known, bool[b]."""
+        unknown = ~columns["known"][:, 0] & bool(len(self._popular.items))
+        if unknown.any():
+            items[unknown], _ = self._popular.unseen(columns["seen"][unknown], items.shape[1])
+            similarity[unknown] = self._dots(items[unknown], columns["user_embedding"][unknown])
+            sources[unknown] = np.where(items[unknown] > 0, POPULAR, 0)
+        return unknown
 
     def _similar(self, seen: np.ndarray) -> np.ndarray:
         """Neighbours int32[b, similar] of the item each user viewed last; 0 for users who viewed none."""
@@ -74,9 +97,7 @@ class Candidates(Stage):
         neighbours, last = self._neighbours, seen[:, 0]  # another array takes its place when the index changes
         missing = np.unique(last[neighbours[last, 0] < 0])
         if len(missing):
-            found, _ = self._index.search(self._embeddings[missing - 1], count, missing[:, None])
-            # an item that came after the deployment has no features, so it cannot be ranked
-            neighbours[missing] = np.where(found <= len(self._embeddings), found, 0)
+            neighbours[missing], _ = self._index.search(self._embeddings[missing - 1], count, missing[:, None])
         return neighbours[last]
 
     def _none_yet(self) -> np.ndarray:
@@ -91,17 +112,26 @@ class CandidatesWithFeatures(Candidates):
 
     outputs = (*Candidates.outputs, *RAW_ITEMS)
 
-    def __init__(self, deployment: Deployment, settings: OnlineSettings, client: redis.Redis) -> None:
-        if settings.retrieval != "redis" or settings.similar or settings.popular:
-            raise ConfigError("online.items 'attributes' needs online.retrieval 'redis', .similar 0 and .popular 0")
-        super().__init__(deployment, settings, client)
-
     def __call__(self, columns: Columns) -> dict[str, np.ndarray]:
-        assert isinstance(self._index, RedisIndex)
-        queries, seen, schema = columns["user_embedding"], columns["seen"], self._deployment.bundle.schema
-        found = self._index.search_with_attributes(queries, self._settings.nearest, seen, schema)
-        outputs = dict(zip(("candidates", "similarity", "item_categorical", "item_numeric"), found, strict=True))
-        return outputs | {"sources": np.full(outputs["candidates"].shape, NEAREST, np.uint8)}
+        if isinstance(self._index, AllowedIndex):
+            outputs = super().__call__(columns)
+            categorical, numeric = self._features(outputs["candidates"])
+        else:
+            queries, seen, schema = columns["user_embedding"], columns["seen"], self._deployment.bundle.schema
+            found = self._index.search_with_attributes(queries, self._settings.retrieved, seen, schema)
+            items, similarity, categorical, numeric = found
+            sources = np.full(items.shape, NEAREST, np.uint8)
+            unknown = self._for_unknown(columns, items, similarity, sources)
+            categorical[unknown], numeric[unknown] = self._features(items[unknown])
+            outputs = {"candidates": items, "similarity": similarity, "sources": sources}
+        return outputs | {"item_categorical": categorical, "item_numeric": numeric}
+
+    def _features(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Packed features of items int32[b, n] that the vector query did not bring."""
+        catalogue = self._deployment.bundle.items
+        parts = (part[np.maximum(items, 1) - 1] for part in (catalogue.categorical, catalogue.numeric))
+        categorical, numeric = (np.where(items[..., None] > 0, part, 0) for part in parts)
+        return categorical, numeric
 
 
 def merge(items: np.ndarray, sources: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""What must not be shown: items already seen, and those that the business rules exclude."""
+"""What must not be shown: items already seen, those that the business rules exclude, and removed ones."""
 
 from __future__ import annotations
 
@@ -18,13 +18,11 @@ class Filter(Stage):
     outputs = (Field("items", "int32", (-1,)),)
 
     def __init__(self, deployment: Deployment, settings: OnlineSettings, client: redis.Redis) -> None:
-        self._allowed = deployment.allowed
+        self._deployment = deployment
 
     def __call__(self, columns: Columns) -> dict[str, np.ndarray]:
-        candidates, seen = columns["candidates"], columns["seen"]
-        # an item that came into the index after the deployment has no features here, so it cannot be ranked
-        known = np.where(candidates < len(self._allowed), candidates, 0)
-        rows = np.arange(len(known))[:, None]
-        shown = np.zeros((len(known), len(self._allowed)), bool)
-        shown[rows, seen] = True
-        return {"items": np.where(self._allowed[known] & ~shown[rows, known], known, 0)}
+        candidates, seen, shown = columns["candidates"], columns["seen"], self._deployment.shown
+        rows = np.arange(len(candidates))[:, None]
+        had = np.zeros((len(candidates), len(shown)), bool)
+        had[rows, seen] = True
+        return {"items": np.where(shown[candidates] & ~had[rows, candidates], candidates, 0)}

@@ -12,10 +12,14 @@ from .stage import Columns, Field, Stage
 
 
 class Ordering(Stage):
-    """The first k: by score, or sampled, or with a penalty for items alike."""
+    """The first k: by score, or sampled, or with a penalty for items alike; for unknown users by popularity."""
 
     name = "ordering"
-    inputs = (Field("items", "int32", (-1,)), Field("probability", "float32", (-1,)))
+    inputs = (
+        Field("known", "bool"),
+        Field("items", "int32", (-1,)),
+        Field("probability", "float32", (-1,)),
+    )
     outputs = (
         Field("item_ids", "item", (-1,)),
         Field("scores", "float32", (-1,)),
@@ -27,9 +31,14 @@ class Ordering(Stage):
         self._raw = deployment.raw_items
         self._embeddings = deployment.bundle.item_embeddings if settings.diversity else None
         self._random = np.random.default_rng(settings.seed)
+        popular = deployment.bundle.popularity
+        self._popularity = np.full(len(self._raw), -np.inf, np.float32)  # by entity number
+        self._popularity[popular.items] = popular.scores
+        self._popular_first = bool(len(popular.items))
 
     def __call__(self, columns: Columns) -> dict[str, np.ndarray]:
         items, scores, settings = columns["items"], columns["probability"], self._settings
+        unknown = ~columns["known"][:, 0] & self._popular_first
         if self._embeddings is None:
             chosen = order(scores, settings.topk, settings.temperature, self._random)
         else:
@@ -37,6 +46,9 @@ class Ordering(Stage):
             chosen = diversify(
                 scores, embeddings, settings.topk, settings.diversity, settings.temperature, self._random
             )
+        if unknown.any():
+            scores = np.where(unknown[:, None], self._popularity[items], scores)
+            chosen[unknown] = order(scores[unknown], settings.topk, 0.0, self._random)
         if chosen.shape[1] < settings.topk:  # fewer candidates than places: repeat the last column, marked as empty
             chosen = np.pad(chosen, ((0, 0), (0, settings.topk - chosen.shape[1])), constant_values=-1)
         place = np.maximum(chosen, 0)

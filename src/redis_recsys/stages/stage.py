@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from ..config import OnlineSettings
     from ..deployment import Deployment
+    from ..index import Change
 
 Columns = Mapping[str, np.ndarray]
 
@@ -79,8 +80,8 @@ class Stage(ABC):
             StoreError: Redis failed; the runner then answers with popular items.
         """
 
-    def refresh(self) -> None:  # noqa: B027  # most stages have nothing to follow
-        """Follow what changed since the last call; called ten times a second, beside requests."""
+    def follow(self, changes: Sequence[Change]) -> None:  # noqa: B027  # most stages have nothing to follow
+        """Take over changes of the catalogue, which ``deployment.shown`` has already; called beside requests."""
 
 
 def sources_of(bits: int) -> tuple[str, ...]:

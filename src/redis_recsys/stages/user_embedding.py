@@ -12,7 +12,7 @@ from .stage import Columns, Field, Stage
 
 
 class UserEmbedding(Stage):
-    """Unit vectors; unknown users get the average user's."""
+    """Unit vectors; users of whom nothing is known get the average user's."""
 
     name = "user_embedding"
     inputs = (

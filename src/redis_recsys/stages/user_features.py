@@ -9,6 +9,7 @@ import redis
 
 from ..config import OnlineSettings
 from ..deployment import Deployment
+from ..entities import anything_known
 from ..history import padded
 from ..store import features, history
 from ..store.connection import store_errors
@@ -39,9 +40,9 @@ class UserFeatures(Stage):
             history.read(pipe, users)
             answers = pipe.execute()
         lists = answers[-len(users) :]
-        categorical, numeric, known = self._features(users, answers[: -len(users)])
+        categorical, numeric, _ = self._features(users, answers[: -len(users)])
         return {
-            "known": known[:, None],
+            "known": anything_known(categorical, numeric)[:, None],
             "user_categorical": categorical,
             "user_numeric": numeric,
             "seen": self._seen(lists),

@@ -126,7 +126,7 @@ class DeploymentWriter(Generation):
 
     @staticmethod
     def keys(gen: str) -> tuple[list[str], list[str | bytes]]:
-        names = [f"deploy:{gen}", popular.key(gen), vectors.key(gen), vectors.changes_key(gen)]
+        names = [f"deploy:{gen}", popular.key(gen), vectors.key(gen), vectors.changes_key(gen), vectors.latest_key(gen)]
         # Feast's keys: the number 1 of join keys, the type code 2 of text, the key and its value, then the project
         return names, [features.pattern(gen), b"\x01\0\0\0\x02\0\0\0*" + feast_project(gen).encode()]
 

@@ -1,4 +1,4 @@
-"""Popular items of a generation: ``popular:{gen}``, a sorted set raw item id -> count."""
+"""Popular items of a generation: ``popular:{gen}``, a sorted set raw item id -> popularity (see ``popularity``)."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def key(gen: str) -> str:
     return f"popular:{gen}"
 
 
-def write(client: redis.Redis, gen: str, items: np.ndarray, counts: np.ndarray) -> None:
+def write(client: redis.Redis, gen: str, items: np.ndarray, popularity: np.ndarray) -> None:
     """Replace the popular items of a generation.
 
     Args:
         items: raw ids, int64[m] or object[m] of str.
-        counts: int64[m].
+        popularity: of each, number[m].
 
     Raises:
         StoreError: Redis fails.
     """
-    members = list(zip(items.tolist(), counts.tolist(), strict=True))
+    members = list(zip(items.tolist(), popularity.tolist(), strict=True))
     with store_errors(client):
         client.delete(key(gen))
         for start in range(0, len(members), PIPELINE):
@@ -35,7 +35,7 @@ def write(client: redis.Redis, gen: str, items: np.ndarray, counts: np.ndarray) 
 
 
 def read(client: redis.Redis, gen: str, count: int | None, kind: IdKind) -> tuple[list[int] | list[str], list[float]]:
-    """The most popular items, at most ``count`` of them, and their counts.
+    """The most popular items, at most ``count`` of them, and their popularity.
 
     Args:
         count: None for all.
@@ -46,5 +46,5 @@ def read(client: redis.Redis, gen: str, count: int | None, kind: IdKind) -> tupl
     """
     with store_errors(client):
         pairs: Any = client.zrange(key(gen), 0, -1 if count is None else count - 1, desc=True, withscores=True)
-    counts = [score for _, score in pairs]
-    return ([int(item) for item, _ in pairs] if kind == "int" else [item.decode() for item, _ in pairs]), counts
+    scores = [score for _, score in pairs]
+    return ([int(item) for item, _ in pairs] if kind == "int" else [item.decode() for item, _ in pairs]), scores

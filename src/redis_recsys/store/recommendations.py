@@ -12,8 +12,9 @@ generations of every kind have in common is in ``generations``.
     recs:counter         number of generations so far; the next one is named by it
     recs:lock            who writes at present
     recs:{gen}           hash: fingerprint of the input, users done, topk, type of the item ids
-    recs:{gen}:{user}    {"items": [...], "scores": [...]}, best first
-    popular:{gen}        sorted set: item -> count
+    recs:{gen}:{user}    {"items": [...], "scores": [...]}, best first; empty for who has had everything; with
+                         "source": "popular" where nothing is known of the user
+    popular:{gen}        sorted set: item -> popularity
 
 Integer ids are written as decimal text. The users of a generation are all integers or all strings, so a key means
 one user.
@@ -45,8 +46,8 @@ class Recommendations:
     Attributes:
         user: the id that was asked for.
         items: raw item ids.
-        scores: of the items: click probabilities for source ``model``, counts for ``popular``.
-        source: ``popular`` when the generation has nothing for this user.
+        scores: of the items: click probabilities for source ``model``, popularity for ``popular``.
+        source: ``popular`` when the generation does not have this user, or nothing is known of the user.
         generation: that they were read from.
     """
 
@@ -58,7 +59,7 @@ class Recommendations:
 
 
 def get(client: redis.Redis, user: int | str) -> Recommendations:
-    """The recommendations of one user, or the popular items if there are none; two round trips, or four.
+    """The recommendations of one user, or the popular items for one who is not there; two round trips, or four.
 
     Raises:
         StoreError: nothing has been published yet, or Redis fails.
@@ -90,13 +91,13 @@ def get_many(client: redis.Redis, users: Sequence[int | str]) -> list[Recommenda
             return [
                 Recommendations(user, items, counts, "popular", gen)
                 if value is None
-                else Recommendations(user, **orjson.loads(value), source="model", generation=gen)
+                else Recommendations(user, generation=gen, **{"source": "model", **orjson.loads(value)})
                 for user, value in zip(users, values, strict=True)
             ]
 
 
 def _popular(client: redis.Redis, gen: str) -> tuple[list[int] | list[str], list[float]]:
-    """As many popular items as the users of the generation have recommendations, and their counts."""
+    """As many popular items as the users of the generation have recommendations, and their popularity."""
     topk, kind = client.hmget(f"recs:{gen}", ["topk", "items"])
     return popular.read(client, gen, None if topk is None else int(topk), "int" if kind == b"int" else "str")
 
@@ -111,7 +112,7 @@ class GenerationWriter(Generation):
         >>> with GenerationWriter.begin(client, "bundle 4f2a, topk 20", grace=3600) as writer:  # doctest: +SKIP
         ...     for block in blocks[writer.done:]:
         ...         writer.write(*block)
-        ...     writer.publish(popular_items, popular_counts)
+        ...     writer.publish(popular_items, popularity)
     """
 
     prefix, resumes = "recs", True
@@ -129,7 +130,14 @@ class GenerationWriter(Generation):
         (done,) = self._client.hmget(f"recs:{self.generation}", ["done"])
         self.done = int(done or 0)
 
-    def write(self, user_ids: np.ndarray, items: np.ndarray, scores: np.ndarray, counts: np.ndarray) -> None:
+    def write(
+        self,
+        user_ids: np.ndarray,
+        items: np.ndarray,
+        scores: np.ndarray,
+        counts: np.ndarray,
+        unknown: np.ndarray | None = None,
+    ) -> None:
         """Add the next users.
 
         One ``SET`` per user: a few large ``MSET`` would cost this process less, and hold up the readers of a live
@@ -139,47 +147,50 @@ class GenerationWriter(Generation):
             user_ids: raw ids, int64[n] or object[n] of str.
             items: raw ids, best first, int64[n, k] or object[n, k] of str.
             scores: float32[n, k].
-            counts: int[n], how many of a row count; a user with 0 gets nothing, and so the popular items.
+            counts: int[n], how many of a row count; a user with 0 has an empty list.
+            unknown: bool[n], users of whom nothing is known, so that their items are the popular ones; default: none.
 
         Raises:
             StoreError: Redis fails or this run lost its lock; the generation can be taken up again. When Redis is
                 out of memory the generation is removed, to make room for what is live.
         """
+        unknown = np.zeros(len(user_ids), bool) if unknown is None else unknown
         for start in range(0, len(user_ids), PIPELINE):
             part = slice(start, start + PIPELINE)
             users = user_ids[part].tolist()
-            values = _encode(items[part], scores[part], counts[part])
+            values = _encode(items[part], scores[part], counts[part], unknown[part])
             with self._room_made(), self._client.pipeline(transaction=False) as pipe:
                 for user, value in zip(users, values, strict=True):
-                    if value is not None:
-                        pipe.execute_command("SET", f"recs:{self.generation}:{user}", value)
+                    pipe.execute_command("SET", f"recs:{self.generation}:{user}", value)
                 pipe.get(LOCK)
                 self._lock.check(pipe.execute()[-1])
                 # Only now: an answer above may have been an error, and what is counted as done is never written again.
                 self.done += len(users)
                 self._client.hset(f"recs:{self.generation}", mapping={"done": self.done, "topk": items.shape[1]})
 
-    def publish(self, popular_items: np.ndarray, popular_counts: np.ndarray) -> None:
+    def publish(self, popular_items: np.ndarray, popularity: np.ndarray) -> None:
         """Add the popular items, switch readers to this generation, let the old one expire.
 
         Args:
             popular_items: raw ids, int64[m] or object[m] of str.
-            popular_counts: int64[m].
+            popularity: of each, number[m].
 
         Raises:
             StoreError: as for ``write``.
         """
         with self._room_made():
-            popular.write(self._client, self.generation, popular_items, popular_counts)
+            popular.write(self._client, self.generation, popular_items, popularity)
             kind = "int" if popular_items.dtype.kind in "iu" else "str"
             self._client.hset(f"recs:{self.generation}", "items", kind)
         self.switch()
 
 
-def _encode(items: np.ndarray, scores: np.ndarray, counts: np.ndarray) -> list[bytes | None]:
-    """One JSON document per user, None for a user without items."""
+def _encode(items: np.ndarray, scores: np.ndarray, counts: np.ndarray, unknown: np.ndarray) -> list[bytes]:
+    """One JSON document per user."""
     rows = np.ascontiguousarray(items) if items.dtype.kind in "iu" else items.tolist()
+    sources = [{"source": "popular"} if each else {} for each in unknown.tolist()]
+    columns = rows, np.ascontiguousarray(scores, np.float32), counts.tolist(), sources
     return [
-        orjson.dumps({"items": row[:n], "scores": row_scores[:n]}, option=orjson.OPT_SERIALIZE_NUMPY) if n else None
-        for row, row_scores, n in zip(rows, np.ascontiguousarray(scores, np.float32), counts.tolist(), strict=True)
+        orjson.dumps({"items": row[:n], "scores": row_scores[:n], **source}, option=orjson.OPT_SERIALIZE_NUMPY)
+        for row, row_scores, n, source in zip(*columns, strict=True)
     ]

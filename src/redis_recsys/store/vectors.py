@@ -2,8 +2,11 @@
 
 ::
 
-    items:{gen}           vector set: entity number as decimal text -> embedding, with attributes as JSON
-    items:{gen}:changes   stream of what was put (item, embedding) and removed (item) since the set was loaded
+    items:{gen}           vector set: entity number as decimal text -> embedding, with attributes as JSON; not there
+                          while it holds no item
+    items:{gen}:changes   stream of what was put (item, embedding) and removed (item) since the set was loaded, the last
+                          change of each item alone; there, if empty, for as long as the generation
+    items:{gen}:latest    hash: item -> id of its entry in the stream
 
 The set holds the vectors as they are (``NOQUANT``): 8-bit ones take a sixth less memory, but need more neighbours
 explored for the same recall, and a third more time for each query. Queries run in the main thread of Redis
@@ -13,7 +16,7 @@ explored for the same recall, and a third more time for each query. Queries run 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -38,6 +41,9 @@ TUNING_STEP = 1.15
 TUNING_LIMIT = 5000  # neighbours explored; exact search in memory has long been faster
 TIE = 1e-6  # difference of similarities that is rounding
 
+GROWTH = 4  # times as many neighbours are asked for where too few of them may be shown
+ABSENT = -2  # Redis' time at which a key expires that is not there
+
 
 def key(gen: str) -> str:
     """Where the vector set of a generation lies."""
@@ -47,6 +53,11 @@ def key(gen: str) -> str:
 def changes_key(gen: str) -> str:
     """Where the stream of changes to the vector set lies."""
     return f"items:{gen}:changes"
+
+
+def latest_key(gen: str) -> str:
+    """Where the place of each item in the stream of changes lies."""
+    return f"items:{gen}:latest"
 
 
 def load(client: redis.Redis, gen: str, embeddings: np.ndarray, attributes: Iterable[bytes]) -> None:
@@ -165,20 +176,38 @@ def remove(client: redis.Redis, gen: str, item: int) -> None:
     _change(client, gen, {"item": item}, lambda pipe: pipe.execute_command("VREM", key(gen), str(item)))
 
 
+# Adds an entry (item, number, and perhaps embedding, vector) to the stream and removes the item's earlier one, so that
+# the stream is never longer than items are many, whoever reads it from the start.
+NOTE = """
+local id = redis.call('XADD', KEYS[1], 'NOMKSTREAM', '*', unpack(ARGV))
+if id then
+  local before = redis.call('HGET', KEYS[2], ARGV[2])
+  if before then redis.call('XDEL', KEYS[1], before) end
+  redis.call('HSET', KEYS[2], ARGV[2], id)
+end
+"""
+
+
 def _change(client: redis.Redis, gen: str, fields: dict[Any, Any], queue: Callable[[Any], object]) -> None:
+    stream, latest = changes_key(gen), latest_key(gen)
+
     def body(pipe: Any) -> None:
-        if not pipe.exists(key(gen)):  # a new set would never expire
+        expires = pipe.pexpiretime(stream)
+        if expires == ABSENT:  # a new set would never expire
             raise _missing(gen)
         pipe.multi()
         queue(pipe)
-        pipe.xadd(changes_key(gen), fields, nomkstream=True)
+        pipe.eval(NOTE, 2, stream, latest, *chain.from_iterable(fields.items()))
+        if expires > 0:  # these may be new: Redis keeps no empty set
+            pipe.pexpireat(key(gen), expires)
+            pipe.pexpireat(latest, expires)
 
     with store_errors(client):
-        client.transaction(body, key(gen))
+        client.transaction(body, key(gen), stream)
 
 
 def changes(client: redis.Redis, gen: str, after: str) -> tuple[str, list[Change]]:
-    """What has changed in the vector set, oldest first, without waiting for more.
+    """The last change of each item in the vector set, oldest first, without waiting for more.
 
     Args:
         client: a connected Redis.
@@ -204,23 +233,33 @@ def changes(client: redis.Redis, gen: str, after: str) -> tuple[str, list[Change
             return after, found
 
 
+def any_removed(client: redis.Redis, gen: str) -> bool:
+    """Whether an item has been removed from the vector set and not put again since.
+
+    Raises:
+        StoreError: Redis fails.
+    """
+    return any(change.embedding is None for change in changes(client, gen, "0")[1])
+
+
 class RedisIndex:
     """Approximate search in the vector set of a generation. Threads may share one."""
 
-    def __init__(self, client: redis.Redis, gen: str, ef: int) -> None:
+    def __init__(self, client: redis.Redis, gen: str, ef: int, allowed: np.ndarray | None = None) -> None:
         """
         Args:
             client: of the Redis that holds the set.
             gen: the generation.
             ef: neighbours explored by each query, from :func:`tune`.
+            allowed: which items are to be found, bool[n + 1] by entity number; items that came later are not then.
+                Default: all.
         """
-        self._client, self._gen, self._ef = client, gen, ef
+        self._client, self._gen, self._ef, self._allowed = client, gen, ef, allowed
+        self._times = 1.0 if allowed is None else (len(allowed) - 1) / max(int(allowed[1:].sum()), 1)
 
     def search(self, queries: np.ndarray, count: int, exclude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """See :class:`redis_recsys.index.VectorIndex`; one pipelined round trip."""
-        answers = self._ask(queries, count, exclude)
-        items, similarity, _ = _nearest(answers, [list(answer.values()) for answer in answers], count, exclude)
-        return items, similarity
+        """See :class:`redis_recsys.index.VectorIndex`; one pipelined round trip, more where the nearest are barred."""
+        return self._nearest(queries, count, exclude)[:2]
 
     def search_with_attributes(
         self, queries: np.ndarray, count: int, exclude: np.ndarray, schema: Schema
@@ -238,9 +277,7 @@ class RedisIndex:
         Raises:
             StoreError: Redis fails, has no such vector set, or an item has not the attributes of the schema.
         """
-        answers = self._ask(queries, count, exclude, "WITHATTRIBS")
-        values = [list(answer.values()) for answer in answers]
-        items, similarity, picks = _nearest(answers, [[score for score, _ in row] for row in values], count, exclude)
+        items, similarity, picks, values = self._nearest(queries, count, exclude, "WITHATTRIBS")
         slots = [(c.name, schema.slots(c)) for c in schema.categorical("item")]
         names = [c.name for c in schema.numeric("item")]
         categorical = np.zeros((*items.shape, schema.categorical_width("item")), np.int32)
@@ -258,6 +295,22 @@ class RedisIndex:
             ) from error
         return items, similarity, categorical, numeric
 
+    def _nearest(
+        self, queries: np.ndarray, count: int, exclude: np.ndarray, *options: str
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[list[Any]]]:
+        """As ``search``; and for each item its place in its query's answer, and for each query the answer's values."""
+        wanted = int(np.ceil(count * self._times))
+        while True:
+            answers = self._ask(queries, wanted, exclude, *options)
+            values = [list(answer.values()) for answer in answers]
+            scores = [[score for score, _ in row] for row in values] if options else values
+            items, similarity, picks = _first(answers, scores, count, exclude, self._allowed)
+            asked = wanted + np.count_nonzero(exclude, axis=1)
+            whole = np.array([len(answer) for answer in answers], int) < asked  # there are no further items
+            if (whole | items.all(axis=1)).all():
+                return items, similarity, picks, values
+            wanted *= GROWTH
+
     def _ask(self, queries: np.ndarray, count: int, exclude: np.ndarray, *options: str) -> list[dict[bytes, Any]]:
         """Each query's nearest items with what is told about them, enough of them to drop the excluded ones."""
         with store_errors(self._client), self._client.pipeline(transaction=False) as pipe:
@@ -268,8 +321,9 @@ class RedisIndex:
                     "EF", explored, "NOTHREAD",
                 )  # fmt: skip
             answers = [_by_item(answer, len(options)) for answer in pipe.execute()]
-        if not all(answers):  # Redis answers with nothing where it has no such key, and keeps no empty sets
-            raise _missing(self._gen)
+            # Redis answers with nothing where it has no such key, and keeps no empty sets
+            if not all(answers) and not self._client.exists(changes_key(self._gen)):
+                raise _missing(self._gen)
         return answers
 
 
@@ -282,10 +336,14 @@ def _by_item(answer: Any, attributes: int) -> dict[bytes, Any]:
     return dict(zip(answer[::2], map(float, answer[1::2]), strict=True))
 
 
-def _nearest(
-    answers: Sequence[dict[bytes, Any]], scores: Sequence[list[float]], count: int, exclude: np.ndarray
+def _first(
+    answers: Sequence[dict[bytes, Any]],
+    scores: Sequence[list[float]],
+    count: int,
+    exclude: np.ndarray,
+    allowed: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The first ``count`` items of each answer that are not excluded, their cosines, and their places in the answer."""
+    """The first ``count`` items of each answer that may be shown, their cosines, and their places in the answer."""
     width = max([count, *map(len, answers)])
     found, score = np.zeros((len(answers), width), np.int32), np.zeros((len(answers), width), np.float32)
     for row, (answer, values) in enumerate(zip(answers, scores, strict=True)):
@@ -293,6 +351,9 @@ def _nearest(
         score[row, : len(answer)] = values
     highest = found.max(initial=0)
     banned = np.zeros((len(answers), highest + 1), bool)
+    if allowed is not None:
+        banned[:, : len(allowed)] = ~allowed[: highest + 1]
+        banned[:, len(allowed) :] = True
     np.put_along_axis(banned, np.where(exclude <= highest, exclude, 0), True, axis=1)
     banned[:, 0] = True
     dropped = np.take_along_axis(banned, found, axis=1)

@@ -7,13 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..bundle import finish, write_tables
 from ..dataset import Dataset, Rows
-from ..entities import Entities, write_entities
+from ..entities import ITEM_VALUES, Entities, write_entities
 from ..history import History
 from ..inference import Tower
+from ..popularity import Clicks
 
 
 def users_after(dataset: Dataset, rows: Rows) -> tuple[Entities, History]:
@@ -38,9 +37,10 @@ def complete(
         metrics: of the training.
     """
     embeddings = Tower(folder / "item_tower.onnx").embed(dataset.items.categorical, dataset.items.numeric)
-    counts = np.bincount(rows.positives().item, minlength=len(dataset.items) + 1)[1:]
-    write_tables(folder, embeddings, counts, history, len(users))
+    write_tables(folder, embeddings, Clicks.of(rows, len(dataset.items)), history, len(users))
     write_entities(folder / "user_features.parquet", dataset.schema, "user", users)
     write_entities(folder / "item_features.parquet", dataset.schema, "item", dataset.items)
+    if (dataset.path / ITEM_VALUES).exists():  # data sets of earlier releases have none
+        shutil.copyfile(dataset.path / ITEM_VALUES, folder / ITEM_VALUES)
     shutil.copytree(dataset.path / "vocab", folder / "vocab", dirs_exist_ok=True)
     finish(folder, dataset.schema, trainer, metrics, embeddings.shape[1], len(users), len(dataset.items))

@@ -18,11 +18,12 @@ import polars as pl
 
 from ...bundle import Bundle, finish, write_tables, writing_bundle
 from ...config import MerlinSettings
-from ...entities import Entities, write_entities
+from ...entities import ITEM_VALUES, Entities, write_entities
 from ...errors import BundleError
 from ...files import disk_error, keep_inputs
 from ...history import History
 from ...inference import Tower
+from ...popularity import Clicks
 from ...progress import console
 from ...schema import Column, Schema, Side
 from .categories import Categories, SavedSchema, settled
@@ -170,10 +171,11 @@ def assemble(export: Path, onnx: Path, target: Path) -> None:
             vocabulary.values.to_frame().write_parquet(folder / "vocab" / f"{name}.parquet")
         for side in SIDES:
             write_entities(folder / f"{side}_features.parquet", schema, side, entities[side])
+        _raw_values(tables["item"], schema, vocabularies)[order["item"]].write_parquet(folder / ITEM_VALUES)
         embeddings = Tower(folder / "item_tower.onnx").embed(items.categorical, items.numeric)
         popularity = _popularity(vocabularies[tables["item"].id], item_ids)
         nothing = History(np.zeros(len(users) + 2, np.int64), np.empty(0, np.int32))  # exports do not tell who clicked
-        write_tables(folder, embeddings, popularity, nothing, len(users))
+        write_tables(folder, embeddings, Clicks(popularity), nothing, len(users))
         metrics = {"onnx_difference": differences}
         finish(folder, schema, "merlin", metrics, embeddings.shape[1], len(users), len(items))
 
@@ -289,6 +291,29 @@ def _entities(table: FeatureTable, schema: Schema, vocabularies: dict[str, _Voca
         np.stack(categorical, axis=1).astype(np.int32),
         np.stack(numeric, axis=1) if numeric else np.empty((count, 0), np.float32),
     )
+
+
+def _raw_values(table: FeatureTable, schema: Schema, vocabularies: dict[str, _Vocabulary]) -> pl.DataFrame:
+    """Raw values of the items' categorical columns; without those of which an item's value cannot be told.
+
+    An out-of-vocabulary id stands for any value, so that no rule could be evaluated on it. A column ``{name}_raw``
+    beside the encoded one tells all.
+    """
+    found = []
+    for column in schema.categorical(table.side):
+        raw_name, values = f"{column.name}_raw", vocabularies[column.name].values
+        if column.role == "id":
+            continue
+        if raw_name in table.frame.columns:
+            raw = settled(table.frame[raw_name])
+        else:
+            ids = vocabularies[column.name].packed(table.frame[column.name].to_numpy())
+            if not ids.all():
+                continue
+            raw = settled(values)[ids - 1]
+        if raw.dtype.is_integer() or raw.dtype == pl.String:
+            found.append(raw.cast(pl.Int64 if raw.dtype.is_integer() else pl.String).alias(column.name))
+    return pl.DataFrame(found)
 
 
 def _embeddings(export: Path, items: FeatureTable, dim: int) -> np.ndarray:

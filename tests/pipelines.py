@@ -1,0 +1,68 @@
+"""Pipelines on a real Redis: how a bundle is deployed for a test, and what a partition's models make together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import redis
+
+from redis_recsys.config import Settings
+from redis_recsys.pipeline import Runner, models, stages_of
+from redis_recsys.store import deployments
+
+K = 10
+PLAIN: dict[str, Any] = {"nearest": 25, "similar": 0, "popular": 0, "topk": K, "timeout": 1.0}
+
+# the ways in which candidates are found and their features read
+HOW: list[dict[str, Any]] = [
+    {"items": "memory"},
+    {"items": "memory", "similar": 10, "popular": 10},
+    {"items": "packed", "retrieval": "redis", "similar": 10, "popular": 10},
+    {"items": "attributes", "retrieval": "redis"},
+]
+
+Deployed = Callable[..., Settings]  # bundle, settings of Triton, settings of section online
+
+
+@contextmanager
+def running(settings: Settings, names: tuple[str, ...] | None = None) -> Iterator[Runner]:
+    runner = Runner(names or tuple(stages_of(settings.online)), settings)
+    try:
+        yield runner
+    finally:
+        runner.close()
+
+
+def ids(users: np.ndarray) -> dict[str, np.ndarray]:
+    """Raw ids as a request carries them."""
+    if users.dtype.kind in "iu":
+        return {"user_id": users.astype(np.int64)[:, None]}
+    return {"user_id": np.array([[user.encode()] for user in users], object)}
+
+
+def answer(settings: Settings, users: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the models of the settings' partition make together, all columns."""
+    client = redis_of(settings)
+    record = deployments.read(client, deployments.live(client) or "")
+    columns = dict(users)
+    for model in models(settings, record.user_ids, record.item_ids):
+        with running(settings, model.stages) as runner:
+            columns |= runner({field.name: columns[field.name] for field in model.inputs})
+    return columns
+
+
+def redis_of(settings: Settings) -> redis.Redis:
+    secret = settings.redis.password
+    assert secret is not None
+    return redis.Redis(settings.redis.host or "", settings.redis.port, password=secret.get_secret_value())
+
+
+def wait(condition: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
