@@ -15,7 +15,7 @@ class Ordering(Stage):
     """The first k: by score, or sampled, or with a penalty for items alike."""
 
     name = "ordering"
-    inputs = (Field("items", "int32", (-1,)), Field("probability", "float32", (-1,)))
+    inputs = (Field("items", "int32", (-1,)), Field("candidate_scores", "float32", (-1,)))
     outputs = (
         Field("item_ids", "item", (-1,)),
         Field("scores", "float32", (-1,)),
@@ -29,7 +29,7 @@ class Ordering(Stage):
         self._random = np.random.default_rng(settings.seed)
 
     def __call__(self, columns: Columns) -> dict[str, np.ndarray]:
-        items, scores, settings = columns["items"], columns["probability"], self._settings
+        items, scores, settings = columns["items"], columns["candidate_scores"], self._settings
         if self._embeddings is None:
             chosen = order(scores, settings.topk, settings.temperature, self._random)
         else:

@@ -45,7 +45,7 @@ class Recommendations:
     Attributes:
         user: the id that was asked for.
         items: raw item ids.
-        scores: of the items: click probabilities for source ``model``, counts for ``popular``.
+        scores: of the items: of the ranker, between 0 and 1, for source ``model``, counts for ``popular``.
         source: ``popular`` when the generation has nothing for this user.
         generation: that they were read from.
     """
