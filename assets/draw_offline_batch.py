@@ -40,7 +40,7 @@ def draw() -> None:
         "Two-tower",
         "retrieval: finds candidates\nPyTorch or NVIDIA Merlin",
     )
-    box(axes, COLUMNS[3], TOP - 0.6, 1.15, WORK, "DLRM", "ranking: click probability\nPyTorch or NVIDIA Merlin")
+    box(axes, COLUMNS[3], TOP - 0.6, 1.15, WORK, "DLRM", "ranking: scores candidates\nPyTorch or NVIDIA Merlin")
     box(axes, COLUMNS[4], TOP, 1.3, DATA, "Bundle (ONNX)", "models · vocabularies\nfeatures · embeddings")
     for left in (0, 1):
         arrow(axes, (COLUMNS[left] + WIDTH, middle), (COLUMNS[left + 1], middle))

@@ -15,9 +15,9 @@ from benchmarks import batch, etl, models
 from benchmarks.measure import FOLDER, machine
 from benchmarks.report import into_readme, markdown
 from redis_recsys.plots import metric_bars
+from redis_recsys.recommender import OURS
 
 RESULTS = Path("benchmarks/results.json")
-OURS = ("two-tower", "two-tower + DLRM")
 
 
 def main() -> None:
@@ -36,7 +36,8 @@ def main() -> None:
     text = tables(results)
     print(text)
     into_readme("results", text)
-    metric_bars(results["movielens"]["retrieval"], highlight=OURS, path=Path("assets/quality-movielens.png"))
+    quality = results["movielens"]
+    metric_bars(quality["retrieval"], quality["users"]["all"], OURS, path=Path("assets/quality-movielens.png"))
     speed_plot(results["batch"], Path("assets/batch-speed.png"))
 
 
@@ -100,7 +101,7 @@ def _quality(results: dict[str, Any]) -> list[str]:
         ndcg = f"{m['ndcg@10']:.4f} ± {m['ndcg@10_error']:.4f}"
         rest = (f"{m[metric]:.4f}" for metric in ("recall@10", "hit_rate@10", "mrr", "coverage@10"))
         rows.append([f"**{name}**" if name in OURS else name, ndcg, *rest])
-    return markdown(["recommender", "NDCG@10", "recall@10", "hit rate@10", "MRR", "coverage@10"], rows)
+    return markdown(["recommender", "NDCG@10 ± standard error", "recall@10", "hit rate@10", "MRR", "coverage@10"], rows)
 
 
 def speed_plot(figures: dict[str, Any], path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -115,6 +116,9 @@ def test_the_evaluation_is_a_table_beside_baselines_and_a_plot(
     printed = good(recsys("evaluate", trained.bundle.path, "--dataset", trained.dataset.path, "--plot", "metrics.png"))
     for name in ("popularity", "item-knn", "als", "bpr", "two-tower", "two-tower + DLRM"):
         assert name in printed
+    said = " ".join(printed.split())
+    assert re.search(r"two-tower \+ DLRM (raises|lowers|has) NDCG@10 .*95% interval [+-]", said)
+    assert re.search(r"Of [\d,]+ rows, [\d.]+% are clicks; the mean prediction is [\d.]+%", said)
     assert (tmp_path / "metrics.png").read_bytes().startswith(b"\x89PNG")
 
 

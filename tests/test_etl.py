@@ -81,6 +81,44 @@ def test_every_row_is_in_the_part_of_its_time(tmp_path: Path) -> None:
     assert raw_rows(dataset, "test") == expected[8:]
 
 
+def test_the_overview_tells_sizes_clicks_newcomers_and_times_of_every_part(tmp_path: Path) -> None:
+    assert encoded(tmp_path, ROWS).overview() == [
+        {
+            "part": "train",
+            "rows": 6,
+            "clicks": 4 / 6,
+            "users": 3,
+            "new users": 0,
+            "items": 3,
+            "new items": 0,
+            "first": 0,
+            "last": 5,
+        },
+        {
+            "part": "valid",
+            "rows": 2,
+            "clicks": 0.5,
+            "users": 2,
+            "new users": 0,
+            "items": 2,
+            "new items": 1,
+            "first": 6,
+            "last": 7,
+        },
+        {
+            "part": "test",
+            "rows": 2,
+            "clicks": 0.5,
+            "users": 2,
+            "new users": 1,
+            "items": 2,
+            "new items": 0,
+            "first": 8,
+            "last": 9,
+        },
+    ]
+
+
 def test_entities_come_by_frequency_in_training_then_by_id(tmp_path: Path) -> None:
     dataset = encoded(tmp_path, ROWS)
     assert dataset.users.raw_ids.tolist() == [7, 5, 9, 8]

@@ -100,6 +100,9 @@ def test_metrics_by_hand_for_all_warm_and_cold_users(dataset: Dataset):
     metrics = report.retrieval["fixed"]
     assert metrics["ndcg@2"] == pytest.approx(sum(ndcg) / 3)
     assert metrics["ndcg@2_error"] == pytest.approx(np.std(ndcg) / math.sqrt(3))
+    assert metrics["recall@2_error"] == pytest.approx(np.std([0.5, 0, 1]) / math.sqrt(3))
+    assert metrics["mrr_error"] == pytest.approx(np.std([1, 0, 0.5]) / math.sqrt(3))
+    assert metrics["hit_rate@2_error"] == pytest.approx(np.std([1, 0, 1]) / math.sqrt(3))
     assert metrics["recall@1"] == pytest.approx((0.5 + 0 + 0) / 3)
     assert metrics["recall@2"] == pytest.approx((0.5 + 0 + 1) / 3)
     assert metrics["hit_rate@2"] == pytest.approx(2 / 3)
@@ -198,5 +201,21 @@ def test_the_report_is_json_and_two_tables(dataset: Dataset):
         console.quiet = False
         console.print(report.table(k=2), report.ranker_table())
     text = capture.get()
-    for word in ("good", "bad", "NDCG@2", "±", "cold", "3 test users", "2 with a history", "oracle", "0.8889"):
-        assert word in text
+    words = ("good", "bad", "NDCG@2", "±: standard error", "cold", "over 3 test users")
+    for word in (*words, "2 users with and 1 without a history", "oracle", "0.8889"):
+        assert word in " ".join(text.split())
+
+
+def test_two_recommenders_are_compared_user_by_user(dataset: Dataset):
+    report = evaluate(dataset, [Fixed("good", [5, 6, 4, 2]), Fixed("bad", [1, 3])], ks=(2, 4))
+    found = report.compare("bad", "good", "recall@2")
+    # recall of user 1 {2, 5}, user 2 {6}, user 3 {4} within [5, 6], and within [1, 3]
+    assert report.by_user["good"]["recall@2"].tolist() == [0.5, 1, 0]
+    assert (found.before, found.after, found.users) == (0, 0.5, 3)
+    assert "by_user" not in report.to_dict()
+
+
+def test_the_ranker_is_measured_for_calibration_too(dataset: Dataset):
+    report = evaluate(dataset, [Fixed("fixed", [5])], ks=(2, 10), predict=lambda rows: np.full(len(rows), 0.5))
+    assert report.ranker["calibration"].observed == [pytest.approx(6 / 9)]
+    assert report.to_dict()["ranker"]["calibration"] == {"predicted": [0.5], "observed": [6 / 9], "rows": [9]}

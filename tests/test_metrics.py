@@ -10,6 +10,7 @@ import pytest
 from redis_recsys.errors import DataError
 from redis_recsys.metrics import (
     auc,
+    calibration,
     coverage,
     hit_rate,
     hits_of,
@@ -165,3 +166,33 @@ def test_impression_ndcg_of_tied_scores_is_the_mean_over_all_orders():
 
 def test_metrics_have_names_for_people():
     assert [title_of(m) for m in ("ndcg@10", "hit_rate@5", "mrr")] == ["NDCG@10", "Hit rate@5", "MRR"]
+
+
+def test_calibration_by_hand_with_equal_predictions_in_one_bin():
+    # four bins of two rows each, but that the four predictions of 0.5 cannot be told apart
+    probability = np.array([0.5, 0.1, 0.5, 0.9, 0.5, 0.3, 0.5, 0.7])
+    target = np.array([1, 0, 0, 1, 0, 1, 0, 1])
+    found = calibration(probability, target, bins=4)
+    assert found.predicted == pytest.approx([0.2, 0.5, 0.8])
+    assert found.observed == pytest.approx([0.5, 0.25, 1.0])
+    assert found.rows == [2, 4, 2]
+    assert found.error == pytest.approx((2 * 0.3 + 4 * 0.25 + 2 * 0.2) / 8)
+    assert str(found) == (
+        "Of 8 rows, 50.0% are clicks; the mean prediction is 50.0%. Over 3 bins of similar predictions it is off by "
+        "25.0 percentage points on average, too high in 1 and too low in 2."
+    )
+
+
+def test_calibration_of_true_probabilities_is_nearly_perfect_and_of_doubled_ones_is_not():
+    random = np.random.default_rng(0)
+    truth = random.random(200_000) / 2
+    target = random.random(200_000) < truth
+    right, doubled = calibration(truth, target), calibration(2 * truth, target)
+    assert len(right.rows) == 10
+    assert right.error < 0.005
+    assert doubled.error == pytest.approx(0.25, abs=0.005)
+
+
+def test_calibration_of_one_constant_prediction_is_one_bin():
+    found = calibration(np.full(4, 0.25), np.array([1, 0, 0, 0]))
+    assert (found.predicted, found.observed, found.rows, found.error) == ([0.25], [0.25], [4], 0)

@@ -10,10 +10,12 @@ from matplotlib import pyplot as plt
 
 from redis_recsys import plots
 from redis_recsys.errors import DataError
+from redis_recsys.metrics import Calibration
 
+ERRORS = {"ndcg@10_error": 0.01, "recall@10_error": 0.02, "mrr_error": 0.04}
 RETRIEVAL = {
-    "popularity": {"ndcg@10": 0.1, "ndcg@10_error": 0.01, "recall@10": 0.2, "mrr": 0.3},
-    "two-tower": {"ndcg@10": 0.25, "ndcg@10_error": 0.02, "recall@10": 0.4, "mrr": 0.5},
+    "popularity": {"ndcg@10": 0.1, "recall@10": 0.2, "mrr": 0.3} | ERRORS,
+    "two-tower": {"ndcg@10": 0.25, "recall@10": 0.4, "mrr": 0.5} | ERRORS,
 }
 
 
@@ -23,18 +25,35 @@ def texts(figure: plt.Figure) -> str:
 
 
 def test_bars_show_every_recommender_and_value():
-    figure = plots.metric_bars(RETRIEVAL, highlight=["two-tower"])
+    figure = plots.metric_bars(RETRIEVAL, 166, highlight=["two-tower"])
     assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["popularity", "two-tower"]
     assert [bar.get_width() for bar in figure.axes[0].patches] == [0.1, 0.25]
     assert "NDCG@10" in texts(figure)
     assert "0.250" in texts(figure)
 
 
+def test_every_panel_of_bars_has_whiskers_and_the_figure_says_what_they_are():
+    figure = plots.metric_bars(RETRIEVAL, 166)
+    for axes, error in zip(figure.axes, (0.01, 0.02, 0.04), strict=True):
+        (whiskers,) = [lines for lines in axes.collections if hasattr(lines, "get_segments")]
+        widths = [segment[1, 0] - segment[0, 0] for segment in whiskers.get_segments()]
+        assert widths == pytest.approx([2 * error] * 2)
+    assert figure.get_supxlabel() == "mean over 166 test users; whiskers: one standard error of the mean"
+
+
 def test_loss_curves_have_one_panel_per_model_and_a_second_axis_for_the_metric():
-    records = [{"epoch": 1, "loss": 3.0, "metric": 0.1}, {"epoch": 2, "loss": 2.0, "metric": 0.2}]
+    losses, metrics = [3.0, 2.0, 1.5], [0.1, 0.2, 0.15]
+    records = [
+        {"epoch": epoch, "loss": loss, "metric": metric, "metric_name": "NDCG@10", "best_possible": 0.4}
+        for epoch, loss, metric in zip((1, 2, 3), losses, metrics, strict=True)
+    ]
     figure = plots.loss_curves({"two-tower": records, "DLRM": [{"epoch": 1, "loss": 0.5}]})
-    lines = [axes.lines[0].get_ydata().tolist() for axes in figure.axes]
-    assert lines == [[3.0, 2.0], [0.5], [0.1, 0.2]]
+    assert [axes.lines[0].get_ydata().tolist() for axes in figure.axes] == [losses, [0.5], metrics]
+    assert figure.axes[2].get_ylabel() == "NDCG@10, valid part"
+    assert figure.axes[2].lines[1].get_ydata() == [0.4, 0.4]
+    assert figure.axes[0].lines[1].get_xdata() == [2, 2]  # the epoch that was kept
+    assert "kept" in texts(figure)
+    assert "best possible" in texts(figure)
 
 
 def test_keras_curves_have_one_panel_per_metric_with_training_and_validation():
@@ -63,8 +82,8 @@ def test_embedding_map_draws_every_item_and_names_frequent_categories():
 
 def test_latency_histogram_marks_median_and_99th_percentile():
     figure = plots.latency_histogram(np.arange(1, 1002) / 1e3)
-    assert "p50  501 ms" in texts(figure)
-    assert "p99  991 ms" in texts(figure)
+    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert legend == ["p50  501 ms", "p99  991 ms"]
 
 
 def test_recall_curves_draw_recall_and_milliseconds_of_every_index():
@@ -102,21 +121,54 @@ def test_answers_over_time_gives_every_group_a_colour_and_draws_every_answer():
     assert model.get_offsets().tolist() == [[0, 1], [2, 2]]
     assert degraded.get_offsets().tolist() == [[1, 100]]
     assert model.get_facecolor().tolist() != degraded.get_facecolor().tolist()
+    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert legend == ["model (2)", "degraded (1)"]
 
 
-def test_tiers_stacks_the_shares_of_every_window_and_names_what_was_going_on():
-    first = {"cache": 0.5, "redis": 0.5, "rocksdb": 0.0, "default": 0.0}
-    second = {"cache": 0.6, "redis": 0.1, "rocksdb": 0.2, "default": 0.1}
+def test_tiers_stacks_what_the_cache_did_not_have_and_names_what_was_going_on():
+    first = {"cache": 0.97, "redis": 0.03, "rocksdb": 0.0, "default": 0.0}
+    second = {"cache": 0.96, "redis": 0.01, "rocksdb": 0.02, "default": 0.01}
     axes = plots.tiers([("whole", first), ("whole", first), ("a node is dead", second)]).axes[0]
-    tops = [round(bars[2].get_y() + bars[2].get_height()) for bars in axes.containers]
-    assert tops == [60, 70, 90, 100]
-    assert [text.get_text() for text in axes.texts] == ["whole", "a node is dead"]
+    tops = [round(bars[2].get_y() + bars[2].get_height(), 6) for bars in axes.containers]
+    assert tops == [1, 3, 4]
+    assert 4 < axes.get_ylim()[1] < 8  # so that the bars fill the figure, whatever the cache had
+    shares = ["cache\n97.0%", "cache\n97.0%", "cache\n96.0%"]
+    assert [text.get_text() for text in axes.texts] == [*shares, "whole", "a node is dead"]
+
+
+def test_tiers_can_be_drawn_when_the_cache_had_everything():
+    everything = {"cache": 1.0, "redis": 0.0, "rocksdb": 0.0, "default": 0.0}
+    assert plots.tiers([("whole", everything)]).axes[0].get_ylim()[1] > 0
+
+
+def test_reliability_curve_draws_every_bin_with_a_wilson_interval_and_the_diagonal():
+    found = Calibration([0.1, 0.4], [0.2, 0.5], [100, 50])
+    axes = plots.reliability_curve({"DLRM": found}).axes[0]
+    diagonal, points = axes.lines[:2]
+    assert diagonal.get_slope() == 1
+    assert (points.get_xdata().tolist(), points.get_ydata().tolist()) == ([0.1, 0.4], [0.2, 0.5])
+    (whiskers,) = [each for each in axes.collections if hasattr(each, "get_segments")]
+    ends = [segment[:, 1].tolist() for segment in whiskers.get_segments()]
+    # Wilson: (p + z^2 / 2n -+ z sqrt(p q / n + z^2 / 4n^2)) / (1 + z^2 / n) with z = 1.96
+    assert ends == [pytest.approx([0.1334, 0.2888], abs=1e-4), pytest.approx([0.3664, 0.6336], abs=1e-4)]
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert legend == ["prediction = observed", "DLRM, 150 rows in 2 bins"]
+
+
+def test_rows_over_time_counts_every_row_in_the_colour_of_its_part():
+    day = 86_400
+    axes = plots.rows_over_time({"train": np.arange(50) * day, "test": np.arange(50, 60) * day}).axes[0]
+    counts = [sum(bar.get_height() for bar in bars) for bars in axes.containers]
+    assert counts == [50, 10]
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert legend == ["train, 50 rows", "test, 10 rows"]
+    assert axes.get_ylabel() == "rows per 1.0 days"
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 def test_a_path_gets_the_picture_and_no_window_stays_open(tmp_path: Path, suffix: str):
     path = tmp_path / "new folder" / f"bars.{suffix}"
-    plots.metric_bars(RETRIEVAL, path=path)
+    plots.metric_bars(RETRIEVAL, 166, path=path)
     assert path.stat().st_size > 1000
     assert not plt.get_fignums()
 
@@ -124,4 +176,4 @@ def test_a_path_gets_the_picture_and_no_window_stays_open(tmp_path: Path, suffix
 def test_a_path_that_cannot_be_written_is_named(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot write"):
-        plots.metric_bars(RETRIEVAL, path=tmp_path / "file" / "bars.png")
+        plots.metric_bars(RETRIEVAL, 166, path=tmp_path / "file" / "bars.png")

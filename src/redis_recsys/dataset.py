@@ -125,5 +125,28 @@ class Dataset:
             raise DataError(f"the {part} part of {self.path} is empty: use more rows or another split")
         return Rows(**{name: np.concatenate(chunks) for name, chunks in columns.items()})
 
+    def overview(self) -> list[dict[str, Any]]:
+        """Size, class balance and time range, one record per part.
+
+        Returns:
+            ``part``, ``rows``, ``clicks`` (share of rows with a click), ``users`` and ``items`` (distinct ones),
+            ``new users`` and ``new items`` (of these, absent from the train part), ``first`` and ``last`` time, in the
+            data's own unit.
+
+        Raises:
+            DataError: a part is empty.
+        """
+        train = self.rows("train")
+        known = np.unique(train.user), np.unique(train.item)
+        records = []
+        for part in PARTS:
+            rows = train if part == "train" else self.rows(part)
+            record: dict[str, Any] = {"part": part, "rows": len(rows), "clicks": float((rows.target > 0).mean())}
+            for side, ids, before in zip(("users", "items"), (rows.user, rows.item), known, strict=True):
+                here = np.unique(ids)
+                record |= {side: len(here), f"new {side}": int((~np.isin(here, before)).sum())}
+            records.append(record | {"first": int(rows.time.min()), "last": int(rows.time.max())})
+        return records
+
     def _files(self, part: Part) -> list[Path]:
         return sorted((self.path / part).glob("*.parquet"))

@@ -1,23 +1,24 @@
-"""How good models and baselines are on the test part, over the full catalogue.
+"""Evaluation of models and baselines on the test part, over the full catalogue.
 
 Retrieval: each user's relevant items are the clicked test items that the user has not clicked in training or
 validation; recommenders leave out the same seen items, so all of them answer the same question. Ranking: the
-click probability of each test row. Where the data knows the true click probability (the oracle), the best
-possible figures stand beside the model's.
+score of each test row, measured as the probability of a click. Where the data knows the true click probability (the
+oracle), the best possible figures stand beside the model's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 from rich.table import Table
 
+from .comparison import Comparison, compare
 from .dataset import Dataset, Rows
 from .errors import DataError
-from .metrics import auc, coverage, impression_ndcg, list_metrics, log_loss
+from .metrics import auc, calibration, coverage, impression_ndcg, list_metrics, log_loss
 from .progress import progress
 
 BLOCK_SCORES = 1 << 24
@@ -50,11 +51,13 @@ class Report:
 
     Attributes:
         users: how many test users there are in all, ``warm`` (with a history) and ``cold`` (without).
-        retrieval: recommender -> metric -> mean over all test users, ``coverage@k`` of all lists together, and
-            ``ndcg@k_error``, the standard error of the mean over users.
+        retrieval: recommender -> metric -> mean over all test users; ``<metric>_error``, the standard error of that
+            mean; and ``coverage@k`` of all lists together, which has none.
         warm: the same means over warm users only; empty if there are none.
         cold: the same over cold users.
         ranker: see :func:`evaluate_ranker`; empty if no ranker was given.
+        by_user: recommender -> metric -> values of the single test users, float64[n], the users in the same order for
+            all; left out of :meth:`to_dict`.
     """
 
     users: dict[str, int]
@@ -62,10 +65,22 @@ class Report:
     warm: dict[str, dict[str, float]]
     cold: dict[str, dict[str, float]]
     ranker: dict[str, Any] = field(default_factory=dict)
+    by_user: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON values."""
-        return asdict(self)
+        document = asdict(replace(self, by_user={}))
+        del document["by_user"]
+        return document
+
+    def compare(self, first: str, second: str, metric: str = "ndcg@10") -> Comparison:
+        """Compare two of the recommenders, user by user.
+
+        Args:
+            first, second: names of the recommenders.
+            metric: one of those in ``by_user``.
+        """
+        return compare(first, second, metric, self.by_user[first][metric], self.by_user[second][metric])
 
     def table(self, k: int = 10) -> Table:
         """One row per recommender, NDCG with its standard error, the best value of each column in bold."""
@@ -78,8 +93,12 @@ class Report:
             for name, row in values.items():
                 row += [self.warm[name][f"ndcg@{k}"], self.cold[name][f"ndcg@{k}"]]
         best = [max(column) for column in zip(*values.values(), strict=True)]
-        title = f"NDCG@{k} of {{all:,}} test users; warm: {{warm:,}} with a history, cold: {{cold:,}} without"
-        table = Table(title=title.format(**self.users), box=None, padding=(0, 2, 0, 0))
+        title = f"first {k} recommendations out of the full catalogue, means over {{all:,}} test users"
+        caption = f"±: standard error of NDCG@{k}; recall, hits, coverage: of the first {k}; MRR: of the whole list"
+        if self.warm and self.cold:
+            caption += f"; warm, cold: NDCG@{k} of {{warm:,}} users with and {{cold:,}} without a history"
+        words = {"title": title.format(**self.users), "caption": caption.format(**self.users)}
+        table = Table(**words, title_justify="left", caption_justify="left", box=None, padding=(0, 2, 0, 0))  # type: ignore[arg-type]
         table.add_column("recommender", no_wrap=True)
         for title in titles:
             table.add_column(title, justify="right", no_wrap=True)
@@ -118,7 +137,7 @@ def evaluate(
         dataset: with train, valid and test.
         recommenders: fitted on train and valid; their names tell them apart.
         ks: list lengths.
-        predict: click probability float[n] of rows, if a ranker is to be measured too.
+        predict: score float[n] of rows between 0 and 1, if a ranker is to be measured too.
 
     Raises:
         DataError: a part is empty, or no test click is new to its user.
@@ -131,19 +150,20 @@ def evaluate(
     groups = {"warm": warm, "cold": ~warm}
     catalogue = len(dataset.items)
     means: dict[str, dict[str, dict[str, float]]] = {"retrieval": {}, "warm": {}, "cold": {}}
+    by_user: dict[str, dict[str, np.ndarray]] = {}
     for recommender in recommenders:
         with progress(f"evaluating {recommender.name}", total=len(users)) as advance:
             lists = recommend_all(recommender, users, max(ks), catalogue, advance)
-        metrics = list_metrics(lists, starts, relevant, ks)
+        metrics = by_user[recommender.name] = list_metrics(lists, starts, relevant, ks)
         summary = {name: float(values.mean()) for name, values in metrics.items()}
         summary |= {f"coverage@{k}": coverage(lists[:, :k], catalogue) for k in ks}
-        summary |= {f"ndcg@{k}_error": float(metrics[f"ndcg@{k}"].std() / np.sqrt(len(users))) for k in ks}
+        summary |= {f"{name}_error": float(values.std() / np.sqrt(len(users))) for name, values in metrics.items()}
         means["retrieval"][recommender.name] = summary
         for group, members in groups.items():
             if members.any():
                 means[group][recommender.name] = {name: float(v[members].mean()) for name, v in metrics.items()}
     counts = {"all": len(users), "warm": int(warm.sum()), "cold": int((~warm).sum())}
-    return Report(counts, **means, ranker=evaluate_ranker(dataset, predict) if predict else {})
+    return Report(counts, **means, ranker=evaluate_ranker(dataset, predict) if predict else {}, by_user=by_user)
 
 
 def new_items(seen: Rows, later: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -191,19 +211,20 @@ def recommend_all(
 
 
 def evaluate_ranker(dataset: Dataset, predict: Callable[[Rows], np.ndarray], k: int = 10) -> dict[str, Any]:
-    """Measure click probabilities on the test rows.
+    """Measure a ranker's scores on the test rows, as if they were click probabilities.
 
     Without a target column every row is a click; then ``NEGATIVES`` items per click are drawn uniformly from the
     catalogue with a fixed seed, and those that the user has clicked in any part are dropped.
 
     Args:
         dataset: with a test part.
-        predict: probability float[n] of rows.
+        predict: score float[n] of rows, between 0 and 1.
         k: impressions per user that count.
 
     Returns:
-        ``auc``, ``log_loss``, ``impression_ndcg@k``, ``rows``, ``positives``, ``sampled_negatives``; and with an
-        oracle ``oracle`` (the same three metrics) and ``share_of_oracle_auc``, ``(auc - 0.5) / (oracle - 0.5)``.
+        ``auc``, ``log_loss``, ``impression_ndcg@k``, ``calibration`` (see :func:`metrics.calibration`; with drawn
+        negatives it depends on their number), ``rows``, ``positives``, ``sampled_negatives``; and with an oracle
+        ``oracle`` (the first three metrics) and ``share_of_oracle_auc``, ``(auc - 0.5) / (oracle - 0.5)``.
 
     Raises:
         DataError: the test part is empty, or has only clicks or only non-clicks.
@@ -222,8 +243,10 @@ def evaluate_ranker(dataset: Dataset, predict: Callable[[Rows], np.ndarray], k: 
             f"impression_ndcg@{k}": impression_ndcg(rows.user, probability, rows.target, k),
         }
 
+    score = predict(rows)
     result: dict[str, Any] = {
-        **measure(predict(rows)),
+        **measure(score),
+        "calibration": calibration(score, rows.target),
         "rows": len(rows),
         "positives": int((rows.target > 0).sum()),
         "sampled_negatives": sampled,

@@ -7,6 +7,7 @@ Ranked-list metrics take ``hits``, ``bool[n, k]``: whether the item at each plac
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -190,6 +191,54 @@ def impression_ndcg(user: np.ndarray, score: np.ndarray, target: np.ndarray, k: 
     discounted = np.where(place < k, gain * discounts[np.minimum(place, k - 1)], 0.0)
     ideal = np.cumsum(discounts)[np.clip(clicks, 1, k).astype(np.int64) - 1]
     return float((np.add.reduceat(discounted, starts) / ideal)[mixed].mean())
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Predicted against observed shares of clicks, in bins of rows with similar predictions; ``str`` is a sentence.
+
+    Attributes:
+        predicted: mean prediction of each bin, rising.
+        observed: share of clicks in each bin.
+        rows: number of rows in each bin.
+    """
+
+    predicted: list[float]
+    observed: list[float]
+    rows: list[int]
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error: mean distance of predicted and observed share, weighted by rows."""
+        return float(np.average(np.abs(np.subtract(self.predicted, self.observed)), weights=self.rows))
+
+    def __str__(self) -> str:
+        predicted, observed = (np.average(shares, weights=self.rows) for shares in (self.predicted, self.observed))
+        high = int((np.array(self.predicted) > self.observed).sum())
+        return (
+            f"Of {sum(self.rows):,} rows, {observed:.1%} are clicks; the mean prediction is {predicted:.1%}. Over "
+            f"{len(self.rows)} bins of similar predictions it is off by {self.error * 100:.1f} percentage points on "
+            f"average, too high in {high} and too low in {len(self.rows) - high}."
+        )
+
+
+def calibration(probability: np.ndarray, target: np.ndarray, bins: int = 10) -> Calibration:
+    """Compare predictions with what happened, in bins of about as many rows each; equal predictions share a bin.
+
+    Source: A. Niculescu-Mizil and R. Caruana, "Predicting good probabilities with supervised learning", ICML 2005.
+
+    Args:
+        probability: float[n], n at least 1.
+        target: float[n], above 0 for a click.
+        bins: at most so many.
+    """
+    edges = np.unique(np.quantile(probability, np.arange(1, bins) / bins))
+    number = np.searchsorted(edges, probability, side="right")
+    rows = np.bincount(number)
+    filled = rows > 0
+    predicted = np.bincount(number, probability)[filled] / rows[filled]
+    observed = np.bincount(number, target > 0)[filled] / rows[filled]
+    return Calibration(predicted.tolist(), observed.tolist(), rows[filled].tolist())
 
 
 def title_of(metric: str) -> str:

@@ -14,14 +14,18 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .files import disk_error
-from .metrics import title_of
+from .metrics import Calibration, title_of
 
 COLORS = ("#d82c20", "#161f31", "#4c8dae", "#e6a23c", "#6a994e", "#8e6c8a", "#8d99ae", "#b5651d", "#2a9d8f", "#c9ada7")
-INK, GRID = "#161f31", "#dfe3e8"
+INK, GRID, OTHERS = "#161f31", "#dfe3e8", "#9aa7b5"
+DAY = 86_400  # seconds
+BELOW_CACHE = {"redis": "Redis", "rocksdb": "RocksDB", "default": "no tier (default vector)"}
 STYLE: Any = {
     "figure.dpi": 110,
     "figure.constrained_layout.use": True,
@@ -74,27 +78,29 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 @styled
 def metric_bars(
     retrieval: Mapping[str, Mapping[str, float]],
+    users: int,
     highlight: Collection[str] = (),
     metrics: Sequence[str] = ("ndcg@10", "recall@10", "mrr"),
 ) -> Figure:
-    """Recommenders one below the other, one panel per metric, with whiskers where a standard error is known.
+    """Recommenders one below the other, one panel per metric, with whiskers of one standard error.
 
     Args:
         retrieval: recommender -> metric -> value, as in :attr:`redis_recsys.evaluate.Report.retrieval`.
+        users: number of test users behind the values.
         highlight: recommenders in a colour of their own, the project's beside the baselines.
-        metrics: what the panels show.
+        metrics: metrics of the panels; each has a standard error.
     """
     names = list(retrieval)
     figure, panels = plt.subplots(
-        1, len(metrics), figsize=(3.3 * len(metrics) + 1, 0.42 * len(names) + 1), sharey=True, squeeze=False
+        1, len(metrics), figsize=(3.3 * len(metrics) + 1, 0.42 * len(names) + 1.3), sharey=True, squeeze=False
     )
     places = np.arange(len(names))
-    colors = [COLORS[0] if name in highlight else "#9aa7b5" for name in names]
+    colors = [COLORS[0] if name in highlight else OTHERS for name in names]
     for panel, metric in zip(panels[0], metrics, strict=True):
         values = [retrieval[name][metric] for name in names]
-        errors = [retrieval[name].get(f"{metric}_error", 0.0) for name in names]
+        errors = [retrieval[name][f"{metric}_error"] for name in names]
         panel.barh(places, values, height=0.68, color=colors)
-        panel.errorbar(values, places, xerr=errors, fmt="none", ecolor=INK, elinewidth=1.2)
+        panel.errorbar(values, places, xerr=errors, fmt="none", ecolor=INK, elinewidth=1.2, capsize=3)
         for place, value, error in zip(places, values, errors, strict=True):
             panel.text(value + error, place, f" {value:.3f}", va="center", fontsize=9)
         panel.set(title=title_of(metric), xlim=(0, max(np.add(values, errors)) * 1.22 or 1))
@@ -102,28 +108,96 @@ def metric_bars(
         panel.grid(axis="y", visible=False)
     panels[0][0].set_yticks(places, names)
     panels[0][0].invert_yaxis()
+    figure.supxlabel(f"mean over {users:,} test users; whiskers: one standard error of the mean", fontsize=9)
     return figure
 
 
 @styled
-def loss_curves(models: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+def loss_curves(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """Training loss, and validation metric where one was measured, by epoch, one panel per model.
 
+    A dotted line marks the epoch that was kept, the one with the highest metric.
+
     Args:
-        models: model -> one record per epoch with ``epoch``, ``loss`` and, if validated, ``metric``.
+        models: model -> one record per epoch with ``epoch``, ``loss`` and, if validated, ``metric`` and
+            ``metric_name``; ``best_possible`` draws the metric's upper bound, too.
     """
-    figure, panels = plt.subplots(1, len(models), figsize=(4.8 * len(models), 3.2), squeeze=False)
+    figure, panels = plt.subplots(1, len(models), figsize=(5.6 * len(models), 3.4), squeeze=False)
     for panel, (name, records) in zip(panels[0], models.items(), strict=True):
         epochs = [record["epoch"] for record in records]
         panel.plot(epochs, [record["loss"] for record in records], marker="o", markersize=4, color=COLORS[0])
         panel.set(title=name, xlabel="epoch")
-        panel.set_ylabel("training loss", color=COLORS[0])
+        panel.set_ylabel("training loss, nats", color=COLORS[0])
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         if records and "metric" in records[0]:
-            metric = panel.twinx()
-            metric.plot(epochs, [record["metric"] for record in records], marker="s", markersize=4, color=COLORS[2])
-            metric.set_ylabel("validation metric", color=COLORS[2])
-            metric.grid(visible=False)
+            _metric_axis(panel, epochs, records)
+    return figure
+
+
+def _metric_axis(panel: Axes, epochs: list[int], records: Sequence[Mapping[str, Any]]) -> None:
+    """A second axis with the validation metric and the epoch that was kept."""
+    axis, values = panel.twinx(), [record["metric"] for record in records]
+    axis.plot(epochs, values, marker="s", markersize=4, color=COLORS[2])
+    axis.set_ylabel(f"{records[0]['metric_name']}, valid part", color=COLORS[2])
+    axis.grid(visible=False)
+    if "best_possible" in records[0]:
+        axis.axhline(records[-1]["best_possible"], color=COLORS[2], linestyle="--", linewidth=1.2)
+        axis.text(epochs[0], records[-1]["best_possible"], "best possible", color=COLORS[2], va="bottom", fontsize=9)
+        axis.margins(y=0.12)
+    kept = epochs[int(np.argmax(values))]
+    panel.axvline(kept, color=INK, linewidth=0.9, linestyle=":")
+    panel.annotate(
+        "kept", (kept, 1), (3, 2), xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=9
+    )
+
+
+@styled
+def reliability_curve(models: Mapping[str, Calibration], title: str = "Calibration on the test part") -> Figure:
+    """Predicted against observed shares of clicks: points on the diagonal are predictions that can be taken literally.
+
+    Args:
+        models: model -> its calibration; whiskers are 95% intervals of the observed shares (Wilson).
+        title: of the figure.
+    """
+    from scipy.stats import binomtest
+
+    figure, axes = plt.subplots(figsize=(5.8, 4.4))
+    axes.axline((0, 0), slope=1, color=OTHERS, linestyle="--", linewidth=1.2, label="prediction = observed")
+    for (name, found), color in zip(models.items(), COLORS, strict=False):
+        observed = np.array(found.observed)
+        clicks = np.rint(observed * found.rows).astype(int).tolist()
+        ends = [binomtest(k, n).proportion_ci(method="wilson") for k, n in zip(clicks, found.rows, strict=True)]
+        whiskers = np.abs(np.array(ends).T - observed)
+        label = f"{name}, {sum(found.rows):,} rows in {len(found.rows)} bins"
+        axes.errorbar(
+            found.predicted, observed, whiskers, marker="o", markersize=5, capsize=3, color=color, label=label
+        )
+    most = max(max(*found.predicted, *found.observed) for found in models.values())
+    limit = min(1.0, most * 1.1)
+    axes.set(title=title, xlim=(0, limit), ylim=(0, limit), aspect="equal")
+    axes.set(xlabel="mean prediction of the bin", ylabel="observed share of clicks, 95% interval")
+    axes.legend(loc="upper left", fontsize=9)
+    return figure
+
+
+@styled
+def rows_over_time(parts: Mapping[str, np.ndarray], title: str = "Rows over time") -> Figure:
+    """Number of rows per stretch of time, coloured by the part of the split.
+
+    Args:
+        parts: part -> times of its rows, int64[n] in seconds since 1970.
+        title: of the figure.
+    """
+    days = {part: times / DAY for part, times in parts.items()}  # Matplotlib's dates
+    edges = np.histogram_bin_edges(np.concatenate(list(days.values())), bins=60)
+    figure, axes = plt.subplots(figsize=(8.2, 2.8))
+    labels = [f"{part}, {len(times):,} rows" for part, times in parts.items()]
+    axes.hist(list(days.values()), bins=edges.tolist(), stacked=True, color=COLORS[2 : 2 + len(parts)], label=labels)
+    axes.xaxis.set_major_locator(locator := AutoDateLocator())
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    axes.set(title=title, ylabel=f"rows per {edges[1] - edges[0]:.1f} days")
+    axes.grid(axis="x", visible=False)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -172,7 +246,7 @@ def embedding_map(embeddings: np.ndarray, categories: Sequence[str], title: str 
 
     Args:
         embeddings: float[n, D].
-        categories: n names; the most frequent get a colour each, the rest share grey.
+        categories: n names; the most frequent get a colour each, in the order of their names, the rest share grey.
         title: of the figure.
     """
     centred = embeddings - embeddings.mean(axis=0)
@@ -181,7 +255,7 @@ def embedding_map(embeddings: np.ndarray, categories: Sequence[str], title: str 
     share = strength[:2] ** 2 / (strength**2).sum()
     labels = np.asarray(categories)
     names, sizes = np.unique(labels, return_counts=True)
-    shown = names[np.argsort(-sizes, kind="stable")][: len(COLORS) - 2]
+    shown = np.sort(names[np.argsort(-sizes, kind="stable")][: len(COLORS) - 2])
     figure, axes = plt.subplots(figsize=(7.2, 4.6))
     rest = ~np.isin(labels, shown)
     if rest.any():
@@ -211,16 +285,16 @@ def latency_histogram(seconds: np.ndarray, title: str = "Latency") -> Figure:
     figure, axes = plt.subplots(figsize=(5.8, 3.4))
     heights = axes.hist(milliseconds, bins=60, range=(0, nearly_all * 1.1), color=COLORS[2], alpha=0.85)[0]
     tallest = float(np.max(heights))
-    for value, name, color, height in ((half, "p50", COLORS[1], 1.16), (most, "p99", COLORS[0], 1.06)):
-        axes.axvline(value, color=color, linestyle="--", linewidth=1.6)
-        axes.text(value, height * tallest, f"  {name}  {value:.3g} ms", color=color, weight="bold", size=9)
+    for value, name, color in ((half, "p50", COLORS[1]), (most, "p99", COLORS[0])):
+        axes.axvline(value, color=color, linestyle="--", linewidth=1.6, label=f"{name}  {value:.3g} ms")
     axes.set(
         title=title,
         xlabel="milliseconds",
         ylabel=f"calls (of {len(milliseconds):,})",
         xlim=(0, nearly_all * 1.3),
-        ylim=(0, tallest * 1.25),
+        ylim=(0, tallest * 1.08),
     )
+    axes.legend(loc="upper right", bbox_to_anchor=(1, 1.02))
     return figure
 
 
@@ -305,43 +379,52 @@ def answers_over_time(
     Args:
         moments: float[n], when each was asked for, in seconds from any start.
         seconds: float[n], how long each took.
-        groups: n names, such as what kind of answer it was; each gets a colour.
+        groups: n names, such as the kind of each answer; each gets a colour, and the legend its number of answers.
         title: of the figure.
     """
     labels = np.asarray(groups)
     figure, axes = plt.subplots(figsize=(8.2, 3.2))
     for name, color in zip(dict.fromkeys(groups), (COLORS[2], COLORS[0], *COLORS[3:]), strict=False):
         of_it = labels == name
-        axes.scatter(moments[of_it], seconds[of_it] * 1e3, s=9, color=color, label=name, linewidths=0)
+        label = f"{name} ({of_it.sum():,})"
+        axes.scatter(moments[of_it], seconds[of_it] * 1e3, s=9, color=color, label=label, linewidths=0)
     axes.set(title=title, xlabel="seconds", ylabel="milliseconds until the answer", yscale="log")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2)
     return figure
 
 
 @styled
-def tiers(windows: Sequence[tuple[str, Mapping[str, float]]], title: str = "Where rows came from") -> Figure:
-    """Shares of the tiers as stacked bars, one per window of time; windows of one name are bracketed together.
+def tiers(
+    windows: Sequence[tuple[str, Mapping[str, float]]], title: str = "Rows that the cache did not have"
+) -> Figure:
+    """Rows by the tier below the cache that gave them, one stacked bar per window of time.
+
+    The cache has nearly all rows, so that its share is written above the bars instead of drawn. Windows of one name
+    are bracketed together.
 
     Args:
         windows: (what was going on, share of the rows of cache, Redis, RocksDB and none), in the order of time.
         title: of the figure.
     """
-    figure, axes = plt.subplots(figsize=(8.2, 3.4))
+    figure, axes = plt.subplots(figsize=(8.2, 3.6))
     places = np.arange(len(windows))
     ends = np.zeros(len(windows))
-    for name, color in zip(windows[0][1], (COLORS[2], COLORS[0], COLORS[1], COLORS[3]), strict=True):
+    for (name, label), color in zip(BELOW_CACHE.items(), (COLORS[0], COLORS[1], COLORS[3]), strict=True):
         heights = np.array([shares[name] for _, shares in windows]) * 100
-        axes.bar(places, heights, bottom=ends, width=0.82, color=color, label=name)
+        axes.bar(places, heights, bottom=ends, width=0.82, color=color, label=label)
         ends += heights
+    for place, end, (_, shares) in zip(places.tolist(), ends.tolist(), windows, strict=True):
+        axes.text(place, end, f"cache\n{shares['cache']:.1%}", ha="center", va="bottom", fontsize=8)
     names = [name for name, _ in windows]
     starts = [at for at in range(len(names)) if at == 0 or names[at] != names[at - 1]]
     for start, end in zip(starts, [*starts[1:], len(names)], strict=True):
-        axes.text((start + end - 1) / 2, 103, names[start], ha="center", va="bottom", fontsize=9)
+        axes.text((start + end - 1) / 2, 1.02, names[start], ha="center", va="bottom", fontsize=9,
+                  transform=axes.get_xaxis_transform())  # fmt: skip
         if start:
             axes.axvline(start - 0.5, ymax=1.06, color=INK, linewidth=0.8, linestyle=":", clip_on=False)
-    axes.set(xlabel="window", ylabel="share of the rows, %", ylim=(0, 100), xticks=places)
+    axes.set(xlabel="window", ylabel="share of all rows, %", ylim=(0, max(ends.max() * 1.25, 0.1)), xticks=places)
     axes.set_xticklabels([f"{place + 1}" for place in places])
     axes.set_title(title, pad=22)
     axes.grid(axis="x", visible=False)
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), title="given by", alignment="left")
     return figure

@@ -16,6 +16,7 @@ from .inference import ItemSide, RankerHead, Tower
 from .ordering import order
 
 PIECE = 64
+OURS = ("two-tower", "two-tower + DLRM")  # names in reports: retrieval alone, and with the ranker
 
 
 class Scored(NamedTuple):
@@ -23,7 +24,7 @@ class Scored(NamedTuple):
 
     Attributes:
         items: int32[n, k] entity numbers, first shown first; 0 where there are fewer than k.
-        scores: float32[n, k] click probabilities, of popular items their popularity; -inf where the item is 0.
+        scores: float32[n, k] of the ranker, between 0 and 1; of popular items, popularity; -inf where the item is 0.
         unknown: bool[n], users of whom nothing is known, so that their items are the popular ones.
     """
 
@@ -72,7 +73,7 @@ class Recommender:
         return self._index.search(self._tower.embed(users.categorical, users.numeric), count, _seen(history))
 
     def rank(self, users: Entities, items: np.ndarray) -> np.ndarray:
-        """Click probabilities float32[n, m] of items int[n, m]; -inf where the item is 0."""
+        """Scores float32[n, m] of items int[n, m], between 0 and 1; -inf where the item is 0."""
         scores = self._head(users.categorical, users.numeric, *self._item_side(items))
         return np.where(items > 0, scores, -np.inf)
 
@@ -113,7 +114,7 @@ class Everyone:
     block: int = 256
 
     def __post_init__(self) -> None:
-        self.name = "two-tower + DLRM" if self.ranked else "two-tower"
+        self.name = OURS[self.ranked]
         self._models = Recommender(self.bundle, self.candidates, ranked=self.ranked)
         self._users = read_entities(self.bundle.path / "user_features.parquet", self.bundle.schema, "user")
         self._history = next((history for _, history in self.bundle.users(block=len(self._users))), None)
@@ -127,7 +128,7 @@ class Everyone:
         return np.concatenate(parts)
 
     def predict(self, rows: Rows) -> np.ndarray:
-        """Click probabilities float32[n] of interactions; users and items are entity numbers."""
+        """Scores float32[n] of interactions, between 0 and 1; users and items are entity numbers."""
         parts = []
         order = np.argsort(rows.user, kind="stable")
         for at in np.array_split(order, max(1, len(order) // self.block)):

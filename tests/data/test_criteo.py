@@ -167,6 +167,19 @@ def test_stored_order_gives_every_row_once_over_all_ranks(made: CriteoDataset) -
     np.testing.assert_array_equal(everything.label, stored["label"])
 
 
+def test_the_overview_counts_rows_and_clicks_of_every_part_in_order(made: CriteoDataset) -> None:
+    overview = made.overview()
+    assert [each["part"] for each in overview] == ["train", "valid", "test"]
+    assert overview[0]["first"] == 1
+    assert [each["first"] for each in overview[1:]] == [each["last"] + 1 for each in overview[:-1]]
+    assert overview[2]["last"] == 10_007
+    for each in overview:
+        stored = pl.concat(pl.read_parquet(path) for path in sorted((made.path / each["part"]).glob("*.parquet")))
+        assert each["rows"] == each["last"] - each["first"] + 1 == len(stored)
+        assert each["clicks"] == pytest.approx(stored["label"].mean())
+        assert each["probability"] == pytest.approx(stored["click_probability"].mean(), rel=1e-5)
+
+
 def test_shuffled_shares_are_disjoint_and_of_equal_batches(made: CriteoDataset) -> None:
     shares = [list(made.batches("train", 256, rank, 4, seed=(1, 1))) for rank in range(4)]
     sizes = [[len(batch) for batch in share] for share in shares]

@@ -57,10 +57,12 @@ def left_in(folder: Path) -> set[str]:
 def test_the_manifest_names_merlin_and_keeps_keras_metrics(by_merlin: Trained) -> None:
     manifest = by_merlin.bundle.manifest
     assert manifest.trainer == "merlin"
+    names = {"retrieval": "NDCG@10 within a batch", "ranking": "AUC"}
     for name, metric in (("retrieval", "val_ndcg_at_10"), ("ranking", "val_auc")):
         for number, record in enumerate(manifest.metrics["curves"][name], 1):
             assert record["epoch"] == number
             assert record["metric"] == record["keras"][metric]
+            assert record["metric_name"] == names[name]
             assert record["rows_per_s"] > 0
 
 

@@ -37,6 +37,9 @@ def test_the_redis_users_that_the_readme_proposes_may_do_what_they_need_and_no_m
         try:
             load(tables)
             trainer.publish(TABLE, keys, row_of(keys, 1))
+            with trainer.changed(TABLE, keys[90:], row_of(keys[90:], 3)):
+                np.testing.assert_array_equal(trainer.rows(TABLE, keys[90:]), row_of(keys[90:], 3))
+            np.testing.assert_array_equal(trainer.rows(TABLE, keys[90:]), row_of(keys[90:], 1))
             tables.update(TABLE, keys[:5], row_of(keys[:5], 2))
             np.testing.assert_array_equal(tables.lookup(TABLE, keys[5:]), row_of(keys[5:], 1))
             tables.settle()

@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -272,6 +272,45 @@ def test_published_rows_change_the_answer_within_a_second(world: World) -> None:
             remote.publish(TABLE, changed, world.rows[changed])
             while abs(client.predict(features, keys) - world.expected(features, world.rows[keys])).max() > 1e-5:
                 assert time.monotonic() < deadline + 2
+
+
+def test_rows_that_are_changed_for_a_while_are_put_back_even_after_an_error(world: World) -> None:
+    features, keys = some(4, seed=78)
+    changed = np.unique(keys)
+    ones = np.ones((len(changed), SHAPE.dim), np.float32)
+    table = world.rows.copy()
+    table[changed] = ones
+    with DlrmClient(world.settings.triton) as client, Remote.open(world.ps, world.settings) as remote:
+        before = client.predict(features, keys)
+        with pytest.raises(ZeroDivisionError), remote.changed(TABLE, changed, ones):
+            fail_after(lambda: answers_become(client, features, keys, world.expected(features, table[keys])))
+        np.testing.assert_array_equal(remote.rows(TABLE, changed), world.rows[changed])
+        answers_become(client, features, keys, world.expected(features, world.rows[keys]))
+        np.testing.assert_allclose(client.predict(features, keys), before, atol=1e-6)
+
+
+def fail_after(action: Callable[[], None]) -> None:
+    """Do something, then fail."""
+    action()
+    raise ZeroDivisionError
+
+
+def answers_become(client: DlrmClient, features: np.ndarray, keys: np.ndarray, expected: np.ndarray) -> None:
+    """Ask until the answers are those expected, for five seconds."""
+    deadline = time.monotonic() + 5.0
+    while abs(client.predict(features, keys) - expected).max() > 1e-5:
+        assert time.monotonic() < deadline
+
+
+def test_rows_that_redis_lacks_cannot_be_changed_for_a_while(world: World) -> None:
+    missing = np.array([0, len(world.rows) + 5])
+    with Remote.open(world.ps, world.settings) as remote:
+        with (
+            pytest.raises(DataError, match=f"no row for key {missing[1]}"),
+            remote.changed(TABLE, missing, np.ones((2, SHAPE.dim), np.float32)),
+        ):
+            pass
+        np.testing.assert_array_equal(remote.rows(TABLE, missing[:1]), world.rows[:1])
 
 
 def test_what_was_published_is_in_the_dumped_table(world: World, tmp_path: Path) -> None:

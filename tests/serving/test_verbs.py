@@ -59,12 +59,21 @@ def test_serve_waits_for_a_deployment_answers_follows_events_and_stops(
         assert not answer["degraded"]
         assert {stage for stage, us in answer["stage_us"].items() if us > 0} >= {"user_features", "ranking", "ordering"}
         assert all(each["sources"] for each in answer["explanations"])
+        funnel = answer["funnel"]
+        together = sum(funnel[source] for source in ("nearest", "similar", "popular"))
+        assert together >= funnel["merged"] >= funnel["filtered"] >= funnel["shown"] == len(answer["items"])
+        assert [each["score"] for each in answer["explanations"]] == pytest.approx(answer["scores"], abs=1e-6)
         first = answer["items"][0]
         assert recsys("event", 1, first, "view", "--wait").code == 0
         (after,) = json.loads(recsys("recommend", 1, "--json").out)
         assert first not in after["items"]
         shown = recsys("recommend", 1, "--bundle", trained.bundle.path).out
         assert "Item " in shown
+        explained = recsys("recommend", 1, "--explain", "--bundle", trained.bundle.path).out
+        steps = ("nearest", "similar", "popular", "merged", "filtered", "shown")
+        assert re.search("candidates: " + ", ".join(rf"\d+ {step}" for step in steps), explained)
+        assert "probability" not in explained
+        assert explained.count("Item ") == 2 * shown.count("Item ")
         port = json.loads((tmp_path / "data" / "triton" / "server.json").read_text())["metrics_port"]
         handed_on = {stage: items_handed_on(port, stage) for stage in ("candidates", "filter")}
         assert handed_on["candidates"] >= handed_on["filter"] > 0

@@ -128,6 +128,7 @@ def test_the_default_settings_learn_the_preference(tmp_path: Path, target: bool)
     records = trainer.fit_ranking()
     # AUC, and NDCG@10 of an order by popularity alone is about 0.13
     assert max(record["metric"] for record in records) > (0.75 if target else 0.3)
+    assert {record["metric_name"] for record in records} == {"AUC" if target else "NDCG@10"}
 
 
 def test_timings_and_speed_are_recorded(learned: Trained) -> None:

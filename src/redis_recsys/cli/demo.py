@@ -6,7 +6,7 @@ import json
 
 from ..config import load_settings
 from .app import Json, app, out, ranked, titles
-from .offline import recommendations_table
+from .offline import recommendations_table, show_report
 
 SHOWN = 10  # items of a table
 
@@ -24,7 +24,7 @@ def demo(as_json: Json = False) -> None:
     report, found = offline(settings)
     if not as_json:
         labels = titles(settings.data / "demo" / "bundle")
-        out.print(report.table(), report.ranker_table())
+        show_report(report)
         for each in found:
             out.print(recommendations_table(each, labels, SHOWN))
     live = online(settings)

@@ -233,7 +233,7 @@ def _show(shown: Shown) -> None:
     out.print(table)
     out.print(
         f"new rows were published: the first sample's probability went from {shown.before:.4f} to {shown.after:.4f} "
-        f"after {shown.update_ms:.0f} ms",
+        f"after {shown.update_ms:.0f} ms; then the old rows were put back",
         highlight=False,
     )
 

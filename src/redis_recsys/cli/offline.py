@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ..entities import Entities
+    from ..evaluate import Report
     from ..schema import Side
     from ..store.recommendations import Recommendations
 
@@ -70,12 +71,13 @@ def evaluate(
     report = _evaluate(bundle, dataset, load_settings(batch={"candidates": candidates}).batch.candidates, baselines)
     if plot:
         from ..plots import metric_bars
+        from ..recommender import OURS
 
-        metric_bars(report.retrieval, highlight=("two-tower", "two-tower + DLRM"), path=plot)
+        metric_bars(report.retrieval, report.users["all"], highlight=OURS, path=plot)
     if as_json:
         print(json.dumps(report.to_dict(), indent=2))
     else:
-        out.print(report.table(), report.ranker_table())
+        show_report(report)
 
 
 @app.command()
@@ -133,6 +135,14 @@ def get(
     labels = titles(bundle) if bundle else {}
     for each in found:
         out.print(recommendations_table(each, labels))
+
+
+def show_report(report: Report) -> None:
+    """Print an evaluation: both tables, the effect of the ranker on the lists, and its calibration."""
+    from ..recommender import OURS
+
+    out.print(report.table(), report.ranker_table())
+    out.print(f"{report.compare(*OURS)}\n{report.ranker['calibration']}", highlight=False)
 
 
 def recommendations_table(found: Recommendations, labels: dict[str, str], most: int | None = None) -> Table:

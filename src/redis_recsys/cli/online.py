@@ -179,18 +179,20 @@ def recommend(
         source = "popular items, degraded" if answer.degraded else f"generation {answer.generation}"
         out.print(ranked(f"user {answer.user} ({source})", answer.items, answer.scores, labels))
         if answer.explanations:
-            out.print(_explained(answer))
+            out.print(_explained(answer, labels))
+            out.print(f"candidates: {', '.join(f'{count} {step}' for step, count in answer.funnel.items())}")
         if answer.stage_us:
             times = ", ".join(f"{stage} {us:,.0f}" for stage, us in answer.stage_us.items())
             out.print(f"microseconds: {times}; together {sum(answer.stage_us.values()):,.0f}", highlight=False)
 
 
-def _explained(answer: Answer) -> Table:
-    """What brought each item and how it ranked."""
+def _explained(answer: Answer, labels: dict[str, str]) -> Table:
+    """The sources and ranks of each shown item."""
     table = Table()
-    for name in ("#", "item", "sources", "similarity", "candidate", "probability", "ranked"):
+    for name in ("#", "item", *(["label"] if labels else []), "sources", "similarity", "rank", "score", "rank"):
         table.add_column(name)
     for each in answer.explanations:
-        row = (each.position, each.item, ", ".join(each.sources), f"{each.similarity:.3f}", each.candidate)
-        table.add_row(*(Text(f"{cell}") for cell in (*row, f"{each.probability:.4g}", each.ranked)))
+        label = [labels.get(str(each.item), "")] if labels else []
+        row = (each.position, each.item, *label, ", ".join(each.sources), f"{each.similarity:.3f}", each.candidate)
+        table.add_row(*(Text(f"{cell}") for cell in (*row, f"{each.score:.4g}", each.ranked)))
     return table

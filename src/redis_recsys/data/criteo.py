@@ -32,6 +32,7 @@ VERSION = 1
 Part = Literal["train", "valid", "test"]
 PARTS: tuple[Part, ...] = ("train", "valid", "test")
 LABEL, ORACLE = "label", "click_probability"
+OVERVIEW_ROWS = 65_536  # read together
 DENSE = tuple(f"I{number}" for number in range(1, 14))
 SLOTS = tuple(f"C{number}" for number in range(1, 27))
 PREPROCESSING = "log(1 + max(x, 0)), missing 0"
@@ -125,6 +126,29 @@ class CriteoDataset:
     def count(self, part: Part) -> int:
         """Number of rows of a part."""
         return self._counts[part]
+
+    def overview(self) -> list[dict[str, Any]]:
+        """Size and class balance, one record per part, in the order of time.
+
+        Returns:
+            ``part``, ``rows``, ``first`` and ``last`` row (counted from 1 over all parts), ``clicks`` (share of rows
+            with a click), and with an oracle ``probability``, the mean of the true click probabilities.
+
+        Raises:
+            DataError: a part is empty, or a file cannot be read.
+        """
+        records: list[dict[str, Any]] = []
+        before = 0
+        for part in PARTS:
+            rows, sums = self.count(part), {"clicks": 0.0} | ({"probability": 0.0} if self.has_oracle else {})
+            for batch in self.batches(part, OVERVIEW_ROWS):
+                sums["clicks"] += float(batch.label.sum())
+                if batch.click_probability is not None:
+                    sums["probability"] += float(batch.click_probability.sum())
+            record = {"part": part, "rows": rows, "first": before + 1, "last": before + rows}
+            records.append(record | {name: total / rows for name, total in sums.items()})
+            before += rows
+        return records
 
     def _stretches(self, part: Part) -> Iterator[_Stretch]:
         """Every row group of a part, the files having been checked."""

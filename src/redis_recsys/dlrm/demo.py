@@ -39,7 +39,7 @@ class Shown:
         report: of the training.
         compared, difference: rows asked for, and the largest difference from the trained model's probability.
         phases: requests at first, with a warm cache, and while a node was dead.
-        before, after: a sample's probability before and after its rows were changed.
+        before, after: a sample's probability before and while its rows were changed; afterwards they are as before.
         update_ms: from publishing new rows to the first answer that used them.
     """
 
@@ -90,8 +90,8 @@ def demo(settings: Settings) -> Shown:
             before = float(client.predict(dense, keys)[0])
             with Remote.open(path, settings) as remote:
                 rows = np.random.default_rng().standard_normal((keys.size, remote.tables[TABLE].dim))
-                remote.publish(TABLE, keys.ravel(), rows)
-            after, update_ms = _changed(client, dense, keys, before)
+                with remote.changed(TABLE, keys.ravel(), rows):
+                    after, update_ms = _changed(client, dense, keys, before)
         with step("6/6  kill a node of the cluster, go on, start it again"):
             cluster.kill(1)
             phases.append(observer.phase("a node is dead", requests, REQUESTS))

@@ -81,3 +81,24 @@ def requests_of(dataset: CriteoDataset, shape: Dlrm, batch: int) -> Iterator[Req
     while True:
         for rows in dataset.batches("test", batch):
             yield rows.dense, rows.ids + offsets
+
+
+def predict_test(client: DlrmClient, dataset: CriteoDataset, shape: Dlrm, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ask a served DLRM about every test row.
+
+    Args:
+        client: of the server.
+        dataset: with a test part.
+        shape: of the model.
+        batch: rows per request.
+
+    Returns:
+        Click probabilities float32[n], and whether each row was clicked, float32[n] of 0 and 1.
+
+    Raises:
+        ServingError: the server cannot be reached.
+    """
+    offsets = np.array(shape.offsets())
+    blocks = [(client.predict(rows.dense, rows.ids + offsets), rows.label) for rows in dataset.batches("test", batch)]
+    probability, clicked = (np.concatenate(each) for each in zip(*blocks, strict=True))
+    return probability, clicked

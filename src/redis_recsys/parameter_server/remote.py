@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from ..config import Settings
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError, StoreError
 from ..hugectr import sparse
 from ..progress import progress
 from .access import access_of
 from .config import Config, named, read
 from .nodes import Nodes
 from .server import checked
-from .volatile import VolatileTier
+from .volatile import VolatileTier, Wanted
 
 BLOCK_ROWS = 10_000
 
@@ -67,6 +67,47 @@ class Remote:
         """
         changed = named(self.tables, table)
         self._volatile.publish(changed.full, *checked(keys, rows, changed.dim, table))
+
+    def rows(self, table: str, keys: np.ndarray) -> np.ndarray:
+        """Read rows as Redis has them now.
+
+        Args:
+            table: ``model.table``.
+            keys: int64[n], no two the same.
+
+        Returns:
+            float32[n, dim].
+
+        Raises:
+            DataError: no such table, or Redis has no row of a key.
+            StoreError: a node does not answer.
+        """
+        asked = named(self.tables, table)
+        (found,) = self._volatile.fetch([Wanted(asked.full, asked.dim, keys)])
+        if found.unreachable.any():
+            raise StoreError(f"rows of {table} cannot be read: a node of Redis does not answer")
+        if (found.at < 0).any():
+            raise DataError(f"Redis has no row for key {keys[found.at < 0][0]} of {table}")
+        return found.rows[found.at]
+
+    @contextmanager
+    def changed(self, table: str, keys: np.ndarray, rows: np.ndarray) -> Iterator[None]:
+        """Publish rows for as long as the block, then those that were there before, also after an error.
+
+        Args:
+            table: ``model.table``.
+            keys: int64[n], no two the same; Redis has a row of each.
+            rows: float32[n, dim].
+
+        Raises:
+            DataError, StoreError: see :meth:`rows` and :meth:`publish`.
+        """
+        before = self.rows(table, keys)
+        try:
+            self.publish(table, keys, rows)
+            yield
+        finally:
+            self.publish(table, keys, before)
 
     def publish_folder(self, table: str, folder: Path) -> int:
         """Publish a folder with ``key`` and ``emb_vector``; returns the number of rows.

@@ -1,4 +1,4 @@
-"""The DLRM: how likely the user clicks each candidate."""
+"""The DLRM: a score for each candidate."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ USER = (
 
 
 class Ranking(Stage):
-    """Click probabilities from computed item sides; -inf where there is no item. The user's side runs once per user."""
+    """Scores from computed item sides; -inf where there is no item. The user's side runs once per user.
+
+    They lie between 0 and 1. Where the ranker learned from non-clicks, they estimate the probability of a click; where
+    its negatives were drawn, they order items and mean nothing else.
+    """
 
     name = "ranking"
     inputs = (*USER, *COMPUTED_ITEMS)
@@ -29,8 +33,8 @@ class Ranking(Stage):
         self._model = self.model(deployment.bundle.path / "ranker.onnx")
 
     def __call__(self, columns: Columns) -> dict[str, np.ndarray]:
-        probability = self._model(*(columns[field.name] for field in self.inputs[1:]))
-        return {"probability": np.where(columns["items"] > 0, probability, np.float32(-np.inf))}
+        scores = self._model(*(columns[field.name] for field in self.inputs[1:]))
+        return {"probability": np.where(columns["items"] > 0, scores, np.float32(-np.inf))}
 
 
 class RankingOfFeatures(Ranking):

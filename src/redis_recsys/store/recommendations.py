@@ -46,7 +46,7 @@ class Recommendations:
     Attributes:
         user: the id that was asked for.
         items: raw item ids.
-        scores: of the items: click probabilities for source ``model``, popularity for ``popular``.
+        scores: of the items: of the ranker, between 0 and 1, for source ``model``, popularity for ``popular``.
         source: ``popular`` when the generation does not have this user, or nothing is known of the user.
         generation: that they were read from.
     """

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import ServingError
+from ..stages.funnel import funnel
 from ..stages.stage import sources_of
 from .connection import Connection
 from .repository import RECOMMENDER
@@ -26,8 +27,8 @@ class Explanation:
         sources: that brought it as a candidate: nearest, similar (to the item viewed last), popular.
         similarity: cosine of its embedding with the user's.
         candidate: its rank among the candidates by similarity, from 1.
-        ranked: its rank among the candidates by probability, from 1.
-        probability: of a click, from the ranker.
+        ranked: its rank among the candidates by score, from 1.
+        score: from the ranker, between 0 and 1.
     """
 
     item: int | str
@@ -36,7 +37,7 @@ class Explanation:
     similarity: float
     candidate: int
     ranked: int
-    probability: float
+    score: float
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,12 @@ class Answer:
     """Recommendations for one user.
 
     Attributes:
-        items, scores: raw ids, best first, and click probabilities.
+        items, scores: raw ids, best first, and the ranker's scores between 0 and 1; click counts if degraded.
         degraded: whether these are popular items because Redis or a model failed.
         generation: of the deployment that answered.
         explanations: one per item; none unless asked for, or if degraded.
+        funnel: number of candidates of each source, after merging, after the filter, and of items shown; empty unless
+            asked for, or if degraded (see :func:`redis_recsys.stages.funnel.funnel`).
         stage_us: microseconds that the user's batch spent in each stage; empty unless asked for.
     """
 
@@ -57,6 +60,7 @@ class Answer:
     degraded: bool
     generation: int
     explanations: list[Explanation] = field(default_factory=list)
+    funnel: dict[str, int] = field(default_factory=dict)
     stage_us: dict[str, float] = field(default_factory=dict)
 
 
@@ -86,7 +90,7 @@ class Client(Connection):
         text = config["input"][0]["data_type"] == "TYPE_STRING"
         offered = [output["name"] for output in config["output"]]
         wanted = offered if explain else [name for name in offered if name in ANSWER]
-        if explain and "candidates" not in offered:
+        if explain and "probability" not in offered:
             raise ServingError(
                 f"Triton at {self.address} offers no explanations: serve with RECSYS_TRITON_EXPLAIN=true"
             )
@@ -117,22 +121,24 @@ def _answer(user: int | str, row: Mapping[str, np.ndarray]) -> Answer:
     items = [item.decode() if isinstance(item, bytes) else item for item in ids]
     scores = [round(score, 7) for score in row["scores"][shown].tolist()]
     degraded = bool(row["degraded"][0])
+    explained = "candidates" in row and not degraded
     return Answer(
         user,
         items,
         scores,
         degraded,
         int(row["generation"][0]),
-        _explanations(items, row) if "candidates" in row and not degraded else [],
+        _explanations(items, row) if explained else [],
+        funnel(row) if explained else {},
         {name[len(US) :]: float(value[0]) for name, value in row.items() if name.startswith(US)},
     )
 
 
 def _explanations(items: Sequence[int | str], row: Mapping[str, np.ndarray]) -> list[Explanation]:
-    similarity, probability = row["similarity"], row["probability"]
+    similarity, scores = row["similarity"], row["probability"]
     kept = row["items"] > 0
     nearness = np.where(row["candidates"] > 0, similarity, -np.inf)
-    chance = np.where(kept, probability, -np.inf)
+    score = np.where(kept, scores, -np.inf)
     return [
         Explanation(
             item,
@@ -140,8 +146,8 @@ def _explanations(items: Sequence[int | str], row: Mapping[str, np.ndarray]) -> 
             sources_of(int(row["sources"][at])),
             float(similarity[at]),
             int((nearness > nearness[at]).sum()) + 1,
-            int((chance > chance[at]).sum()) + 1,
-            float(probability[at]),
+            int((score > score[at]).sum()) + 1,
+            float(score[at]),
         )
         for place, (item, at) in enumerate(zip(items, row["position"].tolist(), strict=False), 1)
     ]

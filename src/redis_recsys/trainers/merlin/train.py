@@ -27,7 +27,7 @@ from .job import Feature, Job, save
 from .models import Converted, write_models
 
 UNDERSTOOD = {"trainer", "device", "seed", "embedding_dim", "epochs", "patience", "ranking_negatives"}
-MODELS = ("retrieval", "ranking")
+METRICS = {"retrieval": "NDCG@10 within a batch", "ranking": "AUC"}  # that Keras stops by, on the valid part
 DULL = ("regularization_loss", "loss_batch")  # Keras metrics that nobody needs to see
 
 
@@ -99,7 +99,7 @@ class MerlinTrainer:
             TrainingError: one of the models has not been trained.
             BundleError: an ONNX file differs from its model.
         """
-        if set(self.curves) != set(MODELS):
+        if set(self.curves) != set(METRICS):
             raise TrainingError("train both models before the export: fit_retrieval(), then fit_ranking()")
         try:
             assert self._events is not None
@@ -139,7 +139,8 @@ class MerlinTrainer:
                     advance(event["done"] - done)
                     done = event["done"]
                 elif event["event"] == "epoch":
-                    records.append({name: event[name] for name in ("epoch", "loss", "metric", "rows_per_s", "keras")})
+                    record = {name: event[name] for name in ("epoch", "loss", "metric", "rows_per_s", "keras")}
+                    records.append(record | {"metric_name": METRICS[model]})
                     break
                 else:
                     self._note(event)

@@ -8,7 +8,7 @@ import pickle
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -29,11 +29,23 @@ class Model(Protocol):
         ...
 
 
+class Metric(NamedTuple):
+    """A validation metric to maximise.
+
+    Attributes:
+        name: as people write it, such as ``NDCG@10``.
+        measure: model -> value on the valid part.
+    """
+
+    name: str
+    measure: Callable[[Any], float]
+
+
 def fit(
     name: str,
     model: nn.Module,
     draw: Callable[[int], Interactions],
-    validate: Callable[[Any], float] | None,
+    validate: Metric | None,
     epochs: int,
     patience: int,
     batch_size: int,
@@ -65,7 +77,8 @@ def fit(
         resume: go on from the checkpoint if there is one.
 
     Returns:
-        One record per epoch: loss, metric, rows_per_s and the seconds in loader, forward, backward and validation.
+        One record per epoch: loss, metric and metric_name, rows_per_s, and the seconds in loader, forward, backward and
+        validation.
 
     Raises:
         TrainingError: the loss is not finite, or a checkpoint does not fit the model.
@@ -87,12 +100,12 @@ def fit(
         }
         if validate:
             started = time.perf_counter()
-            record["metric"] = validate(average)
+            record |= {"metric": validate.measure(average), "metric_name": validate.name}
             record["validation_s"] = time.perf_counter() - started
             if record["metric"] > best["metric"]:
                 best = {"metric": record["metric"], "epoch": epoch, "state": copy.deepcopy(average.state_dict())}
         records.append(record)
-        metric = f", validation {record['metric']:.4f}" if validate else ""
+        metric = f", validation {validate.name} {record['metric']:.4f}" if validate else ""
         speed = f"{record['rows_per_s']:,.0f} rows/s"
         console.print(f"{name} epoch {epoch}: loss {record['loss']:.4f}{metric}, {speed}", highlight=False)
         if path:

@@ -23,7 +23,7 @@ from ..negatives import with_negatives
 from .dlrm import DLRM, Head, ItemSide, UserSide
 from .export import export_ranker, export_towers
 from .features import Interactions, Packed, RecentItems, Table
-from .loop import fit
+from .loop import Metric, fit
 from .two_tower import TwoTower
 
 VALIDATION_USERS = 2_000
@@ -65,7 +65,7 @@ class Trainer:
         return records
 
     def fit_ranking(self) -> list[dict[str, Any]]:
-        """Train the DLRM; one record per epoch."""
+        """Train the DLRM; one record per epoch, the metric being that of :func:`_ranking_metric`."""
         metric = _ranking_metric(self._data, self._validation)
         self._ranker, records = self._data.fit_dlrm(metric, self.settings.epochs, self._checkpoint)
         self.curves["ranking"] = records
@@ -141,7 +141,7 @@ class _Data:
         return self.recent(self.users(numbers), numbers, ends)
 
     def fit_two_tower(
-        self, metric: Callable[[TwoTower], float] | None, epochs: int, checkpoint: Path, suffix: str = ""
+        self, metric: Metric | None, epochs: int, checkpoint: Path, suffix: str = ""
     ) -> tuple[TwoTower, list[dict[str, Any]]]:
         """Retrieval learns from clicks alone."""
         s = self.settings
@@ -157,7 +157,7 @@ class _Data:
         return model, records
 
     def fit_dlrm(
-        self, metric: Callable[[DLRM], float] | None, epochs: int, checkpoint: Path, suffix: str = ""
+        self, metric: Metric | None, epochs: int, checkpoint: Path, suffix: str = ""
     ) -> tuple[DLRM, list[dict[str, Any]]]:
         """The ranker learns from clicks and non-clicks; where there are only clicks, negatives are drawn each epoch."""
         s = self.settings
@@ -179,7 +179,7 @@ class _Data:
         return model, records
 
 
-def _retrieval_metric(data: _Data, validation: Rows) -> Callable[[TwoTower], float]:
+def _retrieval_metric(data: _Data, validation: Rows) -> Metric:
     """NDCG@10 of the towers alone over the full catalogue."""
     holdout = _Holdout(data, validation)
 
@@ -187,10 +187,10 @@ def _retrieval_metric(data: _Data, validation: Rows) -> Callable[[TwoTower], flo
         items = model.embed("item", data.items.known())
         return holdout.ndcg(lambda packed: model.embed("user", packed) @ items.T)
 
-    return metric
+    return Metric(f"NDCG@{VALIDATION_K}", metric)
 
 
-def _ranking_metric(data: _Data, validation: Rows) -> Callable[[DLRM], float]:
+def _ranking_metric(data: _Data, validation: Rows) -> Metric:
     """What early stopping of the ranker maximises.
 
     AUC where clicks and non-clicks are known (minus the log loss if there is only one kind); for implicit feedback
@@ -198,9 +198,12 @@ def _ranking_metric(data: _Data, validation: Rows) -> Callable[[DLRM], float]:
     """
     if data.schema.target:
         rows = data.interactions(validation, data.history.starts[validation.user + 1], None, varied=False)
-        both = 0 < validation.target.sum() < len(validation)
-        score = auc if both else lambda logits, target: -log_loss(1 / (1 + np.exp(-logits)), target)
-        return lambda model: score(predict(model, rows), validation.target)
+        if 0 < validation.target.sum() < len(validation):
+            return Metric("AUC", lambda model: auc(predict(model, rows), validation.target))
+        return Metric(
+            "minus log loss",
+            lambda model: -log_loss(1 / (1 + np.exp(-predict(model, rows))), validation.target),
+        )
     holdout = _Holdout(data, validation)
 
     @torch.inference_mode()
@@ -212,7 +215,7 @@ def _ranking_metric(data: _Data, validation: Rows) -> Callable[[DLRM], float]:
 
         return holdout.ndcg(scores)
 
-    return metric
+    return Metric(f"NDCG@{VALIDATION_K}", metric)
 
 
 def _recency(dataset: Dataset, rows: Rows, half_life: float | None) -> np.ndarray | None:
