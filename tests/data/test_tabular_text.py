@@ -304,7 +304,7 @@ def test_the_example_of_the_documentation_is_read(people: People) -> None:
         people.write(name, page.split(f"<!-- {name} -->")[1].split("```")[1].partition("\n")[2])
     tabular.read(people.path / "source.csv", people.path / "source.yaml", people.raw)
     rows = pl.read_parquet(people.raw / "interactions")
-    assert rows.rows() == [("anna", "DE", 9.9, 1714550400), ("ben", "NA", None, 1714550405)]
+    assert rows.rows() == [("anna", "NA", 101, 9.9, 1714550400), ("ben", None, 102, None, 1714550405)]
 
 
 def test_the_options_survive_saving(people: People) -> None:
