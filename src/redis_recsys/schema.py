@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import codecs
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
+from annotated_types import MinLen
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .errors import SchemaError
@@ -96,7 +97,7 @@ class Column(BaseModel):
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     name: str
-    read_from: str | list[str] | None = Field(
+    read_from: str | Annotated[list[str], MinLen(1)] | None = Field(
         None, alias="from", description="name in the files, or several of which the first that a file has is read"
     )
     side: Literal["user", "item", "target", "time"]

@@ -6,8 +6,10 @@ separator if the header has the needed columns with that one only, UTF-16 by its
 
 from __future__ import annotations
 
+import errno
 import gzip
 import shutil
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,8 +24,10 @@ from ...schema import Column, TextOptions
 
 FORMATS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 BLANKS = " \t\r\n\x0b\x0c\xa0\u2007\u202f\u3000\ufeff\u200b"  # byte order mark and zero-width space included
+WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # only writing a copy ends with one of these
 SEPARATORS = (",", ";", "\t", "|")
-ROW = "__row"
+ROW = "\0\0row"
+NOT_UTF8 = "{path} is not UTF-8: say how it is written in the schema, such as source: {{encoding: cp1252}}"
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ class Part:
         return replace(self, rows=self.rows.filter(pl.any_horizontal(pl.all().is_not_null())))
 
     def _missing(self, column: Column, names: list[str]) -> str:
+        if any("\ufffd" in name for name in self.types):
+            return NOT_UTF8.format(path=self.path)
         wanted = " or ".join(repr(name) for name in column.names_in_files)
         text = f"{self.path} has no column {wanted}, which the schema names: "
         close = get_close_matches(column.names_in_files[0], names, n=1)
@@ -131,12 +137,12 @@ def reading(path: Path) -> Iterator[None]:
     """Errors of reading a file as this project's."""
     try:
         yield
-    except (pl.exceptions.PolarsError, OSError, EOFError) as error:
+    except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno in WRITING:
+            raise
         reason = " ".join(str(error).split())
         if "utf-8" in reason.lower() or "utf8" in reason.lower():
-            raise DataError(
-                f"{path} is not UTF-8: say how it is written in the schema, such as source: {{encoding: cp1252}}"
-            ) from error
+            raise DataError(NOT_UTF8.format(path=path)) from error
         raise DataError(f"{path} cannot be read (truncated or not {' or '.join(FORMATS)}?): {reason}") from error
 
 

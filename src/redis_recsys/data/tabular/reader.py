@@ -173,12 +173,12 @@ def _wrong(one: Cells) -> DataError:
     with reading(one.part.path):
         rows = with_parsed(one.part, [one]).with_row_index(ROW, 1).filter(one.wrong).select(ROW, one.part.names[name])
         row, value = rows.head(1).collect().row(0)
-    is_text = isinstance(value, str)
-    held = "is empty" if value is None or (is_text and not value.strip(BLANKS)) else f"holds {value!r}"
+    bare = value.strip(BLANKS) if isinstance(value, str) else None
+    held = "is empty" if value is None or bare == "" else f"holds {value!r}"
     text = f"{one.part.path}, row {row}: column {name!r} {held}: it must be {one.needed}"
-    if is_text and value.strip(BLANKS).lower() in MISSING and one.column.side in ("user", "item"):
-        text += f" (if {value!r} means that it is missing, say so in the schema: source: {{nulls: [{value!r}]}})"
-    elif is_text and DECIMAL_COMMA.fullmatch(value.strip(BLANKS)):
+    if bare is not None and bare.lower() in MISSING and not one.column.role and one.column.side in ("user", "item"):
+        text += f" (if {bare!r} means that it is missing, say so in the schema: source: {{nulls: [{bare!r}]}})"
+    elif bare is not None and DECIMAL_COMMA.fullmatch(bare):
         text += " (if the comma is the decimal mark, say so in the schema: source: {decimal: ','})"
     return DataError(text)
 
@@ -209,6 +209,5 @@ def _write(schema: Schema, tables: dict[str, Table], raw: Path) -> Schema:
             for number, part in enumerate(table.parts)
         ]
         path = raw / ("interactions/part-0.parquet" if table.name == "interactions" else f"{table.name}.parquet")
-        with reading(table.path):
-            pl.concat(frames).sink_parquet(path)
+        pl.concat(frames).sink_parquet(path)
     return Schema(name=schema.name, columns=columns)

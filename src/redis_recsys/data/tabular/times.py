@@ -130,8 +130,8 @@ def settle_times(found: Sequence[TimeCells]) -> tuple[list[pl.Expr], TimeScale]:
 
 
 def _numbers(part: Part, column: Column, exact: pl.Expr, rounded: pl.Expr) -> TimeCells:
-    value, whole = pl.col(beside(column)), pl.col(f"{beside(column)} exact")
-    parsed = {beside(column): pl.when(rounded.is_finite()).then(rounded), f"{beside(column)} exact": exact}
+    value, whole = pl.col(beside(column)), pl.col("\0\0exact")
+    parsed = {beside(column): pl.when(rounded.is_finite()).then(rounded), "\0\0exact": exact}
     wrong, needed = value.is_null(), NEEDED
     measures = {"first": value.min(), "last": value.max(), "fraction": (value != value.floor()).any()}
     if column.unit is not None:
@@ -150,14 +150,14 @@ def _moments(part: Part, column: Column, moment: pl.Expr, finest: Unit) -> TimeC
 
 def _parsed(text: pl.Expr, first: pl.Series | None) -> pl.Expr:
     """Datetimes of ISO 8601 texts, in UTC; with ``first``, only of texts in the form that it has."""
-    text = text.str.replace("T", " ", literal=True)
+    spaced = text.str.replace("T", " ", literal=True)
     if first is not None and len(first):
-        value = text.meta.root_names()[0]
+        values = first.to_frame(text.meta.root_names()[0])
         for form in FORMS:
-            if first.to_frame(value).select(_as(form, text)).item() is not None:
-                return _as(form, text)
-    text = text.str.replace(",", ".", literal=True).str.replace(r" ?(UTC|GMT)$", "Z")
-    return pl.coalesce(_as(form, text) for form in FORMS)
+            if values.select(_as(form, spaced)).item() is not None:
+                return _as(form, spaced)
+    text = text.str.replace(r" ?(UTC|GMT)$", "Z").str.replace(",", ".", literal=True)
+    return pl.coalesce(_as(form, text.str.replace("T", " ", literal=True)) for form in FORMS)
 
 
 def _as(form: str, text: pl.Expr) -> pl.Expr:

@@ -57,7 +57,7 @@ class Cells:
 
 def beside(column: Column) -> str:
     """Name of the column that holds what was parsed of a column of the schema, so that it is parsed only once."""
-    return f"__{column.name}"
+    return f"\0{column.name}"
 
 
 def with_parsed(part: Part, found: Sequence[Cells]) -> pl.LazyFrame:

@@ -107,7 +107,7 @@ class _Data:
         self.users, self.items = Table(dataset.users).to(device), Table(dataset.items).to(device)
         self.recent = RecentItems(self.history, self.schema).to(device)
         self.clicks = rows.target > 0
-        self.weights = _recency(dataset, rows, settings.half_life)
+        self.weights = recency_weights(dataset, rows, settings.half_life)
 
     def interactions(
         self, rows: Rows, ends: np.ndarray, weights: np.ndarray | None, varied: bool = True
@@ -218,7 +218,7 @@ def _ranking_metric(data: _Data, validation: Rows) -> Metric:
     return Metric(f"NDCG@{VALIDATION_K}", metric)
 
 
-def _recency(dataset: Dataset, rows: Rows, half_life: float | None) -> np.ndarray | None:
+def recency_weights(dataset: Dataset, rows: Rows, half_life: float | None) -> np.ndarray | None:
     """Weights float64[n] of rows, which halve every ``half_life`` days before the newest; None without one.
 
     Raises:
