@@ -5,7 +5,7 @@
     dataset/
       schema.yaml             the columns, with cardinalities, means and deviations
       manifest.json           version, how the split was made, counts
-      vocab/<column>.parquet  column ``value``; row i is id i + 1 (id 0 is unknown)
+      vocab/<column>.parquet  column ``value``; row i is id i + 1 (id 0 is unknown); see vocabularies.py
       users.parquet           entities of the user side (see entities.py); row i is user i + 1
       items.parquet           the same for items
       train/ valid/ test/     parquet partitions: user int32, item int32, target float32, time int64 [, oracle float32]

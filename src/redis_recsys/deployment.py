@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import cached_property
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from .bundle import Bundle
 from .config import Settings
 from .errors import ConfigError
 from .store import deployments
+from .vocabularies import read_vocabulary
 
 
 class Deployment:
@@ -71,7 +71,7 @@ class Deployment:
                 if column.role == "id":  # every item has a raw id, but not every one an id of its own in the models
                     having = np.array([str(raw) in wanted for raw in items.raw_ids.tolist()], bool)
                 else:
-                    vocabulary = pq.read_table(self.bundle.path / "vocab" / f"{name}.parquet")["value"].to_pylist()
+                    vocabulary = read_vocabulary(self.bundle.path, schema, column).to_pylist()
                     ids = [number for number, value in enumerate(vocabulary, 1) if str(value) in wanted]
                     having = np.asarray(np.isin(items.categorical[:, schema.slots(column)], ids).any(axis=1))
                 allowed[1:] &= having if rule == "allow" else ~having
