@@ -274,6 +274,15 @@ def test_numbers_are_standardised_over_the_training_rows(tmp_path: Path) -> None
     assert (column.mean, column.std) == (pytest.approx(mean), pytest.approx(std))
 
 
+@pytest.mark.parametrize("scale", [1e-200, 1e-30, 1e30, 1e200])
+def test_tiny_and_huge_numbers_are_standardised_like_others(tmp_path: Path, scale: float) -> None:
+    users = {"user": [7, 5, 9, 8], "age": [1.0 * scale, 4.0 * scale, None, 3.0 * scale]}
+    age = Column(name="age", side="user", kind="numeric")
+    dataset = encoded(tmp_path, ROWS, features=[age], users=users)
+    mean, std = 11 / 5, (54 / 25) ** 0.5
+    assert dataset.users.numeric[:, 0] == pytest.approx([(1 - mean) / std, (4 - mean) / std, 0, (3 - mean) / std])
+
+
 def test_a_constant_number_is_zero(tmp_path: Path) -> None:
     users = {"user": [7, 5, 9, 8], "age": [0.1] * 4}
     dataset = encoded(tmp_path, ROWS, features=[Column(name="age", side="user", kind="numeric")], users=users)

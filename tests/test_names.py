@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 import yaml
-from planted import Outcome, Trained, planted, planted_dataset, trained_on
+from planted import ODD_NAMES, Outcome, Trained, planted, planted_dataset, renamed, trained_on
 
 from redis_recsys.dataset import Dataset
 from redis_recsys.errors import DataError, SchemaError
@@ -26,39 +26,14 @@ from redis_recsys.store import vectors
 from redis_recsys.trainers.merlin.flat import RowNames
 from redis_recsys.vocabularies import read_vocabulary, vocabulary_path, write_vocabulary
 
-ODD = {
-    "user": "con",
-    "group": "../../../x",
-    "recent": ".",
-    "item": "user_features:con",
-    "title": "Größe [/red]",
-    "genres": "topic/sub*?",
-    "age": "event_timestamp",
-    "price": "Long " * 100,
-    "click": "raw_id",
-    "time": "time",
-}
 ORDINARY = ["item_id", "Brand", "genres2", "user-agent", "price.net", "~x", "__index_level_0__"]
-
-
-def renamed(folder: Path, names: dict[str, str]) -> Path:
-    """A planted raw folder whose columns have other names."""
-    planted(folder)
-    schema = yaml.safe_load((folder / "schema.yaml").read_text())
-    for column in schema["columns"]:
-        column["name"] = names[column["name"]]
-    (folder / "schema.yaml").write_text(yaml.safe_dump(schema, sort_keys=False))
-    for path in folder.rglob("*.parquet"):
-        table = pq.read_table(path)
-        pq.write_table(table.rename_columns([names[name] for name in table.column_names]), path)
-    return folder
 
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Trained on columns of odd names."""
     folder = tmp_path_factory.mktemp("deep") / "down" / "here" / "and" / "on"
-    encode(renamed(folder / "raw", ODD), folder / "dataset", Split())
+    encode(renamed(folder / "raw", ODD_NAMES), folder / "dataset", Split())
     trained = trained_on(Dataset(folder / "dataset"), folder / "bundle")
     assert sorted(path.name for path in folder.iterdir()) == ["bundle", "dataset", "raw"]
     for above in (folder.parent, folder.parents[1], folder.parents[2]):
@@ -73,7 +48,7 @@ def test_names_make_no_difference_to_what_is_encoded(odd: Trained, tmp_path: Pat
         np.testing.assert_array_equal(one.raw_ids, other.raw_ids)
         np.testing.assert_array_equal(one.categorical, other.categorical)
         np.testing.assert_array_equal(one.numeric, other.numeric)
-    assert odd.dataset.items.labels == {ODD["title"]: plain.items.labels["title"]}
+    assert odd.dataset.items.labels == {ODD_NAMES["title"]: plain.items.labels["title"]}
     for mine, theirs in zip(odd.dataset.schema.columns, plain.schema.columns, strict=True):
         if theirs.kind != "numeric" and theirs.side in ("user", "item") and theirs.role != "label":
             for trained_or_not, path in ((odd.dataset.schema, odd.dataset.path), (odd.bundle.schema, odd.bundle.path)):
@@ -105,7 +80,7 @@ def test_vectors_carry_attributes_of_any_name(client: redis.Redis, odd: Trained)
 
 @pytest.mark.usefixtures("use_server")
 def test_every_offline_verb_takes_any_name(recsys: Callable[..., Outcome], tmp_path: Path) -> None:
-    raw = renamed(tmp_path / "raw", ODD)
+    raw = renamed(tmp_path / "raw", ODD_NAMES)
     log = tmp_path / "log.parquet"
     (raw / "interactions" / "part-0.parquet").rename(log)
     tables = ("--users", raw / "users.parquet", "--items", raw / "items.parquet")

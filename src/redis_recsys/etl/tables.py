@@ -102,6 +102,8 @@ def _moments(frame: pl.DataFrame, column: Column) -> tuple[float, float]:
         raise DataError(f"column {column.name!r} holds infinity: replace it by a number or null")
     if not weight.sum():
         return 0.0, 1.0
-    mean = float(np.average(value, weights=weight))
-    std = float(np.sqrt(np.average((value - mean) ** 2, weights=weight)))
-    return mean, std if std > 1e-12 * abs(mean) else 1.0
+    scale = 2.0 ** int(np.frexp(np.abs(value).max())[1])  # squares of scaled values neither overflow nor vanish
+    scaled = value / scale
+    mean = float(np.average(scaled, weights=weight))
+    std = float(np.sqrt(np.average((scaled - mean) ** 2, weights=weight)))
+    return mean * scale, std * scale if std > 1e-12 * abs(mean) else 1.0
