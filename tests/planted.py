@@ -86,7 +86,7 @@ def planted(
         columns += [Column(name=name, side=side, kind="numeric") for name, side in (("age", "user"), ("price", "item"))]
         user_table["age"] = pa.array([None if n % 7 == 0 else 20.0 + n for n in range(users)])
         item_table["price"] = pa.array([None if n % 5 == 0 else float(n) for n in range(items)])
-    columns.append(Column(name="time", side="time", kind="numeric"))
+    columns.append(Column(name="time", side="time", kind="numeric", unit="s"))
     table: dict[str, Any] = {"user": ids(user, "u"), "item": ids(item, "i"), "time": time}
     if target:
         columns.append(Column(name="click", side="target", kind="categorical"))

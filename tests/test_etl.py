@@ -342,14 +342,24 @@ def test_without_time_rows_have_time_zero(tmp_path: Path) -> None:
     assert times.tolist() == [0] * 10
 
 
-def test_datetimes_become_seconds(tmp_path: Path) -> None:
-    dataset = encoded(tmp_path, ROWS | {"time": [datetime(1970, 1, 2, 0, 0, n) for n in range(10)]})
+def test_datetimes_keep_what_they_have_below_a_second(tmp_path: Path) -> None:
+    dataset = encoded(tmp_path, ROWS | {"time": [datetime(1970, 1, 2, 0, 0, 0, n) for n in range(10)]})
+    assert dataset.rows("test").time.tolist() == [86_400_000_008, 86_400_000_009]
+    assert dataset.schema.time is not None
+    assert dataset.schema.time.unit == "us"
+
+
+def test_datetimes_are_written_in_the_unit_of_the_schema(tmp_path: Path) -> None:
+    core = [USER, ITEM, CLICK, TIME.model_copy(update={"unit": "s"})]
+    dataset = encoded(tmp_path, ROWS | {"time": [datetime(1970, 1, 2, 0, 0, n) for n in range(10)]}, core=core)
     assert dataset.rows("test").time.tolist() == [86_408, 86_409]
 
 
 def test_dates_become_seconds(tmp_path: Path) -> None:
     dataset = encoded(tmp_path, ROWS | {"time": [datetime(1970, 1, n).date() for n in range(1, 11)]})
     assert dataset.rows("test").time.tolist() == [8 * 86_400, 9 * 86_400]
+    assert dataset.schema.time is not None
+    assert dataset.schema.time.unit == "s"
 
 
 def test_the_oracle_stays_beside_its_row(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_a_misnamed_column_is_named_with_what_may_be_meant(read: Callable[..., s
     [
         ("interactions/part-0.parquet", "time", lambda column: pa.array(["yesterday"] * len(column))),
         ("interactions/part-0.parquet", "click", lambda column: pa.array(["yes"] * len(column))),
-        ("interactions/part-0.parquet", "user", lambda column: column.cast(pa.float64())),
+        ("interactions/part-0.parquet", "user", lambda column: pa.array(np.arange(len(column)) + 0.5)),
         ("users.parquet", "age", lambda column: pa.array(["old"] * len(column))),
         ("items.parquet", "genres", lambda column: pa.array([1] * len(column))),
     ],
@@ -243,7 +243,7 @@ def test_a_disk_that_fills_while_a_dataset_is_encoded(recsys: Recsys, mine: Path
     table = pq.read_table(mine / "interactions" / "part-0.parquet")
     random = np.random.default_rng(1)
     table = table.take(random.integers(len(table), size=100_000))
-    time = pa.array(random.integers(2**40, size=len(table)))
+    time = pa.array(random.integers(2**37, size=len(table)))
     pq.write_table(
         table.set_column(table.schema.get_field_index("time"), "time", time), mine / "interactions" / "part-0.parquet"
     )

@@ -201,4 +201,4 @@ def test_a_name_that_cannot_be_is_refused_by_the_schema(tmp_path: Path, column: 
     with pytest.raises(SchemaError, match=re.escape(message)) as caught:
         encode(folder, tmp_path / "dataset", Split())
     assert "\n" not in str(caught.value)
-    assert "otherwise, here and in the data" in str(caught.value)
+    assert "give it another name here, and say 'from'" in str(caught.value)

@@ -42,7 +42,7 @@ class Rows:
         user: int32[n], entity numbers.
         item: int32[n], entity numbers.
         target: float32[n], 1 for a click, 0 for none.
-        time: int64[n].
+        time: int64[n], in the unit of the schema's time column; without one, steps that give an order alone.
         oracle: float32[n], the true click probability of synthetic rows, or None.
     """
 

@@ -9,20 +9,84 @@ a multi-categorical column takes ``max_length`` slots padded with 0.
 
 from __future__ import annotations
 
+import codecs
 import unicodedata
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
+from annotated_types import MinLen
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .errors import SchemaError
 
 Side = Literal["user", "item"]
 IdKind = Literal["int", "str"]  # of raw ids
+Unit = Literal["s", "ms", "us", "ns"]
+TICKS: dict[Unit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # of a second
 SCHEMA_VERSION = 1
 RAW_ID = "raw_id"  # beside the features in tables of entities and in attributes of vectors
 INTERNAL = "__recsys_"  # begins the names of columns that are added while encoding
+
+
+class TextOptions(BaseModel):
+    """How the text files of one table are written."""
+
+    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+
+    separator: str | None = Field(None, description="character between fields; default: found in the header")
+    encoding: str = Field("utf-8", description="such as cp1252 or latin-1; UTF-16 is known by its first bytes")
+    decimal: Literal[".", ","] = Field(".", description="decimal mark of numbers")
+    quote: str = Field('"', description="character around fields that hold a separator; empty: there is none")
+    nulls: list[str] = Field([], description="texts that mean a missing value, beside the empty one")
+    names: list[str] | None = Field(None, description="names of the columns, of files without a header line")
+
+    @field_validator("separator", "quote")
+    @classmethod
+    def _one_byte(cls, mark: str | None) -> str | None:
+        if mark and not (len(mark) == 1 and mark.isascii()):
+            raise ValueError(f'{mark!r} is not one ASCII character (write a tab as "\\t" in double quotes)')
+        return mark
+
+    @field_validator("separator")
+    @classmethod
+    def _not_empty(cls, separator: str | None) -> str | None:
+        if separator == "":
+            raise ValueError("is empty: give one character, or leave it out")
+        return separator
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, encoding: str) -> str:
+        try:
+            return codecs.lookup(encoding).name
+        except LookupError:
+            raise ValueError(f"{encoding!r} is not a known encoding, such as cp1252, latin-1 or utf-16") from None
+
+    @field_validator("nulls", mode="before")
+    @classmethod
+    def _quoted(cls, words: object) -> object:
+        if isinstance(words, list) and any(word is None or isinstance(word, bool) for word in words):
+            raise ValueError("quote each word, such as 'NULL': without quotes YAML reads it as something else")
+        return words
+
+
+class SourceOptions(TextOptions):
+    """How the text files are written, and where those of users and items differ from the interactions.
+
+    Tables of users and items inherit every option but ``names``.
+    """
+
+    users: TextOptions | None = None
+    items: TextOptions | None = None
+
+    def of(self, table: str) -> TextOptions:
+        """The options of ``interactions``, ``users`` or ``items``."""
+        if table == "interactions":
+            return self
+        own: TextOptions = getattr(self, table) or TextOptions()
+        inherited = self.model_dump(exclude_unset=True, exclude={"users", "items", "names"})
+        return TextOptions(**inherited | own.model_dump(exclude_unset=True))
 
 
 class Column(BaseModel):
@@ -33,9 +97,12 @@ class Column(BaseModel):
     ``label`` a text about an entity that people read and models do not.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     name: str
+    read_from: str | Annotated[list[str], MinLen(1)] | None = Field(
+        None, alias="from", description="name in the files, or several of which the first that a file has is read"
+    )
     side: Literal["user", "item", "target", "time"]
     kind: Literal["categorical", "numeric", "multi-categorical", "text"]
     role: Literal["id", "history", "oracle", "label"] | None = None
@@ -44,6 +111,7 @@ class Column(BaseModel):
     separator: str | None = Field(None, description="splits a text into the values of a multi-categorical column")
     min_frequency: int = Field(1, ge=1, description="values seen in fewer training rows become unknown (0)")
     max_vocabulary: int | None = Field(None, ge=1, description="only so many of the most frequent values get an id")
+    unit: Unit | None = Field(None, description="of a time since 1970; without one, times are steps: an order alone")
     positive_from: float | None = Field(None, description="target values from here on count as a click")
     mean: float | None = Field(None, description="of a numeric feature in the training data; set by the ETL")
     std: float | None = Field(None, gt=0, description="of a numeric feature in the training data; set by the ETL")
@@ -51,7 +119,7 @@ class Column(BaseModel):
     @field_validator("name")
     @classmethod
     def _usable(cls, name: str) -> str:
-        advice = "name it otherwise, here and in the data"
+        advice = "give it another name here, and say 'from' which column of the files it is read"
         if not name.strip():
             raise ValueError(f"a column needs a name: {advice}")
         if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
@@ -67,7 +135,7 @@ class Column(BaseModel):
         if self.name == RAW_ID and self.side in ("user", "item"):
             raise ValueError(
                 f"column {self.name!r}: the name is reserved for the raw id in tables of users and items: "
-                "name the column otherwise, here and in the data"
+                "give it another name here, and say 'from' which column of the files it is read"
             )
         if self.kind == "multi-categorical" and self.max_length is None:
             raise ValueError(f"column {self.name!r} is multi-categorical and needs a max_length")
@@ -79,7 +147,23 @@ class Column(BaseModel):
             raise ValueError(f"column {self.name!r}: the id role needs side user or item and kind categorical")
         if (self.role == "label") != (self.kind == "text"):
             raise ValueError(f"column {self.name!r}: kind text and role label go together")
+        if self.unit is not None and self.side != "time":
+            raise ValueError(f"column {self.name!r}: unit belongs to the time column")
+        if self.role == "history" and self.read_from is not None:
+            raise ValueError(f"column {self.name!r}: the history is computed, it is not read 'from' a column")
         return self
+
+    @property
+    def names_in_files(self) -> list[str]:
+        """Names under which the column is looked for in people's files, in this order."""
+        if self.read_from is None:
+            return [self.name]
+        return [self.read_from] if isinstance(self.read_from, str) else self.read_from
+
+    @property
+    def ticks_per_day(self) -> int | None:
+        """What a day is in the values of a time column; None where they are steps."""
+        return None if self.unit is None else 86_400 * TICKS[self.unit]
 
     @property
     def width(self) -> int:
@@ -94,6 +178,7 @@ class Schema(BaseModel):
 
     version: int = SCHEMA_VERSION
     name: str
+    source: SourceOptions = Field(SourceOptions(), description="how people's files are written; of no use later")
     columns: list[Column]
 
     @field_validator("version")
@@ -143,7 +228,9 @@ class Schema(BaseModel):
     def save(self, path: Path) -> None:
         """Write the schema as YAML, leaving out what is at its default."""
         path.write_text(
-            yaml.safe_dump(self.model_dump(exclude_defaults=True) | {"version": self.version}, sort_keys=False)
+            yaml.safe_dump(
+                self.model_dump(exclude_defaults=True, by_alias=True) | {"version": self.version}, sort_keys=False
+            )
         )
 
     def id_column(self, side: Side) -> Column:

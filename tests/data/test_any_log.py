@@ -27,7 +27,7 @@ from redis_recsys.data import tabular
 from redis_recsys.dataset import PARTS, Dataset
 from redis_recsys.errors import DataError
 from redis_recsys.etl import encode
-from redis_recsys.schema import Column, Schema, Side
+from redis_recsys.schema import TICKS, Column, Schema, Side
 from redis_recsys.split import Split
 from redis_recsys.vocabularies import read_vocabulary
 
@@ -384,8 +384,8 @@ def check(log: Log, dataset: Dataset, same: Callable[[Any], Any]) -> None:
 def check_rows(log: Log, dataset: Dataset, same: Callable[[Any], Any]) -> set[int]:
     """Every row is in one part, as it was, in the order of time; which rows train."""
     place: dict[int, int] = {}
-    unit = getattr(dataset.schema.time, "unit", None)
-    ticks = {None: 1, "s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
+    unit = dataset.schema.time.unit if dataset.schema.time else None
+    ticks = TICKS[unit] if unit else 1
     for number, part in enumerate(PARTS):
         for file in sorted((dataset.path / part).iterdir()):
             rows = [round(each * 1024) for each in pq.read_table(file)["oracle"].to_pylist()]

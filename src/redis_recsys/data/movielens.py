@@ -150,7 +150,7 @@ def _schema(name: str, people: bool, positive_from: float | None) -> Schema:
         Column(name="release_year", side="item", kind="categorical"),
         Column(name="genres", side="item", kind="multi-categorical", max_length=6),
     ]
-    rows = [Column(name="time", side="time", kind="numeric")]
+    rows = [Column(name="time", side="time", kind="numeric", unit="s")]
     if positive_from is not None:
         rows.append(Column(name="rating", side="target", kind="numeric", positive_from=positive_from))
     return Schema(name=f"movielens-{name}", columns=[*user, *item, *rows])

@@ -200,6 +200,6 @@ SCHEMA = Schema(
         *(Column(name=name, side="item", kind="categorical") for name in ITEM_ATTRIBUTES),
         Column(name="click", side="target", kind="categorical"),
         Column(name="click_probability", side="target", kind="numeric", role="oracle"),
-        Column(name="time", side="time", kind="numeric"),
+        Column(name="time", side="time", kind="numeric", unit="s"),
     ],
 )

@@ -1,7 +1,8 @@
 """Reading a raw folder, with every complaint about it made here: files, columns, types, nulls.
 
 What comes out are lazy frames of columns whose types are settled: ids and categories are int64 or text, targets
-are 0 or 1, times are int64 seconds, and features that are unknown are null: NaN, an empty text, an empty list.
+are 0 or 1, times are int64 in the unit of the schema, or steps where it has none, and features that are unknown are
+null: NaN, an empty text, an empty list.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ def open_raw(folder: Path) -> Raw:
         raise DataError(f"no raw data at {folder}: make some with 'recsys data ...'")
     schema = Schema.load(folder / "schema.yaml")
     log = _Files.open(folder / "interactions", _parquet_files(folder / "interactions"))
+    schema = _with_unit(schema, log.parts[0].types)
     if not log.rows:
         raise DataError(f"{log.place} holds no rows")
     tables: dict[Side, pl.LazyFrame] = {}
@@ -80,6 +82,16 @@ def open_raw(folder: Path) -> Raw:
     interactions = log.scan(core + flat["user"] + flat["item"])
     _check_values(interactions, core)
     return Raw(schema, interactions, tables, flat, log.rows)
+
+
+def _with_unit(schema: Schema, types: dict[str, pl.DataType]) -> Schema:
+    """The schema with the unit that dates and datetimes are written in; numbers have the one that it says, or none."""
+    dtype = types.get(schema.time.name) if schema.time else None
+    if schema.time is None or schema.time.unit is not None or not isinstance(dtype, (pl.Datetime, pl.Date)):
+        return schema
+    unit = dtype.time_unit if isinstance(dtype, pl.Datetime) else "s"
+    columns = [c.model_copy(update={"unit": unit}) if c.side == "time" else c for c in schema.columns]
+    return schema.model_copy(update={"columns": columns})
 
 
 def _parquet_files(folder: Path) -> list[Path]:
@@ -260,9 +272,9 @@ def _settle(column: Column, dtype: pl.DataType, category: pl.DataType, place: Pa
     number = dtype.is_numeric() or dtype in (pl.Boolean, pl.Null)
     if column.side == "time":
         if isinstance(dtype, (pl.Datetime, pl.Date)):
-            return value.dt.epoch("s").cast(pl.Int64)
+            return value.dt.epoch(column.unit or "s").cast(pl.Int64)
         if not (_whole(dtype) or dtype == pl.Null):
-            raise wrong("integer seconds, a date or a datetime; convert it")
+            raise wrong("integer seconds (or of the unit in the schema), a date or a datetime; convert it")
         return value.cast(pl.Int64)
     if column.side == "target":
         if not number:

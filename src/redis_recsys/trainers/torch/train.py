@@ -29,7 +29,6 @@ from .two_tower import TwoTower
 VALIDATION_USERS = 2_000
 VALIDATION_K = 10
 BLOCK = 64
-DAY = 86_400
 SMOOTHING = 5.0
 
 
@@ -43,7 +42,8 @@ class Trainer:
     def __init__(self, dataset: Dataset, settings: TrainSettings, target: Path) -> None:
         """
         Raises:
-            TrainingError: no cuda device where one was asked for, or no clicks to learn from.
+            TrainingError: no cuda device where one was asked for, no clicks to learn from, or a half-life for rows
+                whose times are no days.
         """
         self.dataset, self.settings, self.target = dataset, settings, target
         self.curves: dict[str, list[dict[str, Any]]] = {}
@@ -107,9 +107,7 @@ class _Data:
         self.users, self.items = Table(dataset.users).to(device), Table(dataset.items).to(device)
         self.recent = RecentItems(self.history, self.schema).to(device)
         self.clicks = rows.target > 0
-        self.weights = None
-        if settings.half_life and dataset.schema.time:
-            self.weights = np.exp2((rows.time - rows.time.max()) / (settings.half_life * DAY))
+        self.weights = recency_weights(dataset, rows, settings.half_life)
 
     def interactions(
         self, rows: Rows, ends: np.ndarray, weights: np.ndarray | None, varied: bool = True
@@ -215,6 +213,26 @@ def _ranking_metric(data: _Data, validation: Rows) -> Callable[[DLRM], float]:
         return holdout.ndcg(scores)
 
     return metric
+
+
+def recency_weights(dataset: Dataset, rows: Rows, half_life: float | None) -> np.ndarray | None:
+    """Weights float64[n] of rows, which halve every ``half_life`` days before the newest; None without one.
+
+    Raises:
+        TrainingError: the rows have no time, or times that are no days.
+    """
+    if half_life is None:
+        return None
+    time = dataset.schema.time
+    if time is None:
+        raise TrainingError(f"--half-life needs times, and {dataset.path} has no time column: leave it out")
+    if time.ticks_per_day is None:
+        raise TrainingError(
+            f"--half-life is in days, and the times of {dataset.path} are steps of unknown length: give column "
+            f"{time.name!r} its unit in the schema (s, ms, us or ns) and encode again, or leave --half-life out"
+        )
+    weights: np.ndarray = np.exp2((rows.time - rows.time.max()) / (half_life * time.ticks_per_day))
+    return weights
 
 
 @torch.inference_mode()
