@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from redis_recsys.bundle import Bundle
 from redis_recsys.config import MerlinSettings, Settings, TrainSettings
@@ -21,6 +22,18 @@ from redis_recsys.split import Split
 
 GROUPS = 4
 MERLIN_ENVIRONMENT = Path(__file__).parents[1] / ".venv-merlin"
+ODD_NAMES = {
+    "user": "con",
+    "group": "../../../x",
+    "recent": ".",
+    "item": "user_features:con",
+    "title": "Größe [/red]",
+    "genres": "topic/sub*?",
+    "age": "event_timestamp",
+    "price": "Long " * 100,
+    "click": "raw_id",
+    "time": "time",
+}
 TINY: dict[str, Any] = {
     "epochs": 1,
     "embedding_dim": 8,
@@ -83,6 +96,19 @@ def planted(
     pq.write_table(pa.table(table), folder / "interactions" / "part-0.parquet")
     pq.write_table(pa.table(user_table), folder / "users.parquet")
     pq.write_table(pa.table(item_table), folder / "items.parquet")
+    return folder
+
+
+def renamed(folder: Path, names: dict[str, str]) -> Path:
+    """A planted raw folder whose columns have other names."""
+    planted(folder)
+    schema = yaml.safe_load((folder / "schema.yaml").read_text())
+    for column in schema["columns"]:
+        column["name"] = names[column["name"]]
+    (folder / "schema.yaml").write_text(yaml.safe_dump(schema, sort_keys=False))
+    for path in folder.rglob("*.parquet"):
+        table = pq.read_table(path)
+        pq.write_table(table.rename_columns([names[name] for name in table.column_names]), path)
     return folder
 
 

@@ -166,6 +166,121 @@ def test_a_feature_in_the_interactions_is_the_last_of_training(tmp_path: Path) -
         assert dataset.users.categorical[:, 1].tolist() == [1, 2, 0, 1]
 
 
+SPARSE = ROWS | {
+    "brand": [None, "old", None, "new", "A", None, "B", "late", "later", "latest"],
+    "price": [1.0, float("nan"), None, 2.0, 3.0, None, 9.0, float("nan"), 8.0, float("nan")],
+    "tags": [["x"], ["y"], [], ["z", None], None, [], ["w"], [None], ["v"], ["u"]],
+    "size": ["S|M", " | ", "", None, "L", "|", "XL", "", "Q", "W"],
+    "title": ["", "Alien", None, "Brazil", "", "", "Casablanca", "", "Dune", "Eraserhead"],
+    "full": list(range(10)),
+}
+
+
+def test_each_feature_is_the_newest_known_one_of_training(tmp_path: Path) -> None:
+    """In training, a has rows 1, 4; b has 0, 2, 3; c has 5. Of d there is only row 7, which validates."""
+    features = [
+        Column(name="brand", side="item", kind="categorical"),
+        Column(name="price", side="item", kind="numeric"),
+        Column(name="tags", side="item", kind="multi-categorical", max_length=2),
+        Column(name="size", side="item", kind="multi-categorical", max_length=2, separator="|"),
+        Column(name="title", side="item", kind="text", role="label"),
+        Column(name="full", side="item", kind="categorical"),
+    ]
+    for order in (pl.DataFrame(SPARSE), pl.DataFrame(SPARSE).reverse(), pl.DataFrame(SPARSE).sample(10, shuffle=True)):
+        folder = tmp_path / "-".join(map(str, order["time"]))
+        dataset = encoded(folder, order, features=features)
+        assert dataset.items.raw_ids.tolist() == ["b", "a", "c", "d"]
+        brands, tags, sizes = (vocabulary(dataset, name) for name in ("brand", "tags", "size"))
+        rows = dataset.items.categorical[:, 1:].tolist()
+        assert brands == ["new", "A"]  # what is told later is not in the vocabulary
+        assert [brands[row[0] - 1] if row[0] else None for row in rows] == ["new", "A", None, None]
+        assert [[tags[number - 1] for number in row[1:3] if number] for row in rows] == [["z"], ["y"], [], []]
+        assert [[sizes[number - 1] for number in row[3:5] if number] for row in rows] == [["S", "M"], ["L"], [], []]
+        assert [vocabulary(dataset, "full")[row[5] - 1] for row in rows[:3]] == [3, 4, 5]
+        assert dataset.items.labels == {"title": ["Brazil", "Alien", "", ""]}
+        price = dataset.schema.numeric("item")[0]
+        assert (price.mean, price.std) == (pytest.approx((3 * 2 + 2 * 3) / 5), pytest.approx(0.24**0.5))
+        numbers = dataset.items.numeric[:, 0] * price.std + price.mean
+        assert numbers == pytest.approx([2, 3, price.mean, price.mean])
+
+
+def test_of_somebody_without_training_rows_the_oldest_known_value_counts(tmp_path: Path) -> None:
+    """User 8 and item d have only later rows: the first of them that tells something does."""
+    rows = {
+        "user": [7, 7, 5, 5, 7, 7, 8, 8, 8, 8],
+        "item": ["a", "b", "a", "b", "a", "b", "d", "d", "d", "d"],
+        "click": [1] * 10,
+        "time": list(range(10)),
+        "city": ["x", None, "y", None, None, None, None, "x", "y", None],
+        "colour": [None, "red", None, None, None, None, None, None, None, None],
+        "title": [None] * 8 + ["Dune", "Dune II"],
+    }
+    features = [
+        Column(name="city", side="user", kind="categorical"),
+        Column(name="colour", side="item", kind="categorical"),
+        Column(name="title", side="item", kind="text", role="label"),
+    ]
+    dataset = encoded(tmp_path, rows, features=features)
+    assert dataset.users.raw_ids.tolist() == [7, 5, 8]
+    assert vocabulary(dataset, "city") == ["x", "y"]
+    assert dataset.users.categorical[:, 1].tolist() == [1, 2, 1]
+    assert dataset.items.raw_ids.tolist() == ["a", "b", "d"]
+    assert dataset.items.categorical[:, 1].tolist() == [0, 1, 0]
+    assert dataset.items.labels == {"title": ["", "", "Dune"]}
+
+
+@pytest.mark.parametrize("split", [Split(by="user"), Split(by="random", seed=3), Split(by="time")])
+def test_gaps_are_filled_as_a_loop_would(tmp_path: Path, split: Split) -> None:
+    random = np.random.default_rng(5)
+    count = 3000
+    frame = pl.DataFrame(
+        {
+            "user": random.integers(300, size=count),
+            "item": random.integers(80, size=count).astype(str),
+            "click": random.integers(2, size=count),
+            "time": random.integers(700, size=count),
+            "brand": [None if random.random() < 0.9 else f"b{random.integers(200)}" for _ in range(count)],
+            "age": [None if random.random() < 0.7 else random.random() for _ in range(count)],
+        }
+    )
+    brand = Column(name="brand", side="item", kind="categorical")
+    age = Column(name="age", side="user", kind="numeric")
+    dataset = encoded(tmp_path, frame, features=[brand, age], split=split, files=5)
+    order = frame["time"].arg_sort().to_list()  # stable
+    left = {part: sorted(raw_rows(dataset, part)) for part in ("train", "valid", "test")}  # type: ignore[arg-type]
+    parts = {}
+    for name, rows in left.items():
+        parts |= dict.fromkeys(rows, name)
+    told: dict[str, dict[Any, dict[bool, list[Any]]]] = {"item": {}, "user": {}}
+    seen: dict[str, set[Any]] = {"item": set(), "user": set()}
+    for at in order:
+        row = frame.row(at, named=True)
+        training = parts[(row["user"], row["item"], float(row["click"]), row["time"])] == "train"
+        for key, name in (("item", "brand"), ("user", "age")):
+            if training:
+                seen[key].add(row[key])
+            if row[name] is not None:
+                told[key].setdefault(row[key], {True: [], False: []})[training].append(row[name])
+
+    def expected(key: str, raw: Any) -> Any:
+        values = told[key].get(raw, {True: [], False: []})
+        if raw in seen[key]:
+            return values[True][-1] if values[True] else None
+        return values[False][0] if values[False] else None
+
+    brands = vocabulary(dataset, "brand")
+    items = zip(dataset.items.raw_ids.tolist(), dataset.items.categorical[:, 1].tolist(), strict=True)
+    for raw, number in items:
+        wanted = expected("item", raw)
+        assert (brands[number - 1] if number else None) == (wanted if wanted in brands else None)
+    column = dataset.schema.numeric("user")[0]
+    assert column.mean is not None
+    assert column.std is not None
+    for raw, number in zip(dataset.users.raw_ids.tolist(), dataset.users.numeric[:, 0].tolist(), strict=True):
+        wanted = expected("user", raw)
+        assert number == pytest.approx(0 if wanted is None else (wanted - column.mean) / column.std, abs=1e-5)
+
+
 def test_feature_tables_win_and_may_know_entities_without_interactions(tmp_path: Path) -> None:
     rows = ROWS | {"colour": ["wrong"] * 10}
     colour = Column(name="colour", side="item", kind="categorical")
@@ -195,6 +310,15 @@ def test_numbers_are_standardised_over_the_training_rows(tmp_path: Path) -> None
     assert dataset.users.numeric[:, 0] == pytest.approx([(1 - mean) / std, (4 - mean) / std, 0, (100 - mean) / std])
     column = dataset.schema.numeric("user")[0]
     assert (column.mean, column.std) == (pytest.approx(mean), pytest.approx(std))
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-30, 1e30, 1e200])
+def test_tiny_and_huge_numbers_are_standardised_like_others(tmp_path: Path, scale: float) -> None:
+    users = {"user": [7, 5, 9, 8], "age": [1.0 * scale, 4.0 * scale, None, 3.0 * scale]}
+    age = Column(name="age", side="user", kind="numeric")
+    dataset = encoded(tmp_path, ROWS, features=[age], users=users)
+    mean, std = 11 / 5, (54 / 25) ** 0.5
+    assert dataset.users.numeric[:, 0] == pytest.approx([(1 - mean) / std, (4 - mean) / std, 0, (3 - mean) / std])
 
 
 def test_a_constant_number_is_zero(tmp_path: Path) -> None:
@@ -423,6 +547,107 @@ def test_files_with_different_types_are_refused(tmp_path: Path) -> None:
     raw = write_raw(tmp_path / "raw", ROWS)
     pl.DataFrame(ROWS | {"user": ["x"] * 10}).write_parquet(raw / "interactions" / "part-2.parquet")
     refused(tmp_path, raw, "column 'user' is String in .*part-2.parquet but Int64 in .*part-0.parquet", SchemaError)
+
+
+PARTS_THAT_DIFFER = {
+    "a part without values": (pl.Series([None] * 10, dtype=pl.Null), pl.Series(["x"] * 10)),
+    "a dictionary and plain text": (pl.Series(["x"] * 10, dtype=pl.Categorical), pl.Series(["x"] * 10)),
+    "int32 and int64": (pl.Series([4] * 10, dtype=pl.Int32), pl.Series([4] * 10)),
+    "uint64 and int8": (pl.Series([4] * 10, dtype=pl.UInt64), pl.Series([4] * 10, dtype=pl.Int8)),
+    "floats because of gaps": (pl.Series([4.0, None, float("nan"), *[4.0] * 7]), pl.Series([4] * 10)),
+    "a decimal": (pl.Series([4] * 10, dtype=pl.Decimal(20, 0)), pl.Series([4] * 10)),
+}
+
+
+@pytest.mark.parametrize("values", PARTS_THAT_DIFFER.values(), ids=list(PARTS_THAT_DIFFER))
+@pytest.mark.parametrize("turned", [False, True])
+def test_parts_may_write_the_same_in_other_types(
+    tmp_path: Path, values: tuple[pl.Series, pl.Series], turned: bool
+) -> None:
+    features = [Column(name="feature", side="item", kind="categorical")]
+    features.append(Column(name="list", side="item", kind="multi-categorical", max_length=2))
+    raw = write_raw(tmp_path / "raw", ROWS | {"feature": values[1], "list": pl.Series([[1]] * 10)}, features, files=1)
+    late = pl.DataFrame(ROWS | {"feature": values[0]}).with_columns(
+        pl.col("time").cast(pl.Int32) + 10, pl.col("click").cast(pl.Float32), list=pl.Series([[]] * 10)
+    )
+    late.write_parquet(raw / "interactions" / ("part--.parquet" if turned else "part-9.parquet"))
+    encode(raw, tmp_path / "dataset", THIRDS)
+    dataset = Dataset(tmp_path / "dataset")
+    assert vocabulary(dataset, "feature") == [values[1][0]]
+    assert vocabulary(dataset, "list") == [1]
+    assert dataset.items.categorical.tolist() == [[1, 1, 1, 0], [2, 1, 1, 0], [3, 1, 1, 0], [4, 1, 1, 0]]
+    assert [dataset.count(part) for part in ("train", "valid", "test")] == [12, 4, 4]
+
+
+def test_a_column_without_any_value_is_unknown(tmp_path: Path) -> None:
+    nothing = pl.Series([None] * 10, dtype=pl.Null)
+    features = [
+        Column(name="a", side="item", kind="categorical"),
+        Column(name="b", side="user", kind="numeric"),
+        Column(name="c", side="item", kind="multi-categorical", max_length=2),
+        Column(name="d", side="item", kind="multi-categorical", max_length=2, separator="|"),
+        Column(name="e", side="user", kind="text", role="label"),
+    ]
+    dataset = encoded(
+        tmp_path, ROWS | dict.fromkeys("abcd", nothing), features=features, users={"user": [7], "e": [None]}
+    )
+    assert not dataset.items.categorical[:, 1:].any()
+    assert not dataset.users.numeric.any()
+    assert [c.cardinality for c in dataset.schema.categorical("item")[1:]] == [1, 1, 1]
+    assert dataset.users.labels == {} or dataset.users.labels == {"e": [""] * 4}
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("user", pl.Series([2**64 - 1] * 10, dtype=pl.UInt64), "holds 18446744073709551615 in row 1.*int64.*text"),
+        ("colour", pl.Series([1, 2**63, *[None] * 8], dtype=pl.UInt64), "holds 9223372036854775808 in row 2"),
+        ("colour", pl.Series([1.0, None, 1.5, *[None] * 7]), "holds 1.5 in row 3.*kind numeric"),
+        ("colour", pl.Series([2.0**60] * 10), r"holds 1\.15.*e\+18 in row 1"),
+        ("tags", pl.Series([[1], [1, 2**63], *[None] * 8], dtype=pl.List(pl.UInt64)), "9223372036854775808.*in row 2"),
+    ],
+)
+def test_a_number_that_int64_cannot_hold_is_named_with_its_row(
+    tmp_path: Path, column: str, values: pl.Series, message: str
+) -> None:
+    features = [
+        Column(name="colour", side="item", kind="categorical"),
+        Column(name="tags", side="item", kind="multi-categorical", max_length=2),
+    ]
+    rows = ROWS | {"colour": [1] * 10, "tags": [["a"]] * 10} | {column: values}
+    refused(tmp_path, write_raw(tmp_path / "raw", rows, features, files=1), f"column '{column}'.*{message}")
+
+
+def test_ids_at_the_edges_of_int64_stay_what_they_are(tmp_path: Path) -> None:
+    edges = [2**63 - 1, -(2**63), 0, -1, 2**53 + 1]
+    dataset = encoded(tmp_path, ROWS | {"user": edges * 2, "item": pl.Series([1, 2] * 5, dtype=pl.UInt64)})
+    assert sorted(dataset.users.raw_ids.tolist()) == sorted(edges)
+    assert [row[0] for row in raw_rows(dataset, "train")] == [*edges, edges[0]]
+
+
+def test_a_time_that_is_a_date_in_one_part_and_a_number_in_another_is_refused(tmp_path: Path) -> None:
+    raw = write_raw(tmp_path / "raw", ROWS)
+    pl.DataFrame(ROWS | {"time": [datetime(1970, 1, 1)] * 10}).write_parquet(raw / "interactions" / "part-2.parquet")
+    refused(tmp_path, raw, "column 'time' is Datetime.*part-2.parquet but Int64 in .*part-0.parquet", SchemaError)
+
+
+def test_a_column_that_one_part_lacks_is_refused(tmp_path: Path) -> None:
+    raw = write_raw(tmp_path / "raw", ROWS)
+    pl.DataFrame(ROWS).drop("click").write_parquet(raw / "interactions" / "part-2.parquet")
+    refused(tmp_path, raw, "column 'click' is missing in .*part-2.parquet but not in .*part-0.parquet", SchemaError)
+
+
+def test_columns_that_the_schema_does_not_name_may_differ(tmp_path: Path) -> None:
+    raw = write_raw(tmp_path / "raw", ROWS | {"note": ["x"] * 10})
+    more = pl.DataFrame(ROWS).with_columns(other=pl.lit(1)).select("time", "other", "item", "user", "click")
+    more.write_parquet(raw / "interactions" / "part-2.parquet")
+    encode(raw, tmp_path / "dataset", THIRDS)
+    assert sum(Dataset(tmp_path / "dataset").manifest["rows"].values()) == 20
+
+
+def test_a_folder_may_be_called_like_a_pattern(tmp_path: Path) -> None:
+    dataset = encoded(tmp_path / "log [1]*" / "day=1", ROWS | {"day": ["x"] * 10})
+    assert len(dataset.rows("train")) == 6
 
 
 def test_a_file_that_is_not_parquet_is_named(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_the_special_columns_are_found_by_side_and_role(path: Path) -> None:
 
 def test_the_history_shares_the_vocabulary_of_the_item_id(path: Path) -> None:
     schema = load(path, columns=COLUMNS)
-    assert [schema.vocabulary_name(c) for c in schema.categorical("user")] == ["user", "item"]
+    assert [schema.vocabulary_column(c).name for c in schema.categorical("user")] == ["user", "item"]
 
 
 @pytest.mark.parametrize(

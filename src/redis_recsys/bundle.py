@@ -10,7 +10,7 @@
       ranker.onnx              user_categorical int32[B, Cu], user_numeric float32[B, Fu],
                                item_categorical int32[B, N, Ci], item_numeric float32[B, N, Fi]
                                -> probability float32[B, N]; the user side is computed once per user
-      vocab/                   raw value -> id of every categorical column
+      vocab/                   raw value -> id of every categorical column (vocabularies.py)
       user_features.parquet    every user: raw id and encoded features (entities.py)
       item_features.parquet    the same for items, with labels
       item_embeddings.parquet  ``embedding`` float32[D], row i belongs to item i + 1

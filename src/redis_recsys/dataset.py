@@ -5,7 +5,7 @@
     dataset/
       schema.yaml             the columns, with cardinalities, means and deviations
       manifest.json           version, how the split was made, counts
-      vocab/<column>.parquet  column ``value``; row i is id i + 1 (id 0 is unknown)
+      vocab/<column>.parquet  column ``value``; row i is id i + 1 (id 0 is unknown); see vocabularies.py
       users.parquet           entities of the user side (see entities.py); row i is user i + 1
       items.parquet           the same for items
       item_values.parquet     raw values of the items' categorical columns, in the order of items.parquet (entities.py)

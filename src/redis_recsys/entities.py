@@ -22,9 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .errors import DataError
-from .schema import Schema, Side
+from .schema import RAW_ID, Schema, Side
 
-RAW_ID = "raw_id"
 ITEM_VALUES = "item_values.parquet"  # in data sets and bundles: raw values of the items' categorical columns
 INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 ROW_GROUP = 65_536

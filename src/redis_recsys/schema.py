@@ -10,6 +10,7 @@ a multi-categorical column takes ``max_length`` slots padded with 0.
 from __future__ import annotations
 
 import codecs
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,6 +25,8 @@ IdKind = Literal["int", "str"]  # of raw ids
 Unit = Literal["s", "ms", "us", "ns"]
 TICKS: dict[Unit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # of a second
 SCHEMA_VERSION = 1
+RAW_ID = "raw_id"  # beside the features in tables of entities and in attributes of vectors
+INTERNAL = "__recsys_"  # begins the names of columns that are added while encoding
 
 
 class TextOptions(BaseModel):
@@ -113,8 +116,27 @@ class Column(BaseModel):
     mean: float | None = Field(None, description="of a numeric feature in the training data; set by the ETL")
     std: float | None = Field(None, gt=0, description="of a numeric feature in the training data; set by the ETL")
 
+    @field_validator("name")
+    @classmethod
+    def _usable(cls, name: str) -> str:
+        advice = "give it another name here, and say 'from' which column of the files it is read"
+        if not name.strip():
+            raise ValueError(f"a column needs a name: {advice}")
+        if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
+            raise ValueError(f"column {name!r}: a name holds no line breaks or control characters: {advice}")
+        if name.startswith(INTERNAL):
+            raise ValueError(f"column {name!r}: names that begin with {INTERNAL} are reserved: {advice}")
+        if name == "*" or (name.startswith("^") and name.endswith("$")):  # Polars would take several columns for it
+            raise ValueError(f"column {name!r}: that is a pattern, not a name: {advice}")
+        return name
+
     @model_validator(mode="after")
     def _consistent(self) -> Column:
+        if self.name == RAW_ID and self.side in ("user", "item"):
+            raise ValueError(
+                f"column {self.name!r}: the name is reserved for the raw id in tables of users and items: "
+                "give it another name here, and say 'from' which column of the files it is read"
+            )
         if self.kind == "multi-categorical" and self.max_length is None:
             raise ValueError(f"column {self.name!r} is multi-categorical and needs a max_length")
         if self.kind != "multi-categorical" and (self.max_length or self.separator):
@@ -245,9 +267,9 @@ class Schema(BaseModel):
         start = sum(c.width for c in before[: before.index(column)])
         return slice(start, start + column.width)
 
-    def vocabulary_name(self, column: Column) -> str:
-        """Name of the column whose vocabulary ``column`` uses: its own, or the item id's for the history."""
-        return self.id_column("item").name if column.role == "history" else column.name
+    def vocabulary_column(self, column: Column) -> Column:
+        """Column whose vocabulary ``column`` uses: itself, or the item id for the history."""
+        return self.id_column("item") if column.role == "history" else column
 
     def _one(self, **having: object) -> Column | None:
         return next((c for c in self.columns if all(getattr(c, k) == v for k, v in having.items())), None)

@@ -142,4 +142,5 @@ def _encode(raw: Path, target: Path, split: By, valid: float, test: float) -> No
     encode(raw, target, how)
     made = Dataset(target)
     counts = ", ".join(f"{made.count(part):,} {part}" for part in PARTS)
-    out.print(f"{made.schema.name}: {counts} rows, {len(made.users):,} users, {len(made.items):,} items in {target}")
+    sizes = f"{len(made.users):,} users, {len(made.items):,} items"
+    out.print(f"{made.schema.name}: {counts} rows, {sizes} in {target}", markup=False)

@@ -2,7 +2,8 @@
 
 Three streaming passes over the interactions, in file order: the first checks ids, targets and times; the second counts
 users and items in the training rows and finds the row that holds each one's features; the third replaces raw ids
-by entity numbers and writes the parts. Held in memory are the users, the items, and a few bytes per interaction.
+by entity numbers and writes the parts. A feature that is missing in some of those rows costs a pass of its own, over
+its column alone. Held in memory are the users, the items, and a few bytes per interaction.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from ..errors import DataError
 from ..files import disk_error, keep_inputs, written_aside
 from ..history import History
 from ..progress import progress
-from ..schema import Schema, Side
+from ..schema import INTERNAL, Schema, Side
 from ..split import Split, check_parts
 from .raw import SIDES, Raw, open_raw
 from .tables import COUNT, encode_entities, raw_values
 
 BATCH = 1_000_000
 WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # only a write ends with one of these
-PART, ORDER, NUMBER = "__part", "__order", "__number"
+PART, ORDER, RANK, NUMBER = (f"{INTERNAL}{name}" for name in ("part", "order", "rank", "number"))
 
 
 def encode(raw: Path, target: Path, split: Split) -> None:
@@ -54,12 +55,11 @@ def encode(raw: Path, target: Path, split: Split) -> None:
         rows, description = _divide(source, split)
         entities = {side: _entities(source, rows, side) for side in SIDES}
         with written_aside(target) as aside:
-            (aside / "vocab").mkdir()
             _write_parts(aside, source, rows, entities)
             schema = source.schema
             encoded: dict[Side, Entities] = {}
             for side in SIDES:
-                encoded[side], schema = encode_entities(entities[side], schema, side, aside / "vocab")
+                encoded[side], schema = encode_entities(entities[side], schema, side, aside)
             schema = _share_vocabulary(schema)
             schema.save(aside / "schema.yaml")
             counts = {f"{side}s": len(encoded[side]) for side in SIDES}
@@ -94,27 +94,62 @@ def _divide(source: Raw, split: Split) -> tuple[pl.LazyFrame, dict[str, Any]]:
 
 
 def _entities(source: Raw, rows: pl.LazyFrame, side: Side) -> pl.DataFrame:
-    """Every user or item, most frequent in training first: id, raw features and labels, COUNT and NUMBER."""
+    """Every user or item, most frequent in training first: id, raw features and labels, COUNT and NUMBER.
+
+    A feature in the interactions is the newest known one of the training rows; of a user or item without such rows,
+    the oldest known one of the others. What only later rows tell of somebody in training is the future, and unknown.
+    """
     key = source.schema.id_column(side).name
     training = pl.col(PART) == 0
-    counted = (
+    found = (
         rows.group_by(key)
-        .agg(
-            training.sum().cast(pl.Int64).alias(COUNT),
-            pl.col(ORDER).filter(training).max().alias("__last"),
-            pl.col(ORDER).min().alias("__first"),
-        )
-        .select(key, COUNT, pl.coalesce("__last", "__first").alias(ORDER))
+        .agg(training.sum().cast(pl.Int64).alias(COUNT), _rank().max().alias(RANK))
         .collect(engine="streaming")
     )
     flat = [column.name for column in source.flat[side]]
     if flat:
-        picked = rows.filter(pl.col(ORDER).is_in(counted[ORDER].implode())).select(ORDER, *flat)
-        counted = counted.join(picked.collect(engine="streaming"), on=ORDER)
+        found = found.join(_values_at(rows, found[RANK], flat), on=RANK)
+    found = _fill_gaps(found.drop(RANK), rows, key, [name for name in flat if found[name].null_count()])
     if side in source.tables:
         table = source.tables[side].collect()
-        counted = counted.join(table, on=key, how="full", coalesce=True).with_columns(pl.col(COUNT).fill_null(0))
-    return counted.drop(ORDER).sort([COUNT, key], descending=[True, False]).with_row_index(NUMBER, 1)
+        found = found.join(table, on=key, how="full", coalesce=True).with_columns(pl.col(COUNT).fill_null(0))
+    return found.sort([COUNT, key], descending=[True, False]).with_row_index(NUMBER, 1)
+
+
+def _rank() -> pl.Expr:
+    """Which of some rows tells of its user or item, the highest: the newest of training, else the oldest of the rest.
+
+    No two rows have the same.
+    """
+    order = pl.col(ORDER).cast(pl.Int64)
+    return pl.when(pl.col(PART) == 0).then(order).otherwise(-1 - order)
+
+
+def _values_at(rows: pl.LazyFrame, ranks: pl.Series, names: list[str]) -> pl.DataFrame:
+    """RANK and some columns of the rows that have one of the ranks."""
+    ranked = rows.select(_rank().alias(RANK), *names)
+    return ranked.filter(pl.col(RANK).is_in(ranks.implode())).collect(engine="streaming")
+
+
+def _fill_gaps(found: pl.DataFrame, rows: pl.LazyFrame, key: str, names: list[str]) -> pl.DataFrame:
+    """Replace each of some columns by the values of the rows of highest rank that have one.
+
+    Args:
+        found: one row per user or item, with COUNT.
+        rows: interactions with PART and ORDER.
+        key: name of the id column.
+        names: of the columns, which are read one after the other.
+    """
+    if not names:
+        return found
+    known = [_rank().filter(pl.col(name).is_not_null()).max().alias(name) for name in names]
+    ranks = rows.group_by(key).agg(known).collect(engine="streaming").join(found.select(key, COUNT), on=key)
+    for name in names:
+        at = ranks.select(key, COUNT, pl.col(name).alias(RANK))
+        at = at.filter((pl.col(RANK) >= 0) | (pl.col(COUNT) == 0)).drop(COUNT)
+        values = at.join(_values_at(rows, at[RANK], [name]), on=RANK).drop(RANK)
+        found = found.drop(name).join(values, on=key, how="left")
+    return found
 
 
 def _write_parts(aside: Path, source: Raw, rows: pl.LazyFrame, entities: dict[Side, pl.DataFrame]) -> None:

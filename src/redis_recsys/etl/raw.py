@@ -1,14 +1,16 @@
 """Reading a raw folder, with every complaint about it made here: files, columns, types, nulls.
 
 What comes out are lazy frames of columns whose types are settled: ids and categories are int64 or text, targets
-are 0 or 1, times are int64 in the unit of the schema, or steps where it has none.
+are 0 or 1, times are int64 in the unit of the schema, or steps where it has none, and features that are unknown are
+null: NaN, an empty text, an empty list.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 
 import polars as pl
@@ -16,9 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import DataError, SchemaError
-from ..schema import Column, Schema, Side
+from ..schema import INTERNAL, Column, Schema, Side
 
 SIDES: tuple[Side, Side] = ("user", "item")
+EXACT = 2**53  # whole numbers up to here are told apart as floats
+ROW = f"{INTERNAL}row"
+NARROW = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32)  # all values fit into int64
 
 
 @dataclass(frozen=True)
@@ -51,35 +56,32 @@ def open_raw(folder: Path) -> Raw:
     if not folder.is_dir():
         raise DataError(f"no raw data at {folder}: make some with 'recsys data ...'")
     schema = Schema.load(folder / "schema.yaml")
-    files = _parquet_files(folder / "interactions")
-    types, rows = _types(files)
-    schema = _with_unit(schema, types)
-    if not rows:
-        raise DataError(f"{folder / 'interactions'} holds no rows")
+    log = _Files.open(folder / "interactions", _parquet_files(folder / "interactions"))
+    schema = _with_unit(schema, log.parts[0].types)
+    if not log.rows:
+        raise DataError(f"{log.place} holds no rows")
     tables: dict[Side, pl.LazyFrame] = {}
     flat: dict[Side, list[Column]] = {}
     for side in SIDES:
         key = schema.id_column(side)
         columns = [c for c in schema.columns if c.side == side and c.role not in ("id", "history")]
         path = folder / f"{side}s.parquet"
-        here: dict[str, pl.DataType] = {}
+        here: list[str] = []
         if path.exists():
-            here, count = _types([path])
-            if not count:
+            table = _Files.open(path, [path])
+            if not table.rows:
                 raise DataError(f"{path} holds no rows: remove it if there are no features of {side}s")
-            wanted = [key, *(c for c in columns if c.name in here)]
-            tables[side] = pl.scan_parquet(path).select(_expression(c, here, path) for c in wanted)
-            _check_same_id_type(key, here, types, path)
+            here = table.names
+            _check_same_id_type(key, table, log)
+            tables[side] = table.scan([key, *(c for c in columns if c.name in here)])
             _check_ids(tables[side], key.name, path)
         flat[side] = [c for c in columns if c.name not in here]
         for column in flat[side]:
-            _check_present(column, types, folder / "interactions", also=list(here))
+            log.check_present(column, also=here)
     core = [c for c in schema.columns if c.role == "id" or c.side in ("target", "time")]
-    wanted = core + flat["user"] + flat["item"]
-    scan = pl.scan_parquet(files)
-    interactions = scan.select(_expression(c, types, folder / "interactions") for c in wanted)
+    interactions = log.scan(core + flat["user"] + flat["item"])
     _check_values(interactions, core)
-    return Raw(schema, interactions, tables, flat, rows)
+    return Raw(schema, interactions, tables, flat, log.rows)
 
 
 def _with_unit(schema: Schema, types: dict[str, pl.DataType]) -> Schema:
@@ -106,90 +108,249 @@ def _parquet_files(folder: Path) -> list[Path]:
     return files
 
 
-def _types(files: Sequence[Path]) -> tuple[dict[str, pl.DataType], int]:
-    """Column types, which must be the same in all files, and the number of rows."""
-    types: dict[str, pl.DataType] = {}
-    rows = 0
-    for path in files:
-        try:
-            rows += pq.read_metadata(path).num_rows
-            here = dict(pl.read_parquet_schema(path))
-        except (pa.ArrowInvalid, OSError, pl.exceptions.PolarsError) as error:
-            reason = " ".join(str(error).split())
-            raise DataError(f"{path} is not a readable parquet file (truncated?): {reason}") from error
-        for name, dtype in (types or here).items():
-            if here.get(name) != dtype:
-                found = f"{here[name]}" if name in here else "missing"
-                raise SchemaError(f"column {name!r} is {found} in {path} but {dtype} in {files[0]}: write them alike")
-        types = types or here
-    return types, rows
+@dataclass(frozen=True)
+class _Part:
+    """Consecutive files with the same columns of the same types."""
+
+    files: list[Path]
+    types: dict[str, pl.DataType]
+
+    @cached_property
+    def frame(self) -> pl.LazyFrame:
+        return pl.scan_parquet(self.files, glob=False, hive_partitioning=False)
 
 
-def _check_present(column: Column, types: dict[str, pl.DataType], place: Path, also: Sequence[str] = ()) -> None:
-    names = [*types, *(name for name in also if name not in types)]
-    if column.name not in names:
-        close = get_close_matches(column.name, names, n=1)
-        meant = f" (did you mean {close[0]!r}?)" if close else ""
-        raise SchemaError(f"column {column.name!r} of the schema is not in {place}{meant}: it has {', '.join(names)}")
+@dataclass(frozen=True)
+class _Files:
+    """Parquet files that are read as one table, whose columns may have other types from file to file.
+
+    Attributes:
+        place: folder or file, for messages.
+        parts: the files in order.
+        rows: of all of them.
+    """
+
+    place: Path
+    parts: list[_Part]
+    rows: int
+
+    @classmethod
+    def open(cls, place: Path, files: Sequence[Path]) -> _Files:
+        """Read the footers.
+
+        Raises:
+            DataError: a file is not parquet.
+        """
+        parts: list[_Part] = []
+        rows = 0
+        for path in files:
+            try:
+                rows += pq.read_metadata(path).num_rows
+                types = dict(pl.scan_parquet(path, glob=False, hive_partitioning=False).collect_schema())
+            except (pa.ArrowInvalid, OSError, pl.exceptions.PolarsError) as error:
+                reason = " ".join(str(error).split())
+                raise DataError(f"{path} is not a readable parquet file (truncated?): {reason}") from error
+            if parts and parts[-1].types == types:
+                parts[-1].files.append(path)
+            else:
+                parts.append(_Part([path], types))
+        return cls(place, parts, rows)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the columns, as the first file has them."""
+        return list(self.parts[0].types)
+
+    def scan(self, columns: Sequence[Column]) -> pl.LazyFrame:
+        """Rows in file order, every column with one settled type.
+
+        Raises:
+            SchemaError: a column is missing or of the wrong type.
+            DataError: a whole number is beyond int64.
+        """
+        categories = {column.name: self.category(column) for column in columns}
+        frames = []
+        for part in self.parts:
+            settled = [_settle(c, part.types[c.name], categories[c.name], self.place) for c in columns]
+            self._check_fit(part, [c for c in columns if _may_not_fit(c, part.types[c.name])])
+            frames.append(part.frame.select(value.alias(c.name) for c, value in zip(columns, settled, strict=True)))
+        return frames[0] if len(frames) == 1 else pl.concat(frames)
+
+    def check_present(self, column: Column, also: Sequence[str] = ()) -> None:
+        """
+        Raises:
+            SchemaError: the column is missing.
+        """
+        for part in self.parts:
+            names = [*part.types, *(name for name in also if name not in part.types)]
+            if column.name in names:
+                continue
+            if part is not self.parts[0]:
+                raise SchemaError(
+                    f"column {column.name!r} is missing in {part.files[0]} but not in {self.parts[0].files[0]}: "
+                    "write them alike"
+                )
+            close = get_close_matches(column.name, names, n=1)
+            meant = f" (did you mean {close[0]!r}?)" if close else ""
+            raise SchemaError(
+                f"column {column.name!r} of the schema is not in {self.place}{meant}: it has {', '.join(names)}"
+            )
+
+    def category(self, column: Column) -> pl.DataType:
+        """int64 or text, whichever the values of a categorical column are in all files; text where all are null.
+
+        Raises:
+            SchemaError: the column is missing, or is one in this file and the other in that.
+        """
+        self.check_present(column)
+        first: tuple[pl.DataType, _Part] | None = None
+        for part in self.parts:
+            settled = _category(part.types[column.name])
+            if settled is None:
+                continue
+            if first is not None and settled != first[0]:
+                there, here = (p.types[column.name] for p in (first[1], part))
+                raise SchemaError(
+                    f"column {column.name!r} is {here} in {part.files[0]} but {there} in {first[1].files[0]}: "
+                    "write them alike"
+                )
+            first = first or (settled, part)
+        return first[0] if first else pl.String()
+
+    def _check_fit(self, part: _Part, columns: Sequence[Column]) -> None:
+        """See that all values of some columns are whole numbers of int64."""
+        for column in columns:
+            rows = part.frame.select(pl.col(column.name)).with_row_index(ROW, 1)
+            wrong = (
+                rows.filter(_unfit(pl.col(column.name), part.types[column.name])).head(1).collect(engine="streaming")
+            )
+            if len(wrong):
+                row, value = wrong.row(0)
+                where = part.files[0] if len(part.files) == 1 else self.place
+                raise DataError(
+                    f"column {column.name!r} of {where} holds {value} in row {row}: it must be a whole number that "
+                    "fits into int64; write the column as text, or as a number of kind numeric"
+                )
 
 
-def _expression(column: Column, types: dict[str, pl.DataType], place: Path) -> pl.Expr:
-    """The column with its type settled."""
-    _check_present(column, types, place)
-    dtype, value = types[column.name], pl.col(column.name)
+def _category(dtype: pl.DataType) -> pl.DataType | None:
+    """What values of this type are settled to, as far as files must agree on it; None for nothing but nulls."""
+    if isinstance(dtype, (pl.List, pl.Array)):
+        assert isinstance(dtype.inner, pl.DataType)
+        return _category(dtype.inner)
+    if dtype == pl.Null:
+        return None
+    if isinstance(dtype, (pl.Datetime, pl.Date)):
+        return pl.Datetime()
+    return pl.String() if _text(dtype) else pl.Int64()
+
+
+def _text(dtype: pl.DataType) -> bool:
+    """Whether values of a type can be texts; nulls can."""
+    return dtype in (pl.String, pl.Null) or isinstance(dtype, (pl.Categorical, pl.Enum))
+
+
+def _whole(dtype: pl.DataType) -> bool:
+    """Whether a type is one of whole numbers."""
+    return dtype.is_integer() or dtype == pl.Boolean or (isinstance(dtype, pl.Decimal) and dtype.scale == 0)
+
+
+def _settle(column: Column, dtype: pl.DataType, category: pl.DataType, place: Path) -> pl.Expr:
+    """The column with its type settled.
+
+    Args:
+        column: of the schema.
+        dtype: what it is in the file.
+        category: what its values are settled to if it is categorical.
+        place: for messages.
+    """
+    value = pl.col(column.name)
 
     def wrong(needed: str) -> SchemaError:
         return SchemaError(f"column {column.name!r} of {place} is {dtype}: it must be {needed}")
 
+    number = dtype.is_numeric() or dtype in (pl.Boolean, pl.Null)
     if column.side == "time":
         if isinstance(dtype, (pl.Datetime, pl.Date)):
             return value.dt.epoch(column.unit or "s").cast(pl.Int64)
-        if not dtype.is_integer():
+        if not (_whole(dtype) or dtype == pl.Null):
             raise wrong("integer seconds (or of the unit in the schema), a date or a datetime; convert it")
         return value.cast(pl.Int64)
     if column.side == "target":
-        if not (dtype.is_numeric() or dtype == pl.Boolean):
+        if not number:
             raise wrong("a number or true/false")
         if column.role is None and column.positive_from is not None:
             return (value.cast(pl.Float64).fill_nan(None) >= column.positive_from).cast(pl.Float32)
         return value.cast(pl.Float32).fill_nan(None)
     if column.kind == "numeric":
-        if not (dtype.is_numeric() or dtype == pl.Boolean):
+        if not number:
             raise wrong("a number; declare it categorical if these are names")
         return value.cast(pl.Float64).fill_nan(None)
     if column.kind == "text":
-        return value.cast(pl.String)
+        return _filled(value.cast(pl.String), pl.String())
     if column.kind == "multi-categorical":
-        if isinstance(dtype, (pl.List, pl.Array)):
-            inner = _category_type(dtype.inner)
-            if inner is None:
-                raise wrong("a list of integers or texts")
-            return value.cast(pl.List(inner))
-        if dtype != pl.String or column.separator is None:
-            raise wrong("a list, or text with a separator in the schema")
-        parts = value.str.split(column.separator).list.eval(pl.element().str.strip_chars())
-        return parts.list.eval(pl.element().filter(pl.element() != ""))
-    settled = _category_type(dtype)
-    if settled is None or (column.role == "id" and dtype == pl.Boolean):
-        raise wrong("integer or text; cast it (a float id often comes from missing values)")
-    return value.cast(settled)
+        return _settle_list(column, dtype, category, wrong)
+    if column.role == "id":
+        if not (_text(dtype) or _whole(dtype)) or dtype == pl.Boolean:
+            raise wrong("integer or text; cast it (a float id often comes from missing values)")
+        return value.cast(category)
+    if not (_text(dtype) or _whole(dtype) or dtype.is_float()):
+        raise wrong("integer or text; cast it")
+    if dtype.is_float():
+        value = value.fill_nan(None)
+    return _filled(value.cast(category), category)
 
 
-def _category_type(dtype: object) -> pl.DataType | None:
-    """What values of a category are settled to; None for types that cannot be categories."""
-    assert isinstance(dtype, pl.DataType)
-    if dtype.is_integer() or dtype == pl.Boolean:
-        return pl.Int64()
-    if dtype == pl.String or isinstance(dtype, (pl.Categorical, pl.Enum)):
-        return pl.String()
-    return None
+def _settle_list(
+    column: Column, dtype: pl.DataType, category: pl.DataType, wrong: Callable[[str], SchemaError]
+) -> pl.Expr:
+    """A multi-categorical column as lists without nulls and empty texts; null where nothing is left."""
+    value = pl.col(column.name)
+    if isinstance(dtype, (pl.List, pl.Array)):
+        assert isinstance(dtype.inner, pl.DataType)
+        if not (_whole(dtype.inner) or _text(dtype.inner)):
+            raise wrong("a list of integers or texts")
+        value = value.cast(pl.List(category))
+    elif dtype == pl.Null:
+        return value.cast(pl.List(category))
+    elif not _text(dtype) or column.separator is None:
+        raise wrong("a list, or text with a separator in the schema")
+    else:
+        value = value.cast(pl.String).str.split(column.separator).list.eval(pl.element().str.strip_chars())
+    value = value.list.eval(_filled(pl.element(), category)).list.drop_nulls()
+    return pl.when(value.list.len() > 0).then(value)
 
 
-def _check_same_id_type(key: Column, table: dict[str, pl.DataType], rows: dict[str, pl.DataType], path: Path) -> None:
-    there = rows.get(key.name)
-    if there is not None and _category_type(there) != _category_type(table[key.name]):
+def _filled(value: pl.Expr, category: pl.DataType) -> pl.Expr:
+    """The values, null for empty texts."""
+    return pl.when(value != "").then(value) if category == pl.String else value
+
+
+def _may_not_fit(column: Column, dtype: pl.DataType) -> bool:
+    """Whether a column that becomes int64 may hold values that int64 cannot."""
+    if isinstance(dtype, (pl.List, pl.Array)):
+        assert isinstance(dtype.inner, pl.DataType)
+        return _may_not_fit(column, dtype.inner)
+    wide = _whole(dtype) and dtype not in (pl.Boolean, *NARROW)
+    whole = column.side == "time" or (column.side != "target" and column.kind in ("categorical", "multi-categorical"))
+    return whole and (wide or dtype.is_float())
+
+
+def _unfit(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """Where a value is no whole number of int64; for a list, where any of its values is none."""
+    if isinstance(dtype, (pl.List, pl.Array)):
+        assert isinstance(dtype.inner, pl.DataType)
+        return value.cast(pl.List(dtype.inner)).list.eval(_unfit(pl.element(), dtype.inner)).list.any()
+    if dtype.is_float():
+        return value.is_not_nan() & ((value != value.round()) | (value.abs() > EXACT))
+    return value.is_not_null() & value.cast(pl.Int64, strict=False).is_null()
+
+
+def _check_same_id_type(key: Column, table: _Files, log: _Files) -> None:
+    if table.category(key) != log.category(key):
+        here, there = (files.parts[0].types[key.name] for files in (table, log))
         raise SchemaError(
-            f"column {key.name!r} is {table[key.name]} in {path} but {there} in the interactions: write them alike"
+            f"column {key.name!r} is {here} in {table.place} but {there} in the interactions: write them alike"
         )
 
 
@@ -215,7 +376,7 @@ def _check_values(rows: pl.LazyFrame, core: Sequence[Column]) -> None:
     found = rows.select(expression.any().alias(name) for name, expression in bad.items()).collect(engine="streaming")
     for column in core:
         if found[column.name][0]:
-            first = rows.with_row_index("__row").filter(bad[column.name]).select("__row", column.name).head(1).collect()
+            first = rows.with_row_index(ROW).filter(bad[column.name]).select(ROW, column.name).head(1).collect()
             row, value = first.row(0)
             if value is None:
                 raise DataError(f"column {column.name!r} of the interactions is null in row {row + 1}: drop or fill it")

@@ -13,19 +13,20 @@ import polars as pl
 
 from ..entities import Entities
 from ..errors import DataError
-from ..schema import Column, Schema, Side
+from ..schema import INTERNAL, Column, Schema, Side
+from ..vocabularies import write_vocabulary
 
-COUNT = "__count"  # training rows of an entity
+COUNT = f"{INTERNAL}count"  # training rows of an entity
 
 
-def encode_entities(frame: pl.DataFrame, schema: Schema, side: Side, vocab: Path) -> tuple[Entities, Schema]:
+def encode_entities(frame: pl.DataFrame, schema: Schema, side: Side, folder: Path) -> tuple[Entities, Schema]:
     """Encode the entities of a side and write their vocabularies.
 
     Args:
         frame: one row per entity, most frequent first: the id, the raw features and labels, and COUNT.
         schema: what the columns mean.
         side: user or item.
-        vocab: folder that gets one parquet file per categorical column.
+        folder: dataset that gets one vocabulary per categorical column.
 
     Returns:
         The entities (history slots are left 0), and the schema with the cardinalities, means and deviations of this
@@ -41,7 +42,7 @@ def encode_entities(frame: pl.DataFrame, schema: Schema, side: Side, vocab: Path
         if column.role == "history":
             continue
         values = _id_vocabulary(frame, column) if column.role == "id" else _vocabulary(frame, column)
-        values.to_frame().write_parquet(vocab / f"{column.name}.parquet")
+        write_vocabulary(folder, schema, column, values.to_arrow())
         settled[column.name] = column.model_copy(update={"cardinality": len(values) + 1})
         if column.role == "id":
             slots[: len(values), 0] = np.arange(1, len(values) + 1)
@@ -111,6 +112,8 @@ def _moments(frame: pl.DataFrame, column: Column) -> tuple[float, float]:
         raise DataError(f"column {column.name!r} holds infinity: replace it by a number or null")
     if not weight.sum():
         return 0.0, 1.0
-    mean = float(np.average(value, weights=weight))
-    std = float(np.sqrt(np.average((value - mean) ** 2, weights=weight)))
-    return mean, std if std > 1e-12 * abs(mean) else 1.0
+    scale = 2.0 ** int(np.frexp(np.abs(value).max())[1])  # squares of scaled values neither overflow nor vanish
+    scaled = value / scale
+    mean = float(np.average(scaled, weights=weight))
+    std = float(np.sqrt(np.average((scaled - mean) ** 2, weights=weight)))
+    return mean * scale, std * scale if std > 1e-12 * abs(mean) else 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,35 +12,69 @@ from ...dataset import Dataset, Rows
 from ...entities import Entities
 from ...history import History
 from ...schema import Column, Schema, Side
+from ...vocabularies import read_vocabulary
 from ..negatives import with_negatives
 from .graph import SIDES
 from .job import Feature
 
 LONGEST_NAME = 220  # NVTabular names a file after all columns that share a vocabulary
 TARGET = "click"  # of data that has no target column
+RAW = "_raw"  # ends the name of a raw id
+OTHER = "column"  # begins the name of a column that does not begin with a letter
+TAKEN = ("file", "output")  # names that the worker's files of arrays use
+
+
+class RowNames:
+    """Names of the columns of the rows.
+
+    They are those of the schema, as far as TensorFlow takes them as names of arguments: of letters, digits and
+    underscores, a letter first. Other characters become underscores, and a name that is taken already gets one more.
+
+    Attributes:
+        columns: name in the schema -> names in the rows, of all features.
+        target: the click column's name.
+    """
+
+    def __init__(self, schema: Schema) -> None:
+        self._taken = set(TAKEN)
+        self.columns: dict[str, list[str]] = {}
+        for side in SIDES:
+            key = schema.id_column(side).name
+            self.columns[key] = [self._unused(key, "", RAW)]
+        self.target = self._unused(schema.target.name if schema.target else TARGET, "")
+        for side in SIDES:
+            for column in schema.features(side):
+                if column.role != "id":
+                    self.columns[column.name] = (
+                        self._several(column) if column.max_length else [self._unused(column.name, "")]
+                    )
+
+    def _several(self, column: Column) -> list[str]:
+        """A name for every slot; of a long list, for as many as NVTabular can name."""
+        endings = [f"_{place}" for place in range(1, column.width + 1)]
+        first = self._unused(column.name, *endings)
+        every = [first.removesuffix(endings[0]) + ending for ending in endings]
+        lengths = np.cumsum([len(name) + 1 for name in every])
+        return every[: max(1, int((lengths <= LONGEST_NAME).sum()))]
+
+    def _unused(self, name: str, *endings: str) -> str:
+        """A name like this one with the first ending, after which none of the endings makes a name that is taken."""
+        name = re.sub("[^A-Za-z0-9_]", "_", name)[: LONGEST_NAME // 2]
+        name = name if name[0].isalpha() else f"{OTHER}{name}"
+        while self._taken & {name + ending for ending in endings}:
+            name += "_"
+        self._taken |= {name + ending for ending in endings}
+        return name + endings[0]
 
 
 def features(schema: Schema) -> list[Feature]:
     """The columns that the models see, for the worker."""
+    names = RowNames(schema).columns
     return [
-        Feature(column.name, column.side, column.kind == "numeric", names(column))
+        Feature(column.name, column.side, column.kind == "numeric", names[column.name])
         for side in SIDES
         for column in schema.features(side)
     ]
-
-
-def names(column: Column) -> list[str]:
-    """The columns of the rows that a column of the schema becomes; of a long list, as many as NVTabular can name."""
-    if column.max_length is None:
-        return [column.name]
-    every = [f"{column.name}_{place}" for place in range(1, column.max_length + 1)]
-    lengths = np.cumsum([len(name) + 1 for name in every])
-    return every[: max(1, int((lengths <= LONGEST_NAME).sum()))]
-
-
-def target_name(schema: Schema) -> str:
-    """The click column's name."""
-    return schema.target.name if schema.target else TARGET
 
 
 def write_rows(dataset: Dataset, folder: Path, negatives: int, seed: int) -> None:
@@ -74,7 +109,7 @@ def write_rows(dataset: Dataset, folder: Path, negatives: int, seed: int) -> Non
                 tables["user"][rows.user - 1],
                 tables["item"][rows.item - 1],
                 _recent(dataset, rows, history, before),
-                pl.DataFrame({target_name(dataset.schema): (rows.target > 0).astype(np.int32)}),
+                pl.DataFrame({RowNames(dataset.schema).target: (rows.target > 0).astype(np.int32)}),
             ],
             how="horizontal",
         )
@@ -84,12 +119,13 @@ def write_rows(dataset: Dataset, folder: Path, negatives: int, seed: int) -> Non
 def raw_table(entities: Entities, dataset: Dataset, side: Side) -> pl.DataFrame:
     """Every entity with raw values instead of ids, and its raw id; the history column is left out."""
     columns: list[pl.Series] = []
+    names = RowNames(dataset.schema).columns
     for column in dataset.schema.features(side):
         if column.role == "id":
-            columns.append(pl.Series(f"{column.name}_raw", entities.raw_ids.tolist()))
+            columns.append(pl.Series(f"{names[column.name][0]}{RAW}", entities.raw_ids.tolist()))
         if column.kind == "numeric":
             position = dataset.schema.numeric(side).index(column)
-            columns.append(pl.Series(column.name, np.ascontiguousarray(entities.numeric[:, position])))
+            columns.append(pl.Series(names[column.name][0], np.ascontiguousarray(entities.numeric[:, position])))
         elif column.role != "history":
             ids = entities.categorical[:, dataset.schema.slots(column)]
             columns += decoded(dataset, column, ids, gaps=bool((ids == 0).any()))
@@ -97,19 +133,15 @@ def raw_table(entities: Entities, dataset: Dataset, side: Side) -> pl.DataFrame:
 
 
 def decoded(dataset: Dataset, column: Column, ids: np.ndarray, gaps: bool) -> list[pl.Series]:
-    """Raw values of int32[n, width] ids, one series for each of the column's ``names``, null for 0.
+    """Raw values of int32[n, width] ids, one series for each of the column's names, null for 0.
 
     With gaps, integers become texts: beside nulls pandas would make floats of them, which NVTabular cannot always read.
     """
-    values = vocabulary(dataset.path, dataset.schema.vocabulary_name(column))
+    values = pl.Series("value", read_vocabulary(dataset.path, dataset.schema, column))
     values = values.cast(pl.String) if gaps else values
+    names = RowNames(dataset.schema).columns[column.name]
     padded = pl.concat([pl.Series("value", [None], dtype=values.dtype), values])
-    return [padded[slot].alias(name) for slot, name in zip(ids.T, names(column), strict=False)]
-
-
-def vocabulary(folder: Path, name: str) -> pl.Series:
-    """The values of a column of a dataset or bundle; position i holds the value of id i + 1."""
-    return pl.read_parquet(folder / "vocab" / f"{name}.parquet")["value"]
+    return [padded[slot].alias(name) for slot, name in zip(ids.T, names, strict=False)]
 
 
 def _recent(dataset: Dataset, rows: Rows, history: History, ends: np.ndarray) -> pl.DataFrame:

@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
+from pydantic import ValidationError
 
 from ...bundle import Bundle, finish, write_tables, writing_bundle
 from ...config import MerlinSettings
@@ -25,7 +26,8 @@ from ...history import History
 from ...inference import Tower
 from ...popularity import Clicks
 from ...progress import console
-from ...schema import Column, Schema, Side
+from ...schema import Column, Schema, Side, explain
+from ...vocabularies import write_vocabulary
 from .categories import Categories, SavedSchema, settled
 from .environment import Worker
 from .graph import SIDES, Wire, own_ids
@@ -167,9 +169,9 @@ def assemble(export: Path, onnx: Path, target: Path) -> None:
         _same(vectors, candidate.run(wires, items), export)
     with writing_bundle(target) as folder:
         differences = write_models(folder, schema, wires, query, candidate, dlrm, vectors)
-        for name, vocabulary in vocabularies.items():
-            vocabulary.values.to_frame().write_parquet(folder / "vocab" / f"{name}.parquet")
         for side in SIDES:
+            for column in schema.categorical(side):
+                write_vocabulary(folder, schema, column, vocabularies[column.name].values.to_arrow())
             write_entities(folder / f"{side}_features.parquet", schema, side, entities[side])
         _raw_values(tables["item"], schema, vocabularies)[order["item"]].write_parquet(folder / ITEM_VALUES)
         embeddings = Tower(folder / "item_tower.onnx").embed(items.categorical, items.numeric)
@@ -240,6 +242,13 @@ def _vocabularies(
 
 
 def _schema(tables: dict[Side, FeatureTable], vocabularies: dict[str, _Vocabulary]) -> Schema:
+    try:
+        return Schema(name="merlin", columns=_columns(tables, vocabularies))
+    except ValidationError as error:
+        raise BundleError(f"the feature tables make no schema: {explain(error)}") from error
+
+
+def _columns(tables: dict[Side, FeatureTable], vocabularies: dict[str, _Vocabulary]) -> list[Column]:
     columns = []
     for side, table in tables.items():
         if table.id not in vocabularies:
@@ -256,7 +265,7 @@ def _schema(tables: dict[Side, FeatureTable], vocabularies: dict[str, _Vocabular
     both = set(tables["user"].columns) & set(tables["item"].columns)
     if both:
         raise BundleError(f"both feature tables have {', '.join(sorted(both))}: it must be clear whose it is")
-    return Schema(name="merlin", columns=columns)
+    return columns
 
 
 def _entities(table: FeatureTable, schema: Schema, vocabularies: dict[str, _Vocabulary]) -> Entities:

@@ -33,7 +33,7 @@ class Feature:
         column: of the schema.
         side: user or item.
         numeric: standardised numbers; otherwise raw values of categories.
-        names: columns of the rows: the column itself, or ``column_1``, ``column_2``, ... of several values.
+        names: columns of the rows: such as the column itself, or ``column_1``, ``column_2``, ... of several values.
     """
 
     column: str
@@ -50,7 +50,7 @@ class Job:
         rows: folder with ``train.parquet`` and ``valid.parquet``, flat rows of raw values.
         export: folder to write.
         features: all that the models see, the ids among them.
-        user_id, item_id, target: names of columns.
+        user_id, item_id, target: columns of the rows; beside the ids are raw ones, ``{user_id}_raw``.
         tower_dim, encoder_dim, ranking_dim: width of the towers' output, of their hidden layer, of DLRM's embeddings.
         epochs, patience: at most so many, and early stopping after so many without a better validation metric.
         retrieval_batch, ranking_batch: rows per step.

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from ...bundle import Bundle, writing_bundle
 from ...config import Settings, TrainSettings
@@ -18,6 +19,7 @@ from ...dataset import Dataset
 from ...errors import ConfigError, TrainingError
 from ...files import disk_error, keep_inputs, written_aside
 from ...progress import console, progress
+from ...vocabularies import read_vocabulary
 from ..complete import complete, users_after
 from . import flat
 from .categories import Categories
@@ -183,13 +185,14 @@ class MerlinTrainer:
 
     def _job(self) -> Job:
         train, merlin, schema = self._settings.train, self._settings.merlin, self.dataset.schema
+        names = flat.RowNames(schema)
         return Job(
             rows=str(self._home / "rows"),
             export=str(self._home / "export"),
             features=flat.features(schema),
-            user_id=schema.id_column("user").name,
-            item_id=schema.id_column("item").name,
-            target=flat.target_name(schema),
+            user_id=names.columns[schema.id_column("user").name][0],
+            item_id=names.columns[schema.id_column("item").name][0],
+            target=names.target,
             tower_dim=train.embedding_dim,
             encoder_dim=merlin.encoder_dim,
             ranking_dim=merlin.ranking_dim,
@@ -249,5 +252,5 @@ def wires_of(dataset: Dataset, categories: Path) -> dict[str, Wire]:
 def _ids(dataset: Dataset, feature: Feature, categories: Categories) -> np.ndarray:
     """Merlin's id of each id of the dataset: int32[cardinality]."""
     column = next(c for c in dataset.schema.columns if c.name == feature.column)
-    values = flat.vocabulary(dataset.path, dataset.schema.vocabulary_name(column))
+    values = pl.Series("value", read_vocabulary(dataset.path, dataset.schema, column))
     return np.concatenate([[categories.missing], categories.ids(values)]).astype(np.int32)

@@ -67,7 +67,7 @@ def _workflow(job: Job) -> nvt.Workflow:
     for name, side in ((job.user_id, "user"), (job.item_id, "item")):
         outputs += [f"{name}_raw"] >> sides[side]()
     for feature in job.features:
-        tag = ids.get(feature.column, sides[feature.side])()
+        tag = ids.get(feature.names[0], sides[feature.side])()
         if feature.numeric:
             outputs += feature.names >> ops.AddMetadata(tags=[Tags.CONTINUOUS]) >> tag
         else:
