@@ -34,7 +34,7 @@ class Deployment:
         """
         self.generation = record.generation
         self.record = record
-        self.bundle = Bundle(settings.deploy.models / record.fingerprint)
+        self.bundle = Bundle(settings.deploy.models / record.folder)
         self.data = settings.data
         self._online = settings.online
 
