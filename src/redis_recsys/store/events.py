@@ -181,9 +181,13 @@ def settled(client: redis.Redis, event: str) -> bool:
         StoreError: Redis fails.
     """
     with store_errors(client):
-        if not client.exists(STREAM):
+        try:
+            groups = _groups(client)
+        except redis.ResponseError as error:
+            if "no such key" not in str(error):
+                raise
             return False
-        delivered = [g["last-delivered-id"].decode() for g in _groups(client) if g["name"] == GROUP.encode()]
+        delivered = [g["last-delivered-id"].decode() for g in groups if g["name"] == GROUP.encode()]
         if not delivered or _order(delivered[0]) < _order(event):
             return False
         return not client.xpending_range(STREAM, GROUP, event, event, 1)
