@@ -112,7 +112,7 @@ cloud-configure: cloud-outputs  ## AWS: configure everything, over the VPN; agai
 	@$(PLAY) site.yml
 
 cloud-publish: cloud-outputs  ## AWS: hand the deployed models to Triton's machines
-	@$(CLOUD_BIN)/python cloud-deployment/publish.py $$($(OUTPUT_OF) recsys_assets_bucket) $$($(OUTPUT_OF) triton_model)
+	@$(CLOUD_BIN)/python cloud-deployment/publish.py $$($(OUTPUT_OF) recsys_assets_bucket) $$($(OUTPUT_OF) triton_model) $(ARGS)
 
 cloud-rotate: cloud-outputs  ## AWS: a new value for SECRET=redis-server or another; then cloud-configure
 	@$(PLAY) rotate.yml -e secret=$(SECRET)

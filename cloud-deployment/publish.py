@@ -23,11 +23,18 @@ from botocore.exceptions import BotoCoreError, ClientError
 EXAMPLES = {"multi-stage": "deployed", "large-scale": "dlrm"}
 
 
-def folders(example: str, data: Path) -> list[Path]:
-    """What is to be published: every deployed bundle, or the one exported model.
+def folders(example: str, data: Path, owner: str | None = None) -> list[Path]:
+    """What is to be published: every deployed bundle of one Redis, or the one exported model.
+
+    Folders that bear no Redis' name, made by earlier versions of the library, are published too.
+
+    Args:
+        example: which one.
+        data: the library's data folder.
+        owner: ``deploy:id`` of the Redis; None if there is one alone.
 
     Raises:
-        SystemExit: there is none, with what makes one.
+        SystemExit: there is none, with what makes one; or there are several owners and none is chosen.
     """
     place = data / EXAMPLES[example]
     if example == "large-scale":
@@ -35,8 +42,15 @@ def folders(example: str, data: Path) -> list[Path]:
             sys.exit(f"{place} has no ps.json: run recsys dlrm train and recsys dlrm configure first")
         return [place]
     found = sorted(path.parent for path in place.glob("*/manifest.json"))
+    owners = {path.name.rpartition("-")[0] for path in found} - {""}
+    if owner is None and len(owners) > 1:
+        sys.exit(
+            f"{place} holds bundles of several Redis ({', '.join(sorted(owners))}): name one with --owner, as "
+            "GET deploy:id says it there"
+        )
+    found = [path for path in found if path.name.rpartition("-")[0] in ("", owner or next(iter(owners), ""))]
     if not found:
-        sys.exit(f"{place} holds no deployed bundle: run recsys deploy first")
+        sys.exit(f"{place} holds no deployed bundle{f' of {owner}' if owner else ''}: run recsys deploy first")
     return found
 
 
@@ -51,13 +65,13 @@ def published(s3: Any, bucket: str, key: str) -> dict[str, str]:
     return {archive["name"]: archive["sha256"] for archive in index["archives"]}
 
 
-def publish(bucket: str, example: str, data: Path) -> None:
+def publish(bucket: str, example: str, data: Path, owner: str | None = None) -> None:
     """Bring the bucket to what the data folder holds."""
     s3 = boto3.client("s3")
     prefix = f"models/{example}"
     before = published(s3, bucket, f"{prefix}/index.json")
     archives = []
-    for folder in folders(example, data):
+    for folder in folders(example, data, owner):
         with tempfile.TemporaryDirectory() as aside:
             archive = Path(aside) / "archive"
             checksum = pack({".": folder}, archive)
@@ -79,9 +93,10 @@ def main() -> None:
     parser.add_argument("bucket", help="of the assets: terraform output -raw assets_bucket")
     parser.add_argument("example", choices=EXAMPLES)
     parser.add_argument("--data", type=Path, default=Path("data"), help="the library's data folder (default: data)")
+    parser.add_argument("--owner", help="deploy:id of the Redis, where bundles of several lie in the data folder")
     args = parser.parse_args()
     try:
-        publish(args.bucket, args.example, args.data)
+        publish(args.bucket, args.example, args.data, args.owner)
     except (BotoCoreError, ClientError, OSError) as error:
         sys.exit(f"cannot publish to s3://{args.bucket}: {error}")
 

@@ -63,6 +63,12 @@ def another(bundle: Bundle, folder: Path) -> Bundle:
     return Bundle(path)
 
 
+def folder_of(client: redis.Redis, bundle: Bundle) -> str:
+    """Name of the bundle's folder among the deployed ones."""
+    owner: Any = client.get("deploy:id")
+    return f"{owner.decode()}-{bundle.fingerprint}"
+
+
 def users_of(bundle: Bundle) -> Entities:
     blocks = [users for users, _ in bundle.users()]
     parts = ([getattr(block, name) for block in blocks] for name in ("raw_ids", "categorical", "numeric"))
@@ -88,8 +94,8 @@ def keys_of(client: redis.Redis, gen: str) -> set[bytes]:
 
 
 def state(client: redis.Redis) -> dict[bytes, Any]:
-    """The content of every key but the counter of generations, which only ever goes up."""
-    return {key: client.dump(key) for key in client.scan_iter() if key != b"recs:counter"}
+    """The content of every key but those that stay for good: the counter of generations, and the name of this Redis."""
+    return {key: client.dump(key) for key in client.scan_iter() if key not in (b"recs:counter", b"deploy:id")}
 
 
 def files(settings: Settings) -> set[Path]:
@@ -130,10 +136,11 @@ def test_everything_that_serving_reads_is_there(client: redis.Redis, variant: Tr
     )
     for users, seen in bundle.users():
         with client.pipeline(transaction=False) as pipe:
-            history.read(pipe, users.raw_ids.tolist())
-            for number, items in enumerate(history.parse(pipe.execute(), bundle.id_kinds["item"]), 1):
-                newest_first = list(dict.fromkeys(raw[seen[number][::-1] - 1].tolist()))
-                assert items.tolist() == newest_first
+            history.read(pipe, gen, users.raw_ids.tolist())
+            brought, *live = pipe.execute()
+        assert not any(live)
+        for number, items in enumerate(history.brought(brought), 1):
+            assert items.tolist() == list(dict.fromkeys(seen[number][::-1].tolist()))
     record = deployments.read(client, gen)
     assert (record.fingerprint, record.user_ids, record.item_ids, record.feast) == (
         bundle.fingerprint,
@@ -145,7 +152,7 @@ def test_everything_that_serving_reads_is_there(client: redis.Redis, variant: Tr
     mean = Tower(bundle.path / "user_tower.onnx").embed(everyone.categorical, everyone.numeric).mean(axis=0)
     np.testing.assert_allclose(record.average_user, mean / np.linalg.norm(mean), atol=1e-5)
     assert (report.users, report.items, report.replayed) == (len(everyone), len(raw), 0)
-    assert Bundle(settings.deploy.models / bundle.fingerprint).fingerprint == bundle.fingerprint
+    assert Bundle(settings.deploy.models / record.folder).fingerprint == bundle.fingerprint
 
 
 def test_blocks_change_nothing(
@@ -232,8 +239,8 @@ def test_the_copy_is_links_where_it_can_be_and_else_copies(
     client: redis.Redis, trained: Trained, plain: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = trained.bundle
-    copy = plain.deploy.models / bundle.fingerprint
     deploy(bundle, client, plain)
+    copy = plain.deploy.models / folder_of(client, bundle)
     assert (copy / "ranker.onnx").samefile(bundle.path / "ranker.onnx")
     shutil.rmtree(copy)
 
@@ -248,7 +255,7 @@ def test_the_copy_is_links_where_it_can_be_and_else_copies(
 
 def test_a_damaged_copy_is_replaced(client: redis.Redis, trained: Trained, plain: Settings) -> None:
     deploy(trained.bundle, client, plain)
-    copy = plain.deploy.models / trained.bundle.fingerprint
+    copy = plain.deploy.models / folder_of(client, trained.bundle)
     (copy / "ranker.onnx").unlink()
     (copy / "ranker.onnx").write_bytes(b"half")
     deploy(trained.bundle, client, plain)
@@ -257,7 +264,7 @@ def test_a_damaged_copy_is_replaced(client: redis.Redis, trained: Trained, plain
 
 def test_a_deployed_bundle_can_be_deployed_again(client: redis.Redis, trained: Trained, plain: Settings) -> None:
     first = deploy(trained.bundle, client, plain)
-    copy = plain.deploy.models / trained.bundle.fingerprint
+    copy = plain.deploy.models / folder_of(client, trained.bundle)
     second = deploy(Bundle(copy), client, plain)
     assert deployments.live(client) == second.generation != first.generation
 
@@ -340,7 +347,7 @@ def test_a_switch_whose_answer_was_lost_stays(
     assert live is not None
     assert deployments.read(client, live).fingerprint == trained.bundle.fingerprint
     assert client.exists(vectors.key(live))
-    assert (plain.deploy.models / trained.bundle.fingerprint).is_dir()
+    assert (plain.deploy.models / folder_of(client, trained.bundle)).is_dir()
 
 
 def test_what_the_death_of_redis_leaves_is_removed_by_the_next_deployment(
@@ -366,8 +373,9 @@ def test_what_the_death_of_redis_leaves_is_removed_by_the_next_deployment(
         last = deploy(trained.bundle, client, settings).generation
         assert not keys_of(client, dead)
         assert deployments.known(client) == [last]
-        assert {path.name for path in settings.deploy.models.iterdir()} == {trained.bundle.fingerprint}
-        assert {path.name for path in (settings.data / "feast").iterdir()} == {f"recsys_{live}", f"recsys_{last}"}
+        assert {path.name for path in settings.deploy.models.iterdir()} == {folder_of(client, trained.bundle)}
+        projects = {deployments.feast_project(client, gen) for gen in (live, last)}
+        assert {path.name for path in (settings.data / "feast").iterdir()} == projects
 
 
 def test_a_full_redis_is_said_and_the_live_deployment_stays(
@@ -404,7 +412,8 @@ def test_the_replaced_deployment_expires_and_its_files_are_removed_later(
 ) -> None:
     first = deploy(trained.bundle, client, settings).generation
     count = len(keys_of(client, first))
-    assert count == 2 * (trained.bundle.manifest.users + trained.bundle.manifest.items) + 4
+    histories = sum(1 for users, seen in trained.bundle.users() for n in range(1, len(users) + 1) if len(seen[n]))
+    assert count == 2 * (trained.bundle.manifest.users + trained.bundle.manifest.items) + histories + 4
     assert {client.ttl(key) for key in keys_of(client, first)} == {-1}
     new = another(trained.bundle, tmp_path / "new")
     settings.deploy.grace = 600
@@ -424,8 +433,9 @@ def test_the_replaced_deployment_expires_and_its_files_are_removed_later(
     client.delete(*keys_of(client, first) - {late.encode()})
     fourth = deploy(new, client, settings).generation
     assert not client.exists(late)
-    assert [path.name for path in folders[0].iterdir()] == [new.fingerprint]
-    assert {path.name for path in folders[1].iterdir()} == {f"recsys_{gen}" for gen in (second, third, fourth)}
+    assert [path.name for path in folders[0].iterdir()] == [folder_of(client, new)]
+    projects = {deployments.feast_project(client, gen) for gen in (second, third, fourth)}
+    assert {path.name for path in folders[1].iterdir()} == projects
 
 
 # Live events
@@ -494,13 +504,15 @@ def test_the_command_says_what_it_wrote(
     assert "generation 1 is live: 200 users, 40 items" in done.out
     assert "recall@100 1.0000 at EF 100" in " ".join(done.out.split())
     assert "feast" in done.out
-    assert (tmp_path / "data" / "feast" / "recsys_1" / "registry.db").is_file()
+    project = f"recsys_{use_server.get('deploy:id').decode()}_1"  # type: ignore[union-attr]
+    assert (tmp_path / "data" / "feast" / project / "registry.db").is_file()
     options = ("--no-feast", "--recall", "0.5", "--history", "2", "--grace", "60", "--models", tmp_path / "elsewhere")
     again = json.loads(recsys("deploy", trained.bundle.path, *options, "--json").out)
     assert (again["generation"], again["users"], again["items"], again["ef"], again["recall"]) == ("2", 200, 40, 100, 1)
     assert {"copy", "users", "items", "vectors", "recall", "switch"} <= set(again["seconds"])
     assert "feast" not in again["seconds"]
-    assert (tmp_path / "elsewhere" / trained.bundle.fingerprint).is_dir()
+    assert again["folder"] == folder_of(use_server, trained.bundle)
+    assert (tmp_path / "elsewhere" / again["folder"]).is_dir()
     assert 0 < use_server.ttl("deploy:1") <= 60
 
 

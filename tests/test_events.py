@@ -28,7 +28,7 @@ from redis_recsys.config import Settings
 from redis_recsys.errors import StoreError
 from redis_recsys.events import Consumer
 from redis_recsys.feast_repo import FeastGeneration
-from redis_recsys.store import events, features
+from redis_recsys.store import deployments, events, features
 from redis_recsys.store.binary import find_redis_server
 from redis_recsys.store.deployments import DeploymentRecord, DeploymentWriter
 from redis_recsys.store.embedded import EmbeddedRedis
@@ -55,11 +55,11 @@ def settings(tmp_path: Path) -> Settings:
 @contextlib.contextmanager
 def deploying(client: redis.Redis, bundle: Bundle, settings: Settings) -> Iterator[DeploymentWriter]:
     """A generation that is complete and about to go live, with the packed rows of the bundle's users."""
-    folder = settings.deploy.models / bundle.fingerprint
-    folder.parent.mkdir(exist_ok=True)
-    if not folder.exists():
-        folder.symlink_to(bundle.path)
     with DeploymentWriter.begin(client, bundle.fingerprint, grace=60) as writer:
+        folder = settings.deploy.models / writer.folder
+        folder.parent.mkdir(exist_ok=True)
+        if not folder.exists():
+            folder.symlink_to(bundle.path)
         gen, kinds = writer.generation, bundle.id_kinds
         for users, histories in bundle.users():
             histories.fill(users.categorical, bundle.schema)
@@ -238,7 +238,7 @@ def test_a_missing_bundle_holds_events_back_until_it_is_there(
     client: redis.Redis, trained: Trained, settings: Settings
 ) -> None:
     gen = deployed(client, trained.bundle, settings)
-    link = settings.deploy.models / trained.bundle.fingerprint
+    link = settings.deploy.models / deployments.read(client, gen).folder
     link.rename(link.with_name("elsewhere"))
     item = trained.bundle.items.raw_ids.tolist()[0]
     with Consumer(client, settings) as consumer:

@@ -175,9 +175,10 @@ def test_nothing_seen_is_shown_whatever_brings_it(trained: Trained, deployed: De
         after = runner(ids(users))
     assert first not in after["item_ids"][0]
     assert after["item_ids"][1:].tolist() == before["item_ids"][1:].tolist()
-    answers = [client.zrange(history.key(int(user)), 0, -1) for user in users]
-    for row, seen in enumerate(answers):
-        assert not {int(item) for item in seen} & set(after["item_ids"][row].tolist())
+    _, histories = next(trained.bundle.users())
+    raw = trained.bundle.items.raw_ids
+    for row in range(len(users)):
+        assert not set(raw[histories[row + 1] - 1].tolist()) & set(after["item_ids"][row].tolist())
 
 
 def test_items_similar_to_the_last_viewed_are_candidates(trained: Trained, deployed: Deployed) -> None:
@@ -227,7 +228,7 @@ def test_a_user_with_nothing_left_to_see_gets_padding(
 ) -> None:
     settings = deployed(trained.bundle)
     raw = trained.bundle.items.raw_ids.tolist()
-    client.zadd(history.key(1), {str(item): n for n, item in enumerate(raw[2:], 1)})
+    client.zadd(history.key(1), {str(item): 1_700_000_000_000 + n for n, item in enumerate(raw[2:])})
     with running(settings) as runner:
         found = runner({"user_id": np.array([[1]])})
     shown = found["item_ids"][0].tolist()
@@ -291,7 +292,8 @@ def damage(bundle: Bundle, settings: Settings) -> None:
     """Let the deployed copy of a bundle be spoilt as soon as it is there."""
     import threading
 
-    target = settings.deploy.models / bundle.fingerprint / "ranker.onnx"
+    owner: Any = redis_of(settings).get("deploy:id")
+    target = settings.deploy.models / f"{owner.decode()}-{bundle.fingerprint}" / "ranker.onnx"
 
     def spoil() -> None:
         deadline = time.monotonic() + 10
@@ -311,7 +313,8 @@ def test_a_deployment_that_cannot_be_loaded_at_the_start_is_answered_for_and_the
 ) -> None:
     settings = deployed(trained.bundle)
     users = ids(next(trained.bundle.users())[0].raw_ids)
-    file = settings.deploy.models / trained.bundle.fingerprint / "user_tower.onnx"
+    owner: Any = redis_of(settings).get("deploy:id")
+    file = settings.deploy.models / f"{owner.decode()}-{trained.bundle.fingerprint}" / "user_tower.onnx"
     away = settings.data / "away.onnx"
     file.rename(away)
     with running(settings) as runner:

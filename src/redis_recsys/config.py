@@ -150,7 +150,9 @@ class DeploySettings(Section):
     models: Path = Field(Path("data/deployed"), description="folder of deployed bundles, which the servers read")
     feast: bool = Field(True, description="apply the feature repository and materialize into Feast's own layout")
     recall: float = Field(0.97, gt=0, le=1, description="of the vector index, against exact search")
-    history: int = Field(1000, ge=1, description="newest interactions kept per user")
+    history: int = Field(
+        1000, ge=1, description="newest interactions kept per user, of the bundle and of live events each"
+    )
     grace: int = Field(3600, ge=0, description="seconds the replaced deployment stays readable")
 
 

@@ -1,8 +1,7 @@
 """A bundle goes live: everything that serving reads is written as a new generation, then switched to in one command.
 
-Until the switch nothing that serves is touched but histories, which only gain what the bundle knows: a failure at any
-point leaves the live deployment as it was, and removes what was written. Users are read in blocks, so memory does not
-grow with their number.
+Until the switch nothing that serves is touched: a failure at any point leaves the live deployment as it was, and
+removes what was written. Users are read in blocks, so memory does not grow with their number.
 """
 
 from __future__ import annotations
@@ -50,6 +49,7 @@ class DeployReport:
     Attributes:
         generation: that is live now.
         fingerprint: of the bundle.
+        folder: name of the copy among the deployed bundles; it begins with the name of this Redis.
         users, items: whose features were written.
         ef: of the vector queries.
         recall: at that ef, against exact search.
@@ -60,6 +60,7 @@ class DeployReport:
 
     generation: str
     fingerprint: str
+    folder: str
     users: int
     items: int
     ef: int = 0
@@ -92,9 +93,10 @@ def deploy(bundle: Bundle, client: redis.Redis, settings: Settings) -> DeployRep
         StoreError: Redis or Feast fails, or another deployment is being written.
     """
     with DeploymentWriter.begin(client, bundle.fingerprint, settings.deploy.grace) as writer, _tidy(writer, settings):
-        report = DeployReport(writer.generation, bundle.fingerprint, bundle.manifest.users, bundle.manifest.items)
+        counts = bundle.manifest.users, bundle.manifest.items
+        report = DeployReport(writer.generation, bundle.fingerprint, writer.folder, *counts)
         with report.step("copy"):
-            bundle = _copied(bundle, settings.deploy.models / bundle.fingerprint)
+            bundle = _copied(bundle, settings.deploy.models / writer.folder)
         for warning in Rules.of(bundle, settings.online).warnings:
             log.warning("%s", warning)
         _write(bundle, client, settings, writer, report)
@@ -185,7 +187,6 @@ def _write_users(
     count = bundle.manifest.users
     chosen = np.random.default_rng(0).choice(count, min(QUERIES, count), replace=False)
     queries, start = [], 0
-    raw_items = bundle.items.raw_ids
     with progress("writing users", count) as advance:
         for users, seen in bundle.users(BLOCK):
             embeddings = tower.embed(users.categorical, users.numeric)
@@ -194,8 +195,8 @@ def _write_users(
             start += len(users)
             raw_ids = users.raw_ids.tolist()
             features.write_many(client, writer.generation, "user", raw_ids, _packed(users))
-            lists = [raw_items[seen[number] - 1] for number in range(1, len(users) + 1)]
-            history.write_many(client, raw_ids, lists, settings.deploy.history)
+            lists = [seen[number] for number in range(1, len(users) + 1)]
+            history.write_many(client, writer.generation, raw_ids, lists, settings.deploy.history)
             writer.check()
             advance(len(users))
     mean = (total / (np.linalg.norm(total) or 1)).astype(np.float32)
@@ -228,10 +229,13 @@ def _tidy(writer: DeploymentWriter, settings: Settings) -> Iterator[None]:
 
 
 def _remove_left_over(writer: DeploymentWriter, settings: Settings) -> None:
-    """Remove the files of deployments that have expired or were cut off."""
+    """Remove the files of deployments that have expired or were cut off; those that another Redis may have stay."""
     gone, used = writer.left_over()
-    for gen, fingerprint in gone.items():
-        shutil.rmtree(settings.data / "feast" / deployments.feast_project(gen), ignore_errors=True)
-        if fingerprint not in used:
-            shutil.rmtree(settings.deploy.models / fingerprint, ignore_errors=True)
+    writer.sweep(gone, used)
+    for gen, folder in gone.items():
+        project = writer.files(gen, folder)
+        if project is not None:
+            shutil.rmtree(settings.data / "feast" / project, ignore_errors=True)
+            if folder not in used:
+                shutil.rmtree(settings.deploy.models / folder, ignore_errors=True)
         writer.forget(gen)

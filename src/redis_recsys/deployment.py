@@ -42,7 +42,7 @@ class Deployment:
         """
         self.generation = record.generation
         self.record = record
-        self.bundle = Bundle(settings.deploy.models / record.fingerprint)
+        self.bundle = Bundle(settings.deploy.models / record.folder)
         self.data = settings.data
         rules = Rules.of(self.bundle, settings.online)
         for warning in rules.warnings:

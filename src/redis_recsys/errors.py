@@ -4,7 +4,13 @@ from __future__ import annotations
 
 
 class RecsysError(Exception):
-    """Base of every error this project raises on purpose; the command line prints it as one line."""
+    """Base of every error this project raises on purpose; the command line prints it as one line.
+
+    Attributes:
+        exit_code: code with which the command line ends.
+    """
+
+    exit_code = 1
 
 
 class ConfigError(RecsysError):
@@ -29,6 +35,12 @@ class BundleError(RecsysError):
 
 class StoreError(RecsysError):
     """Redis cannot be reached, refuses, or does not hold what was asked for."""
+
+
+class AcceptedError(RecsysError):
+    """An event is accepted, and it is not known to be applied, or never will be: it must not be sent again."""
+
+    exit_code = 3
 
 
 class ServingError(RecsysError):

@@ -59,7 +59,7 @@ class Rows:
         Raises:
             BundleError, DataError: it is missing, or damaged.
         """
-        bundle = Bundle(settings.deploy.models / record.fingerprint, verify=False)
+        bundle = Bundle(settings.deploy.models / record.folder, verify=False)
         parts = [
             batch.column(RAW_ID).to_numpy(zero_copy_only=False)
             for batch in stream_parquet(bundle.path / "item_features.parquet", [RAW_ID])
@@ -227,7 +227,7 @@ class Consumer:
                 continue  # still being written: its deployment takes these events from the histories
             if gen == live:
                 self._live = record
-            at = gen, record.fingerprint
+            at = gen, record.folder
             rows[at] = self._rows.get(at) or Rows.of(self._client, record, self._settings)
         self._rows = rows
 

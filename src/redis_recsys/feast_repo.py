@@ -1,6 +1,7 @@
 """The feature store: a bundle's features as Feast objects, and in the layout in which Feast keeps them in Redis.
 
-Every deployment is a Feast project of its own, ``recsys_{gen}``, so that two generations lie side by side::
+Every deployment is a Feast project of its own, ``recsys_{deploy:id}_{gen}``, so that generations of one Redis and of
+several lie side by side::
 
     entity         join key: the id column of the schema, with the raw id
     feature view   user_features and item_features, with one field per feature of the schema: encoded values
@@ -141,7 +142,7 @@ class FeastGeneration:
     """
 
     def __init__(self, client: redis.Redis, data: Path, gen: str, schema: Schema, kinds: dict[Side, IdKind]) -> None:
-        """Open a generation; nothing is read or written yet.
+        """Open a generation; nothing is read yet but the name of its project.
 
         Args:
             client: a connected Redis. Feast connects to the same one. The login stays in memory.
@@ -149,13 +150,17 @@ class FeastGeneration:
             gen: name of the generation.
             schema: of its bundle.
             kinds: of the raw ids, ``Bundle.id_kinds``.
+
+        Raises:
+            StoreError: Redis fails.
         """
         self._client, self._gen, self._schema, self._kinds = client, gen, schema, kinds
-        self.folder = folder(data, gen)
+        project = feast_project(client, gen)
+        self.folder = data / "feast" / project
         self._registry = self.folder.absolute() / "registry.db"
         self.store = FeatureStore(
             config=RepoConfig(
-                project=feast_project(gen),
+                project=project,
                 provider="local",
                 registry=str(self._registry),
                 # Rows are never compared by time: what is written last counts, whatever the clock says.
@@ -175,7 +180,7 @@ class FeastGeneration:
             DataError: the folder cannot be written.
             StoreError: Redis or Feast fails.
         """
-        shutil.rmtree(self.folder, ignore_errors=True)  # of another Redis, or of one that has lost its data
+        shutil.rmtree(self.folder, ignore_errors=True)  # of a Redis that lost what came after its backup
         write_sources(bundle, self.folder)
         counts = {"user": bundle.manifest.users, "item": bundle.manifest.items}
         time = datetime.fromisoformat(bundle.manifest.created)
@@ -275,11 +280,6 @@ class FeastGeneration:
             ) from error
         except OSError as error:
             raise disk_error(error, self.folder) from error
-
-
-def folder(data: Path, gen: str) -> Path:
-    """Where the registry and the sources of a generation lie."""
-    return data / "feast" / feast_project(gen)
 
 
 def _address(client: redis.Redis) -> str:

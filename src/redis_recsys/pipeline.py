@@ -140,7 +140,7 @@ class _Loaded:
     """A deployment in memory; without stages if it could not be loaded."""
 
     generation: str
-    fingerprint: str  # of its bundle
+    folder: str  # of its bundle
     popular: dict[str, np.ndarray]  # what degraded requests are answered with, by column, each [k]
     stages: list[Stage] | None
     since: float
@@ -292,7 +292,7 @@ class Runner:
 
     def _load(self, generation: str, starting: bool = False) -> _Loaded:
         online, record = self._settings.online, deployments.read(self._patient, generation)
-        loaded = _Loaded(generation, record.fingerprint, {}, None, time.monotonic(), record)
+        loaded = _Loaded(generation, record.folder, {}, None, time.monotonic(), record)
         try:
             kinds = record.user_ids, record.item_ids
             if kinds != (self._kinds or kinds):
@@ -380,7 +380,7 @@ class Runner:
         A Redis that has lost its data counts generations from the start.
         """
         loaded = self._of(generation, mend=True)
-        if loaded.stages is not None and deployments.read(self._patient, generation).fingerprint != loaded.fingerprint:
+        if loaded.stages is not None and deployments.read(self._patient, generation).folder != loaded.folder:
             self._loaded.pop(generation, None)
             loaded = self._of(generation)
         return loaded

@@ -56,11 +56,11 @@ def serving(settings: Settings, events: bool = True, wait: bool = False) -> Iter
         if live is None:
             raise StoreError("this Redis holds no deployment yet: make one with 'recsys deploy'")
         record = deployments.read(client, live)
-        if not (settings.deploy.models / record.fingerprint).is_dir():
+        if not (settings.deploy.models / record.folder).is_dir():
             log.warning(
                 "deployment %s is not in %s, where RECSYS_DEPLOY_MODELS points: popular items are shown until it is",
                 live,
-                settings.deploy.models.absolute(),
+                (settings.deploy.models / record.folder).absolute(),
             )
         _check_rules(settings, record.fingerprint)
         parts = models(settings, record.user_ids, record.item_ids)

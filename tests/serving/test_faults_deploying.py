@@ -66,8 +66,7 @@ def test_a_model_is_missing_or_damaged_at_the_start_and_then_mended(
     own: OwnRedis, trained: Trained, tmp_path: Path, damage: Callable[[Path], None], name: str
 ) -> None:
     settings = settings_for(tmp_path, own.port)
-    deploy(trained.bundle, own.client, settings)
-    file = settings.deploy.models / trained.bundle.fingerprint / name
+    file = settings.deploy.models / deploy(trained.bundle, own.client, settings).folder / name
     content = file.read_bytes()
     damage(file)
     expected = Expected.of(trained.bundle)

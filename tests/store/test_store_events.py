@@ -158,10 +158,12 @@ def test_a_late_event_comes_where_it_belongs(client: redis.Redis) -> None:
     assert row(client)[2:5] == [6, 7, 5]
 
 
-def test_a_live_event_is_newer_than_what_came_with_the_bundle(client: redis.Redis) -> None:
-    history.write_many(client, [1], [range(40, 90)], cap=100)
+def test_a_live_event_leaves_what_came_with_the_deployment_as_it_is(client: redis.Redis) -> None:
+    history.write_many(client, "4", [1], [np.arange(40, 90)], cap=100)
+    before = client.get("history:4:{1}")
     apply(client, event(0, 45))
-    assert client.zrevrange("history:{1}", 0, 1) == [b"45", b"89"]
+    assert client.zrange("history:{1}", 0, -1) == [b"45"]
+    assert client.get("history:4:{1}") == before
 
 
 def test_histories_are_capped(client: redis.Redis) -> None:

@@ -24,7 +24,7 @@ def main() -> None:
             app()
     except RecsysError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(error.exit_code)
     except SystemExit as end:
         if end.code == INTERRUPTED:
             print("error: interrupted", file=sys.stderr)

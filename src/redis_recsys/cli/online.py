@@ -16,10 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ..config import DeploySettings, OnlineSettings, RedisSettings, TritonSettings, load_settings
-from ..errors import DataError, StoreError
+from ..errors import AcceptedError, StoreError
 from .app import BUNDLE, Bundle_, Json, app, out, ranked, setting, titles
 
 if TYPE_CHECKING:
+    import redis
+
     from ..triton.client import Answer
 
 WAIT_SECONDS = 5.0  # for an event to be applied
@@ -69,24 +71,48 @@ def event(
     port: Annotated[int | None, setting(RedisSettings, "port")] = None,
     as_json: Json = False,
 ) -> None:
-    """Hand over a live event: USER did TYPE with ITEM just now. Prints the event's id once it is accepted."""
+    """Hand over a live event: USER did TYPE with ITEM just now. Prints the event's id once it is accepted.
+
+    Ends with 3 if the event is accepted and --wait fails: it is not known to be applied, or was put aside. An event
+    that is accepted must not be sent again. With 1 it is not accepted, or Redis was lost before it said so.
+    """
     from ..store.connection import connect
-    from ..store.events import publish, refusal, settled_within
+    from ..store.events import publish
 
     with connect(load_settings(redis={"host": host, "port": port}).redis) as client:
-        name = publish(client, user, item, kind)
-        if wait and not settled_within(client, name, WAIT_SECONDS):
-            raise StoreError(
-                f"event {name} is accepted and was not applied within {WAIT_SECONDS:.0f} s: "
-                "it will be as soon as 'recsys consume' runs without trouble"
-            )
-        reason = refusal(client, name) if wait else None
+        name, state = publish(client, user, item, kind), "accepted"
+        if not as_json:
+            print(name, flush=True)
+        try:
+            if wait:
+                _await(client, name)
+                state = "applied"
+        finally:  # whatever the wait comes to, even Ctrl-C
+            if as_json:
+                print(json.dumps({"id": name, "state": state}), flush=True)
+
+
+def _await(client: redis.Redis, name: str) -> None:
+    """Return once an event is applied.
+
+    Raises:
+        AcceptedError: it is not, or nobody can tell.
+    """
+    from ..store.events import refusal, settled_within
+
+    accepted = f"event {name} is accepted, do not send it again"
+    try:
+        settled = settled_within(client, name, WAIT_SECONDS)
+        reason = refusal(client, name) if settled else None
+    except StoreError as error:
+        raise AcceptedError(f"{accepted}; waiting for it failed: {error}") from error
+    if not settled:
+        raise AcceptedError(
+            f"{accepted}; it was not applied within {WAIT_SECONDS:.0f} s and will be as soon as 'recsys consume' runs "
+            "without trouble"
+        )
     if reason is not None:
-        raise DataError(f"event {name} was put aside: {reason}")
-    if as_json:
-        print(json.dumps({"id": name, "state": "applied" if wait else "accepted"}))
-    else:
-        print(name)
+        raise AcceptedError(f"{accepted}; it was put aside and changes nothing: {reason}")
 
 
 @app.command()

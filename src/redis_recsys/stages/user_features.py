@@ -37,15 +37,15 @@ class UserFeatures(Stage):
         users = raw_users(columns["user_id"])
         with store_errors(self._client), self._client.pipeline(transaction=False) as pipe:
             self._request(pipe, users)
-            history.read(pipe, users)
+            history.read(pipe, self._deployment.generation, users, self._deployment.record.legacy)
             answers = pipe.execute()
-        lists = answers[-len(users) :]
-        categorical, numeric, _ = self._features(users, answers[: -len(users)])
+        of_history = -len(users) - 1
+        categorical, numeric, _ = self._features(users, answers[:of_history])
         return {
             "known": anything_known(categorical, numeric)[:, None],
             "user_categorical": categorical,
             "user_numeric": numeric,
-            "seen": self._seen(lists),
+            "seen": self._seen(*answers[of_history:]),
         }
 
     def _request(self, pipe: redis.client.Pipeline, users: list[Any]) -> None:
@@ -55,10 +55,14 @@ class UserFeatures(Stage):
         """int32[b, Cu], float32[b, Fu], bool[b]."""
         return features.unpack(answers[0], *self._widths)
 
-    def _seen(self, lists: list[Any]) -> np.ndarray:
-        """Entity numbers int32[b, longest], newest first, padded with 0; items that the catalogue lacks are 0 too."""
+    def _seen(self, brought: list[Any], *lists: Any) -> np.ndarray:
+        """Entity numbers int32[b, longest], live events first, padded with 0; 0 also for items not in the catalogue."""
         raw = history.parse(lists, self._deployment.record.item_ids)
-        return padded(self._number_of(np.concatenate(raw)), np.array([len(each) for each in raw]))
+        ends = np.cumsum([len(each) for each in raw])
+        live = np.split(self._number_of(np.concatenate(raw)), ends[:-1])
+        parts = [part for pair in zip(live, history.brought(brought), strict=True) for part in pair]
+        lengths = np.array([len(part) for part in parts]).reshape(-1, 2).sum(axis=1)
+        return padded(np.concatenate(parts), lengths)
 
 
 def raw_users(column: np.ndarray) -> list[Any]:

@@ -6,16 +6,22 @@
     deploy:next          generation that is complete and about to go live, which servers load meanwhile
     deploy:generations   hash: generation -> writing | live | retiring
     deploy:lock          who deploys at present
-    deploy:folders       hash: generation -> fingerprint, of every generation that may still have files on disk
-    deploy:{gen}         hash: fingerprint (names the folder with the models), ef, recall, users, items, feast,
+    deploy:id            random name of this Redis' run of generations: owner of their files on disk
+    deploy:folders       hash: generation -> name of the folder with the models, of every generation that may still
+                         have files on disk
+    deploy:{gen}         hash: owner and fingerprint (name the folder with the models), ef, recall, users, items, feast,
                          average_user
 
-The packed features, the vector set with its changes, the popular items and Feast's own keys of a generation expire
-with it.
+The packed features, the histories that came with it, the vector set with its changes, the popular items and Feast's own
+keys of a generation expire with it.
+
+Several Redis may share a data folder. Each removes only files that bear its own ``deploy:id``, which is made by the
+first deployment. A Redis that was emptied gets another one; one that was restored from its backup has the former one.
 """
 
 from __future__ import annotations
 
+import secrets
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -26,11 +32,12 @@ import redis
 
 from ..errors import StoreError
 from ..schema import IdKind
-from . import features, popular, vectors
+from . import features, history, popular, vectors
 from .connection import store_errors
 from .generations import Generation
 
 LIVE, NEXT, GENERATIONS, FOLDERS = "deploy:live", "deploy:next", "deploy:generations", "deploy:folders"
+ID = "deploy:id"
 
 
 @dataclass(frozen=True)
@@ -39,12 +46,13 @@ class DeploymentRecord:
 
     Attributes:
         generation: its name.
-        fingerprint: of the bundle, and name of its folder among the deployed ones.
+        fingerprint: of the bundle.
         ef: of vector queries, so many neighbours are explored.
         recall: of the vector index at that ef, against exact search.
         user_ids, item_ids: what kind the raw ids are of.
         feast: whether the features are in Feast's layout too.
         average_user: float32[D], unit embedding that stands in for unknown users.
+        owner: ``deploy:id`` of the Redis; empty for a deployment by a version before there were owners.
     """
 
     generation: str
@@ -55,11 +63,36 @@ class DeploymentRecord:
     item_ids: IdKind
     feast: bool
     average_user: np.ndarray
+    owner: str = ""
+
+    @property
+    def folder(self) -> str:
+        """Name of the bundle's folder among the deployed ones."""
+        return _folder(self.owner, self.fingerprint)
+
+    @property
+    def legacy(self) -> bool:
+        """Whether an earlier version made it, which put the histories of the bundle among the live events."""
+        return not self.owner
 
 
-def feast_project(gen: str) -> str:
-    """Name of a generation's project in Feast; the keys that Feast writes into Redis end with it."""
-    return f"recsys_{gen}"
+def _folder(owner: str, fingerprint: str) -> str:
+    return f"{owner}-{fingerprint}" if owner else fingerprint
+
+
+def _project(gen: str, owner: str) -> str:
+    return f"recsys_{owner}_{gen}" if owner else f"recsys_{gen}"
+
+
+def feast_project(client: redis.Redis, gen: str) -> str:
+    """Name of a generation's project in Feast; the keys that Feast writes into Redis end with it.
+
+    Raises:
+        StoreError: Redis fails.
+    """
+    with store_errors(client):
+        owner: Any = client.hget(f"deploy:{gen}", "owner")
+    return _project(gen, (owner or b"").decode())
 
 
 def live(client: redis.Redis) -> str | None:
@@ -103,7 +136,7 @@ def read(client: redis.Redis, gen: str) -> DeploymentRecord:
     """
     names = ("fingerprint", "ef", "recall", "users", "items", "feast", "average_user")
     with store_errors(client):
-        values: Any = client.hmget(f"deploy:{gen}", names)
+        *values, owner = cast(list[Any], client.hmget(f"deploy:{gen}", [*names, "owner"]))
     if None in values:
         raise StoreError(f"deployment {gen} is not in this Redis, or not complete: deploy with 'recsys deploy'")
     fingerprint, ef, recall, users, items, feast, average_user = values
@@ -116,23 +149,36 @@ def read(client: redis.Redis, gen: str) -> DeploymentRecord:
         cast(IdKind, items.decode()),
         feast == b"1",
         np.frombuffer(average_user, "<f4"),
+        (owner or b"").decode(),
     )
 
 
 class DeploymentWriter(Generation):
-    """Writes one deployment and makes it the live one. Whatever is not complete is removed by the next run."""
+    """Writes one deployment and makes it the live one. Whatever is not complete is removed by the next run.
+
+    Attributes:
+        owner: ``deploy:id`` of the Redis.
+        folder: name of the bundle's folder among the deployed ones.
+    """
 
     prefix, resumes = "deploy", False
+    owner = folder = ""
 
     @staticmethod
     def keys(gen: str) -> tuple[list[str], list[str | bytes]]:
         names = [f"deploy:{gen}", popular.key(gen), vectors.key(gen), vectors.changes_key(gen), vectors.latest_key(gen)]
         # Feast's keys: the number 1 of join keys, the type code 2 of text, the key and its value, then the project
-        return names, [features.pattern(gen), b"\x01\0\0\0\x02\0\0\0*" + feast_project(gen).encode()]
+        projects = [b"\x01\0\0\0\x02\0\0\0*" + _project(gen, owner).encode() for owner in ("", "*")]
+        return names, [features.pattern(gen), history.pattern(gen), *projects]
 
     def _take_up(self, fingerprint: str) -> None:
         super()._take_up(fingerprint)
-        self._client.hset(FOLDERS, self.generation, fingerprint)
+        self._client.set(ID, secrets.token_hex(8), nx=True)
+        owner: Any = self._client.get(ID)
+        self.owner = owner.decode()
+        self.folder = _folder(self.owner, fingerprint)
+        self._client.hset(f"deploy:{self.generation}", "owner", self.owner)
+        self._client.hset(FOLDERS, self.generation, self.folder)
 
     def announce(self, record: DeploymentRecord) -> None:
         """Store the record and let servers load the deployment, which is complete, before it goes live.
@@ -184,16 +230,32 @@ class DeploymentWriter(Generation):
         super()._discard(gen)
 
     def left_over(self) -> tuple[dict[str, str], set[str]]:
-        """Generations that are gone, with their fingerprints, and the fingerprints that are still in use.
+        """Generations that are gone, with the names of their folders, and the names that are still in use.
 
         Raises:
             StoreError: Redis fails.
         """
         with store_errors(self._client):
             folders: Any = self._client.hgetall(FOLDERS)
-            names = {gen.decode(): fingerprint.decode() for gen, fingerprint in folders.items()}
+            names = {gen.decode(): folder.decode() for gen, folder in folders.items()}
             gone = {gen: each for gen, each in names.items() if not self._client.exists(f"deploy:{gen}")}
-        return gone, {fingerprint for gen, fingerprint in names.items() if gen not in gone}
+        return gone, {folder for gen, folder in names.items() if gen not in gone}
+
+    def files(self, gen: str, folder: str) -> str | None:
+        """Name of a generation's project in Feast, if its files bear the name of this Redis; else None."""
+        return _project(gen, self.owner) if folder.startswith(f"{self.owner}-") else None
+
+    def sweep(self, gone: dict[str, str], used: set[str]) -> None:
+        """Remove what deployments of an earlier version left among live events, once the last of these is gone.
+
+        Args:
+            gone, used: from ``left_over``.
+
+        Raises:
+            StoreError: Redis fails.
+        """
+        if any("-" not in folder for folder in gone.values()) and all("-" in folder for folder in used):
+            history.remove_positions(self._client)
 
     def forget(self, gen: str) -> None:
         """Note that a generation that is gone has no files any more, and remove keys that did not expire with it.

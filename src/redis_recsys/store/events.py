@@ -41,7 +41,6 @@ AGAIN_SECONDS = 600  # within which a client may add an event again whose accept
 FORGET_SECONDS = 3600  # after which a consumer without work and without life is removed from the group
 DEAD_KEPT = 10_000
 ID_BYTES = 512
-EARLIEST = 10**11  # ms, in 1973: what lies before it was meant to be seconds
 TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
 
 # KEYS: applied, history, counts, then the packed row of every generation that takes the event
@@ -182,9 +181,13 @@ def settled(client: redis.Redis, event: str) -> bool:
         StoreError: Redis fails.
     """
     with store_errors(client):
-        if not client.exists(STREAM):
+        try:
+            groups = _groups(client)
+        except redis.ResponseError as error:
+            if "no such key" not in str(error):
+                raise
             return False
-        delivered = [g["last-delivered-id"].decode() for g in _groups(client) if g["name"] == GROUP.encode()]
+        delivered = [g["last-delivered-id"].decode() for g in groups if g["name"] == GROUP.encode()]
         if not delivered or _order(delivered[0]) < _order(event):
             return False
         return not client.xpending_range(STREAM, GROUP, event, event, 1)
@@ -438,6 +441,6 @@ def _time(value: object) -> int:
         number = int(value[:20]) if isinstance(value, str) else operator.index(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         raise DataError(f"time of an event must be epoch milliseconds, not {str(value)[:40]!a}") from None
-    if not EARLIEST <= number < 10**15:
+    if not history.EARLIEST <= number < 10**15:
         raise DataError(f"time of an event must be epoch milliseconds, such as {time.time_ns() // 10**6}; got {number}")
     return number

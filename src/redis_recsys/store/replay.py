@@ -1,7 +1,8 @@
 """Live events once more, for a deployment whose rows come from a bundle that does not know of them.
 
 The rows of every user who ever had a live event are filled from ``history:{user}``, which outlives deployments: the
-newest items, as the new bundle numbers them. A row that changes meanwhile is filled again.
+newest items, as the new bundle numbers them, and after them what the bundle has. A row that changes meanwhile is filled
+again.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import redis
 
 from ..entities import Numbers, int64
@@ -68,17 +68,15 @@ def _fill(
         pipe.watch(*(key for user in users for key in (history.key(user), features.key(gen, "user", user))))
         with client.pipeline(transaction=False) as reader:
             features.read(reader, gen, "user", users)
-            history.read(reader, users)
+            history.read_live(reader, users)
             packed, *answers = reader.execute()
         width = schema.widths("user")
         categorical, numeric, _ = features.unpack(packed, *width)
-        recent = np.zeros((len(users), column.width), np.int32)
-        for row, items in zip(recent, history.parse(answers, kind), strict=True):
+        for slots, items in zip(categorical[:, schema.slots(column)], history.parse(answers, kind), strict=True):
             found = numbers(items)
-            found = found[(found > 0) & (found < (column.cardinality or 0))][: column.width]
-            row[: len(found)] = found
-        filled = recent.any(axis=1)
-        categorical[filled, schema.slots(column)] = recent[filled]
+            found = found[(found > 0) & (found < (column.cardinality or 0))]
+            recent = list(dict.fromkeys([*found.tolist(), *slots[slots > 0].tolist()]))[: column.width]
+            slots[: len(recent)] = recent
         pipe.multi()
         for user, old, new in zip(users, packed, features.pack(categorical, numeric), strict=True):
             if new != old and (old is not None or any(new)):

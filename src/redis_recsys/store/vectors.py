@@ -75,6 +75,7 @@ def load(client: redis.Redis, gen: str, embeddings: np.ndarray, attributes: Iter
         StoreError: Redis fails.
     """
     with store_errors(client), progress("loading vectors", len(embeddings)) as advance:
+        client.unlink(key(gen), changes_key(gen))  # VADD on what an earlier attempt left would not last
         rows = enumerate(zip(embeddings, attributes, strict=True), 1)
         while part := list(islice(rows, PIPELINE)):
             with client.pipeline(transaction=False) as pipe:
@@ -163,8 +164,14 @@ def put(client: redis.Redis, gen: str, item: int, embedding: np.ndarray, attribu
     Raises:
         StoreError: the generation has no vector set (any more), or Redis fails.
     """
+
+    def replace(pipe: Any) -> None:
+        # Redis 8.2 writes VADD to its log and to replicas only if the element is new: an update would not last.
+        pipe.execute_command("VREM", key(gen), str(item))
+        _add(pipe, gen, item, embedding, attributes)
+
     blob = np.asarray(embedding, "<f4").tobytes()
-    _change(client, gen, {"item": item, "embedding": blob}, lambda pipe: _add(pipe, gen, item, embedding, attributes))
+    _change(client, gen, {"item": item, "embedding": blob}, replace)
 
 
 def remove(client: redis.Redis, gen: str, item: int) -> None:
