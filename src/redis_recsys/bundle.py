@@ -16,6 +16,8 @@
       item_embeddings.parquet  ``embedding`` float32[D], row i belongs to item i + 1
       popularity.parquet       ``item`` int32 and ``count`` int64 of clicked items, most popular first
       history.parquet          ``items`` list<int32> of each user, oldest first, in the order of user_features
+
+History, popularity and the users' newest items are those after every row of the dataset, its test part included.
 """
 
 from __future__ import annotations
@@ -31,15 +33,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from .dataset import Part
 from .entities import RAW_ID, ROW_GROUP, Entities, read_entities, stream_entities, stream_parquet
 from .errors import BundleError
 from .files import sha256, written_aside
 from .history import History
 from .schema import IdKind, Schema, Side, explain
 
-BUNDLE_VERSION = 1
+BUNDLE_VERSION = 2
 MODELS = ("user_tower.onnx", "item_tower.onnx", "ranker.onnx")
 TABLES = (
     "user_features.parquet",
@@ -69,6 +72,8 @@ class Manifest(BaseModel):
     users: int
     items: int
     metrics: dict[str, Any]
+    learned_from: dict[Part, int] = Field({}, description="rows that the models have learned from, by part of the data")
+    final: bool = Field(False, description="trained for production, on every row: there is nothing to evaluate it on")
     files: dict[str, File]
 
 
@@ -190,7 +195,7 @@ def write_tables(
     Args:
         folder: a directory from :func:`writing_bundle`.
         item_embeddings: float32[items, D].
-        popularity: int64[items], clicks of each item in the training data.
+        popularity: int64[items], clicks of each item.
         history: what each user has interacted with.
         users: number of users.
     """
@@ -208,9 +213,17 @@ def write_tables(
 
 
 def finish(
-    folder: Path, schema: Schema, trainer: str, metrics: dict[str, Any], embedding_dim: int, users: int, items: int
+    folder: Path,
+    schema: Schema,
+    trainer: str,
+    metrics: dict[str, Any],
+    embedding_dim: int,
+    users: int,
+    items: int,
+    learned_from: dict[Part, int] | None = None,
+    final: bool = False,
 ) -> None:
-    """Write schema and manifest, the last step before the bundle takes its place."""
+    """Write schema and manifest, the last step before the bundle takes its place; see :class:`Manifest`."""
     schema.save(folder / "schema.yaml")
     files = {
         path.relative_to(folder).as_posix(): File(bytes=path.stat().st_size, sha256=sha256(path))
@@ -225,6 +238,8 @@ def finish(
         users=users,
         items=items,
         metrics=metrics,
+        learned_from=learned_from or {},
+        final=final,
         files=files,
     )
     (folder / "manifest.json").write_text(manifest.model_dump_json(indent=2) + "\n")

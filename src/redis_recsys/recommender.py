@@ -8,14 +8,32 @@ from typing import NamedTuple
 import numpy as np
 
 from .bundle import Bundle
-from .dataset import Rows
-from .entities import Entities, read_entities
-from .history import History, padded
+from .dataset import BEFORE_TEST, Dataset, Rows
+from .entities import Entities
+from .errors import DataError
+from .history import History, padded, users_after
 from .index import LocalIndex
 from .inference import ItemSide, RankerHead, Tower
 from .ordering import order
+from .schema import Side
 
 PIECE = 64
+
+
+def check_not_learned(bundle: Bundle, dataset: Dataset) -> None:
+    """Check that a bundle can be evaluated on the test part of a dataset.
+
+    Raises:
+        DataError: it was trained on other data, or has learned the test part.
+    """
+    if bundle.manifest.final:
+        raise DataError(
+            f"{bundle.path} has learned the test part (--final): evaluate the bundle that was trained without --final"
+        )
+    tables: dict[Side, Entities] = {"user": dataset.users, "item": dataset.items}
+    for side, entities in tables.items():
+        if not np.array_equal(bundle.raw_ids(side), entities.raw_ids):
+            raise DataError(f"{bundle.path} was not trained on {dataset.path}: the {side}s differ")
 
 
 class Scored(NamedTuple):
@@ -81,18 +99,25 @@ class Recommender:
 
 @dataclass
 class Everyone:
-    """All users of a bundle in memory, so that any of them can be looked up: for evaluation and notebooks."""
+    """All users as they were before the test part, in memory, so that any can be looked up: to evaluate a bundle.
+
+    What the users have had by then comes from the dataset, since the bundle knows what they had in the test part, too.
+
+    Raises:
+        DataError: the bundle was trained on other data, or has learned the test part.
+    """
 
     bundle: Bundle
+    dataset: Dataset
     candidates: int = 100
     ranked: bool = True
     block: int = 256
 
     def __post_init__(self) -> None:
         self.name = "two-tower + DLRM" if self.ranked else "two-tower"
+        check_not_learned(self.bundle, self.dataset)
         self._models = Recommender(self.bundle, self.candidates)
-        self._users = read_entities(self.bundle.path / "user_features.parquet", self.bundle.schema, "user")
-        self._history = next((history for _, history in self.bundle.users(block=len(self._users))), None)
+        self._users, self._history = users_after(self.dataset, self.dataset.rows(*BEFORE_TEST))
 
     def recommend(self, users: np.ndarray, k: int) -> np.ndarray:
         """Items int64[n, k] for users int[n], by number; seen ones left out, 0 where there are fewer than k."""
@@ -121,8 +146,6 @@ class Everyone:
         return scores
 
     def _pick(self, users: np.ndarray) -> tuple[Entities, History]:
-        rows = users - 1
-        assert self._history is not None
         lists = [self._history[user] for user in users]
         starts = np.concatenate([[0, 0], np.cumsum([len(items) for items in lists])]).astype(np.int64)
-        return self._users.rows(rows), History(starts, np.concatenate(lists) if lists else np.empty(0, np.int32))
+        return self._users.rows(users - 1), History(starts, np.concatenate(lists) if lists else np.empty(0, np.int32))

@@ -1,8 +1,9 @@
 """Raw interactions become a dataset: split, numbered, encoded (the layout is described in ``dataset.py``).
 
-Three streaming passes over the interactions, in file order: the first checks ids, targets and times; the second counts
+Streaming passes over the interactions, in file order: the first checks ids, targets and times; the second counts
 users and items in the training rows and finds the row that holds each one's features; the third replaces raw ids
-by entity numbers and writes the parts. Held in memory are the users, the items, and a few bytes per interaction.
+by entity numbers and writes the parts; the last does what the second does over all rows, for ``final/``. Held in memory
+are the users, the items, and a few bytes per interaction.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from typing import Any
 
 import polars as pl
 
-from ..dataset import DATASET_VERSION, PARTS, Dataset
+from ..dataset import DATASET_VERSION, PARTS, Dataset, Part
 from ..entities import Entities, write_entities
 from ..errors import DataError
 from ..files import disk_error, keep_inputs, written_aside
-from ..history import History
+from ..history import users_after
 from ..progress import progress
 from ..schema import Schema, Side
 from ..split import Split, check_parts
@@ -52,24 +53,18 @@ def encode(raw: Path, target: Path, split: Split) -> None:
     with _clear_errors(raw, target):
         source = open_raw(raw)
         rows, description = _divide(source, split)
-        entities = {side: _entities(source, rows, side) for side in SIDES}
+        entities = {side: _entities(source, rows, side, pl.col(PART) == 0) for side in SIDES}
         with written_aside(target) as aside:
-            (aside / "vocab").mkdir()
             _write_parts(aside, source, rows, entities)
-            schema = source.schema
-            encoded: dict[Side, Entities] = {}
-            for side in SIDES:
-                encoded[side], schema = encode_entities(entities[side], schema, side, aside / "vocab")
-            schema = _share_vocabulary(schema)
-            schema.save(aside / "schema.yaml")
-            counts = {f"{side}s": len(encoded[side]) for side in SIDES}
+            counts = {f"{side}s": len(entities[side]) for side in SIDES}
             manifest = {"version": DATASET_VERSION, **description, **counts}
             (aside / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
-            if schema.history:
-                users = encoded["user"].categorical
-                History.of(Dataset(aside).rows("train"), len(users)).fill(users, schema)
-            for side in SIDES:
-                write_entities(aside / f"{side}s.parquet", schema, side, encoded[side])
+            _write_tables(aside, source.schema, entities)
+            dataset = Dataset(aside)
+            _fill_history(dataset, "train")
+            entities = {side: _entities(source, rows, side, pl.col(PART) >= 0) for side in SIDES}
+            _write_tables(aside / "final", source.schema, entities)
+            _fill_history(dataset.final, *PARTS)
 
 
 def _divide(source: Raw, split: Split) -> tuple[pl.LazyFrame, dict[str, Any]]:
@@ -92,10 +87,16 @@ def _divide(source: Raw, split: Split) -> tuple[pl.LazyFrame, dict[str, Any]]:
     return pl.concat([source.interactions, beside.lazy()], how="horizontal"), description
 
 
-def _entities(source: Raw, rows: pl.LazyFrame, side: Side) -> pl.DataFrame:
-    """Every user or item, most frequent in training first: id, raw features and labels, COUNT and NUMBER."""
+def _entities(source: Raw, rows: pl.LazyFrame, side: Side, training: pl.Expr) -> pl.DataFrame:
+    """Every user or item, most frequent in training first: id, raw features and labels, COUNT and NUMBER.
+
+    Args:
+        source: the raw folder.
+        rows: from :func:`_divide`.
+        side: user or item.
+        training: which rows count as such.
+    """
     key = source.schema.id_column(side).name
-    training = pl.col(PART) == 0
     counted = (
         rows.group_by(key)
         .agg(
@@ -114,6 +115,25 @@ def _entities(source: Raw, rows: pl.LazyFrame, side: Side) -> pl.DataFrame:
         table = source.tables[side].collect()
         counted = counted.join(table, on=key, how="full", coalesce=True).with_columns(pl.col(COUNT).fill_null(0))
     return counted.drop(ORDER).sort([COUNT, key], descending=[True, False]).with_row_index(NUMBER, 1)
+
+
+def _write_tables(folder: Path, schema: Schema, entities: dict[Side, pl.DataFrame]) -> None:
+    """Write schema.yaml, vocab/, users.parquet and items.parquet; the history column is left empty."""
+    (folder / "vocab").mkdir(parents=True)
+    encoded: dict[Side, Entities] = {}
+    for side in SIDES:
+        encoded[side], schema = encode_entities(entities[side], schema, side, folder / "vocab")
+    schema = _share_vocabulary(schema)
+    schema.save(folder / "schema.yaml")
+    for side in SIDES:
+        write_entities(folder / f"{side}s.parquet", schema, side, encoded[side])
+
+
+def _fill_history(dataset: Dataset, *parts: Part) -> None:
+    """Write every user's newest items after some parts into the table of users, if there is a column for them."""
+    if dataset.schema.history:
+        users, _ = users_after(dataset, dataset.rows(*parts))
+        write_entities(dataset.path / "users.parquet", dataset.schema, "user", users)
 
 
 def _write_parts(aside: Path, source: Raw, rows: pl.LazyFrame, entities: dict[Side, pl.DataFrame]) -> None:
