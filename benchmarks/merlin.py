@@ -106,8 +106,8 @@ def _quality(dataset: Dataset, path: Path) -> dict[str, Any]:
     from redis_recsys.bundle import Bundle
 
     bundle = Bundle(path)
-    both = Everyone(bundle)
-    report = evaluate(dataset, [Everyone(bundle, ranked=False), both], predict=both.predict)
+    both = Everyone(bundle, dataset)
+    report = evaluate(dataset, [Everyone(bundle, dataset, ranked=False), both], predict=both.predict)
     towers, pipeline = report.retrieval["two-tower"], report.retrieval["two-tower + DLRM"]
     return {
         "auc": report.ranker["auc"],

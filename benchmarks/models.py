@@ -38,8 +38,10 @@ def _synthetic(rows: int) -> dict[str, Any]:
     started = time.perf_counter()
     bundle = train(dataset, Settings(), home / "bundle")
     seconds = time.perf_counter() - started
-    both = Everyone(bundle)
-    report = evaluate(dataset, [*fit_baselines(dataset), Everyone(bundle, ranked=False), both], predict=both.predict)
+    both = Everyone(bundle, dataset)
+    report = evaluate(
+        dataset, [*fit_baselines(dataset), Everyone(bundle, dataset, ranked=False), both], predict=both.predict
+    )
     return {"rows": rows, "train_s": seconds, "speed": _speed(bundle.manifest.metrics["curves"]), **report.to_dict()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import yaml
 from redis_recsys.bundle import Bundle
 from redis_recsys.config import MerlinSettings, Settings, TrainSettings
 from redis_recsys.dataset import Dataset
+from redis_recsys.entities import Entities
 from redis_recsys.etl import encode
+from redis_recsys.history import History
 from redis_recsys.inference import Ranker, Tower
 from redis_recsys.schema import Column, Schema
 from redis_recsys.split import Split
@@ -192,12 +195,34 @@ class Outcome:
         return lines[0]
 
 
-def one_by_one(bundle: Bundle, candidates: int, k: int, ranked: bool = True) -> list[tuple[list[int], list[float]]]:
-    """Items (by number) and scores of every user, one user at a time: plain NumPy and the bundle's whole models."""
+def before_test(dataset: Dataset) -> Iterator[tuple[Entities, History]]:
+    """Every user as of the train and the valid part, one at a time: features with newest items, and all items."""
+    column, clicks = dataset.schema.history, dataset.rows("train", "valid").positives()
+    for number in range(len(dataset.users)):
+        items = clicks.item[clicks.user == number + 1]  # rows are in the order of time
+        user = dataset.users.rows(slice(number, number + 1))
+        if column is not None:
+            assert column.cardinality is not None
+            newest = [item if item < column.cardinality else 0 for item in items[::-1][: column.width]]
+            user.categorical[0, dataset.schema.slots(column)] = newest + [0] * (column.width - len(newest))
+        yield user, History(np.array([0, 0, len(items)]), items)
+
+
+def one_by_one(
+    bundle: Bundle,
+    candidates: int,
+    k: int,
+    ranked: bool = True,
+    users: Iterable[tuple[Entities, History]] | None = None,
+) -> list[tuple[list[int], list[float]]]:
+    """Items (by number) and scores of every user, one user at a time: plain NumPy and the bundle's whole models.
+
+    Users are those of the bundle unless others are given, such as those of :func:`before_test`.
+    """
     tower, ranker = Tower(bundle.path / "user_tower.onnx"), Ranker(bundle.path / "ranker.onnx")
     catalogue = bundle.items
     results = []
-    for user, history in bundle.users(block=1):
+    for user, history in users or bundle.users(block=1):
         nearness = bundle.item_embeddings @ tower.embed(user.categorical, user.numeric)[0]
         seen = set(history[1].tolist())
         ranking = [item for item in (np.argsort(-nearness, kind="stable") + 1).tolist() if item not in seen]

@@ -14,7 +14,7 @@ from planted import Trained
 
 from redis_recsys import entities
 from redis_recsys.bundle import Bundle, finish, write_tables, writing_bundle
-from redis_recsys.dataset import Rows
+from redis_recsys.dataset import PARTS, Rows
 from redis_recsys.entities import Entities, read_entities, write_entities
 from redis_recsys.errors import BundleError
 from redis_recsys.history import History
@@ -77,7 +77,7 @@ def test_embeddings_are_the_item_towers_and_of_unit_length(variant: Trained) -> 
 
 
 def test_popular_is_what_was_clicked_most_among_the_newest_tenth_and_then_ever(variant: Trained) -> None:
-    rows = variant.dataset.rows("train") + variant.dataset.rows("valid")
+    rows = variant.dataset.rows(*PARTS)
     clicked = rows.item[rows.target > 0]
     times = rows.time[rows.target > 0]
     edge = np.sort(times)[::-1][-(-len(times) // 10) - 1]
@@ -95,8 +95,8 @@ def test_popular_is_what_was_clicked_most_among_the_newest_tenth_and_then_ever(v
     assert not popular.scores[len(order) :].any()
 
 
-def test_histories_hold_what_each_user_clicked_before_the_test(variant: Trained) -> None:
-    rows = variant.dataset.rows("train") + variant.dataset.rows("valid")
+def test_histories_hold_what_each_user_clicked_in_any_part(variant: Trained) -> None:
+    rows = variant.dataset.rows(*PARTS)
     seen = 0
     for users, history in variant.bundle.users(block=7):
         for row in range(len(users)):
@@ -283,8 +283,8 @@ def test_a_cut_file_is_named(copied: Path) -> None:
 
 def test_another_version_is_refused(copied: Path) -> None:
     manifest = json.loads((copied / "manifest.json").read_text())
-    (copied / "manifest.json").write_text(json.dumps(manifest | {"version": 2, "of the future": 1}))
-    assert f"{copied} has bundle version 2, this code reads 1" in refused(copied)
+    (copied / "manifest.json").write_text(json.dumps(manifest | {"version": 3, "of the future": 1}))
+    assert f"{copied} has bundle version 3, this code reads 2" in refused(copied)
 
 
 def test_a_manifest_that_leaves_out_a_file_is_refused(copied: Path) -> None:
@@ -294,7 +294,7 @@ def test_a_manifest_that_leaves_out_a_file_is_refused(copied: Path) -> None:
     assert "does not list ranker.onnx" in refused(copied)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"version": 1}', b"\xff\xfe", b"null"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"version": 2}', b"\xff\xfe", b"null"])
 def test_a_damaged_manifest_is_named(copied: Path, content: bytes) -> None:
     (copied / "manifest.json").write_bytes(content)
     assert str(copied / "manifest.json") in refused(copied)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 import pytest
-from planted import Trained, one_by_one
+from planted import Trained, before_test, one_by_one, planted_dataset
 
-from redis_recsys.bundle import Bundle
+from redis_recsys.bundle import Bundle, write_tables
 from redis_recsys.dataset import Rows
-from redis_recsys.entities import read_entities
+from redis_recsys.entities import write_entities
+from redis_recsys.errors import DataError
+from redis_recsys.evaluate import evaluate
+from redis_recsys.history import History, users_after
 from redis_recsys.inference import ItemSide, Ranker, RankerHead
 from redis_recsys.recommender import Everyone, Recommender, Scored
 
@@ -27,33 +34,98 @@ def assert_nearly_all_equal(found: list[list[int]], expected: list[list[int]]) -
 
 def test_recommendations_are_those_of_a_loop_over_users(variant: Trained) -> None:
     bundle = variant.bundle
-    expected = one_by_one(bundle, CANDIDATES, 5)
+    expected = one_by_one(bundle, CANDIDATES, 5, users=before_test(variant.dataset))
     users = everyone_of(bundle)
-    items = Everyone(bundle, CANDIDATES, block=16).recommend(users, 5)
+    items = Everyone(bundle, variant.dataset, CANDIDATES, block=16).recommend(users, 5)
     assert_nearly_all_equal(items.tolist(), [expected[user - 1][0] for user in users])
 
 
 def test_the_towers_alone_recommend_the_nearest_unseen_items(variant: Trained) -> None:
     bundle = variant.bundle
-    expected = one_by_one(bundle, CANDIDATES, CANDIDATES, ranked=False)
+    expected = one_by_one(bundle, CANDIDATES, CANDIDATES, ranked=False, users=before_test(variant.dataset))
     users = everyone_of(bundle)
-    items = Everyone(bundle, CANDIDATES, ranked=False, block=16).recommend(users, 5)
+    items = Everyone(bundle, variant.dataset, CANDIDATES, ranked=False, block=16).recommend(users, 5)
     assert_nearly_all_equal(items.tolist(), [expected[user - 1][0][:5] for user in users])
 
 
 def test_a_click_probability_of_a_row_is_the_rankers(variant: Trained) -> None:
     bundle, random = variant.bundle, np.random.default_rng(2)
-    users = read_entities(bundle.path / "user_features.parquet", bundle.schema, "user")
+    users = [user for user, _ in before_test(variant.dataset)]
     # few users with many rows and many users with few, some rows twice
     user = np.concatenate([np.full(60, 3), random.integers(1, len(users) + 1, 90)]).astype(np.int32)
     item = random.integers(1, bundle.manifest.items + 1, 150).astype(np.int32)
     rows = Rows(user, item, np.zeros(150, np.float32), np.zeros(150, np.int64))
-    found = Everyone(bundle, block=16).predict(rows)
+    found = Everyone(bundle, variant.dataset, block=16).predict(rows)
     ranker = Ranker(bundle.path / "ranker.onnx")
     for n in range(150):
-        u, i = slice(user[n] - 1, user[n]), slice(item[n] - 1, item[n])
+        packed, i = users[user[n] - 1], slice(item[n] - 1, item[n])
         items = bundle.items.categorical[None, i], bundle.items.numeric[None, i]
-        assert found[n] == pytest.approx(ranker(users.categorical[u], users.numeric[u], *items)[0, 0], abs=1e-6)
+        assert found[n] == pytest.approx(ranker(packed.categorical, packed.numeric, *items)[0, 0], abs=1e-6)
+
+
+class FromTables:
+    """Reads what users have had from the bundle's own tables, as all evaluations did while these ended at the test."""
+
+    name = "two-tower + DLRM"
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.models = Recommender(bundle, CANDIDATES)
+        ((self.users, self.history),) = bundle.users(block=bundle.manifest.users)
+
+    def recommend(self, users: np.ndarray, k: int) -> np.ndarray:
+        lists = [self.history[user] for user in users]
+        starts = np.concatenate([[0, 0], np.cumsum([len(items) for items in lists])])
+        seen = History(starts, np.concatenate(lists))
+        return self.models.recommend(self.users.rows(users - 1), seen, k, 0.0, np.random.default_rng(0)).items
+
+    def predict(self, rows: Rows) -> np.ndarray:
+        return np.array([self.models.rank(self.users.rows(u - 1), i)[0, 0] for u, i in pairs(rows)], np.float32)
+
+
+def pairs(rows: Rows) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for user, item in zip(rows.user, rows.item, strict=True):
+        yield np.array([user]), np.array([[item]])
+
+
+def with_tables(trained: Trained, target: Path, after: Rows) -> Bundle:
+    """A copy of a bundle whose users and histories are those after some rows."""
+    folder = Path(shutil.copytree(trained.bundle.path, target))
+    users, history = users_after(trained.dataset, after)
+    write_entities(folder / "user_features.parquet", trained.bundle.schema, "user", users)
+    write_tables(folder, trained.bundle.item_embeddings, np.ones(trained.bundle.manifest.items), history, len(users))
+    return Bundle(folder, verify=False)
+
+
+def test_an_evaluation_gives_the_figures_that_tables_up_to_the_test_give(variant: Trained, tmp_path: Path) -> None:
+    dataset = variant.dataset
+    both = Everyone(variant.bundle, dataset, CANDIDATES)
+    found = evaluate(dataset, [both], (5, 10), both.predict)
+    before = FromTables(with_tables(variant, tmp_path / "before", dataset.rows("train", "valid")))
+    expected = evaluate(dataset, [before], (5, 10), before.predict)
+    assert found.retrieval == expected.retrieval
+    assert found.warm == expected.warm
+    assert found.ranker == {name: pytest.approx(value, abs=1e-6) for name, value in expected.ranker.items()}
+    leaking = FromTables(variant.bundle)  # the histories for production hold the very items that are to be found
+    assert evaluate(dataset, [leaking], (5, 10)).retrieval[both.name]["hit_rate@10"] == 0
+    assert found.retrieval[both.name]["hit_rate@10"] > 0
+
+
+def test_an_evaluation_can_find_every_item_of_the_test_and_none_from_before(variant: Trained) -> None:
+    dataset, items = variant.dataset, len(variant.dataset.items)
+    before = dataset.rows("train", "valid").positives()
+    test = dataset.rows("test").positives()
+    users = np.unique(test.user)
+    lists = Everyone(variant.bundle, dataset, items).recommend(users, items)
+    for user, found in zip(users, lists.tolist(), strict=True):
+        had = set(before.item[before.user == user].tolist())
+        assert set(found) - {0} == set(range(1, items + 1)) - had
+        assert set(test.item[test.user == user].tolist()) - had <= set(found)
+
+
+def test_a_bundle_of_other_data_is_not_evaluated(trained: Trained, tmp_path: Path) -> None:
+    other = planted_dataset(tmp_path, rows=1000)
+    with pytest.raises(DataError, match=r"bundle was not trained on .*dataset: the users differ"):
+        Everyone(trained.bundle, other)
 
 
 def test_the_ranker_in_parts_equals_the_ranker_whole(variant: Trained) -> None:

@@ -18,6 +18,8 @@
       popularity.parquet       ``item`` int32 and ``count`` int64 (clicks ever) of clicked items, most popular first;
                                where times are known, ``recent`` int64 (clicks among the newest tenth) decides first
       history.parquet          ``items`` list<int32> of each user, oldest first, in the order of user_features
+
+History, popularity and the users' newest items are those after every row of the dataset, its test part included.
 """
 
 from __future__ import annotations
@@ -33,8 +35,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from .dataset import Part
 from .entities import ITEM_VALUES, RAW_ID, ROW_GROUP, Entities, read_entities, stream_entities, stream_parquet
 from .errors import BundleError
 from .files import sha256, written_aside
@@ -42,7 +45,7 @@ from .history import History
 from .popularity import Clicks, Popular
 from .schema import IdKind, Schema, Side, explain
 
-BUNDLE_VERSION = 1
+BUNDLE_VERSION = 2
 MODELS = ("user_tower.onnx", "item_tower.onnx", "ranker.onnx")
 TABLES = (
     "user_features.parquet",
@@ -72,6 +75,8 @@ class Manifest(BaseModel):
     users: int
     items: int
     metrics: dict[str, Any]
+    learned_from: dict[Part, int] = Field({}, description="rows that the models have learned from, by part of the data")
+    final: bool = Field(False, description="trained for production, on every row: there is nothing to evaluate it on")
     files: dict[str, File]
 
 
@@ -168,22 +173,16 @@ class Bundle:
 
     @cached_property
     def popularity(self) -> Popular:
-        """All items, most popular first; none where no click is known.
-
-        Of equally popular ones, the one whose id as text is higher comes first, as in a sorted set of Redis.
-        """
+        """All items, most popular first; none where no click is known."""
         path = self.path / "popularity.parquet"
         recent = [name for name in pq.read_schema(path).names if name == "recent"]
         blocks = list(stream_parquet(path, ["item", "count", *recent]))
         if not blocks:
             return Popular(np.empty(0, np.int32), np.empty(0))
-        item, *clicks = (column.to_numpy() for column in pa.Table.from_batches(blocks).columns)
-        scores = np.zeros(self.manifest.items)
-        scores[item - 1] = Clicks(*clicks).scores
-        texts = [str(raw).encode() for raw in self.raw_ids("item").tolist()]
-        by_text = np.array(sorted(range(len(texts)), key=texts.__getitem__, reverse=True))
-        order = by_text[np.argsort(-scores[by_text], kind="stable")]
-        return Popular((order + 1).astype(np.int32), scores[order])
+        item, *columns = (column.to_numpy() for column in pa.Table.from_batches(blocks).columns)
+        clicks = np.zeros((len(columns), self.manifest.items), np.int64)
+        clicks[:, item - 1] = columns
+        return Popular.of(Clicks(*clicks), self.raw_ids("item"))
 
     def users(self, block: int = 4096) -> Iterator[tuple[Entities, History]]:
         """All users in table order, ``block`` at a time: features, and what each has interacted with.
@@ -235,9 +234,17 @@ def write_tables(folder: Path, item_embeddings: np.ndarray, clicks: Clicks, hist
 
 
 def finish(
-    folder: Path, schema: Schema, trainer: str, metrics: dict[str, Any], embedding_dim: int, users: int, items: int
+    folder: Path,
+    schema: Schema,
+    trainer: str,
+    metrics: dict[str, Any],
+    embedding_dim: int,
+    users: int,
+    items: int,
+    learned_from: dict[Part, int] | None = None,
+    final: bool = False,
 ) -> None:
-    """Write schema and manifest, the last step before the bundle takes its place."""
+    """Write schema and manifest, the last step before the bundle takes its place; see :class:`Manifest`."""
     schema.save(folder / "schema.yaml")
     files = {
         path.relative_to(folder).as_posix(): File(bytes=path.stat().st_size, sha256=sha256(path))
@@ -252,6 +259,8 @@ def finish(
         users=users,
         items=items,
         metrics=metrics,
+        learned_from=learned_from or {},
+        final=final,
         files=files,
     )
     (folder / "manifest.json").write_text(manifest.model_dump_json(indent=2) + "\n")

@@ -64,6 +64,9 @@ class TrainSettings(Section):
     feature_dropout: float = Field(0.0, ge=0, lt=1, description="share of a user's features hidden while training")
     half_life: float | None = Field(None, gt=0, description="days after which an interaction counts half in training")
     refit: bool = Field(True, description="train again on train + valid for the best number of epochs")
+    final: bool = Field(
+        False, description="for production: train again on every row, the test part too, for the best number of epochs"
+    )
     ranking_l2: float = Field(2e-5, ge=0, description="L2 penalty on the ranker's weights, in the gradient")
     ranking_negatives: int = Field(4, ge=1, description="drawn per positive when the data has no target column")
     resume: bool = Field(False, description="go on from the checkpoint of an interrupted run")

@@ -10,15 +10,19 @@
       items.parquet           the same for items
       item_values.parquet     raw values of the items' categorical columns, in the order of items.parquet (entities.py)
       train/ valid/ test/     parquet partitions: user int32, item int32, target float32, time int64 [, oracle float32]
+      final/                  schema.yaml, vocab/, users.parquet and items.parquet once more, from the rows of all parts
 
-Vocabularies, means and frequencies come from the training rows alone. The tables hold every user and item that
-occurs anywhere, so that a cold user still has features.
+Vocabularies, means, frequencies and the features of interactions come from the training rows alone, so that nothing of
+what validates and tests is known to the models. The tables hold every user and item that occurs anywhere, so that a
+cold user still has features. ``final/`` is for models that learn from every row (``recsys train --final``): there the
+newest users, items and values have ids, too, and so users and items have other numbers.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -30,9 +34,11 @@ from .entities import Entities, read_entities, stream_parquet
 from .errors import DataError
 from .schema import Schema
 
-DATASET_VERSION = 1
+DATASET_VERSION = 2
 Part = Literal["train", "valid", "test"]
 PARTS: tuple[Part, ...] = ("train", "valid", "test")
+BEFORE_TEST: tuple[Part, ...] = ("train", "valid")
+TYPES = {"user": np.int32, "item": np.int32, "target": np.float32, "time": np.int64, "oracle": np.float32}
 
 
 @dataclass(frozen=True)
@@ -113,16 +119,21 @@ class Dataset:
         """Number of rows of a part, from file footers alone."""
         return sum(pq.read_metadata(file).num_rows for file in self._files(part))
 
-    def rows(self, part: Part) -> Rows:
-        """All rows of a part (20 bytes each), in time order within partitions."""
+    def rows(self, *parts: Part) -> Rows:
+        """All rows of some parts (20 bytes each), one part after the other, in time order within partitions.
+
+        Raises:
+            DataError: a part is empty that should not be.
+        """
+        for part in parts:
+            if not self.count(part) and self.manifest.get("rows", {}).get(part) != 0:
+                raise DataError(f"the {part} part of {self.path} is empty: use more rows or another split")
         names = ["user", "item", "target", "time"] + (["oracle"] if self.schema.oracle else [])
-        columns: dict[str, list[np.ndarray]] = {name: [] for name in names}
-        for file in self._files(part):
+        columns = {name: [np.empty(0, TYPES[name])] for name in names}
+        for file in (file for part in parts for file in self._files(part)):
             for batch in stream_parquet(file, names, 1 << 20):
                 for name in names:
                     columns[name].append(batch.column(name).to_numpy(zero_copy_only=False))
-        if not any(len(chunk) for chunk in columns["user"]):
-            raise DataError(f"the {part} part of {self.path} is empty: use more rows or another split")
         return Rows(**{name: np.concatenate(chunks) for name, chunks in columns.items()})
 
     def overview(self) -> list[dict[str, Any]]:
@@ -131,15 +142,12 @@ class Dataset:
         Returns:
             ``part``, ``rows``, ``clicks`` (share of rows with a click), ``users`` and ``items`` (distinct ones),
             ``new users`` and ``new items`` (of these, absent from the train part), ``first`` and ``last`` time, in the
-            data's own unit.
-
-        Raises:
-            DataError: a part is empty.
+            data's own unit. A part without rows has no record.
         """
         train = self.rows("train")
         known = np.unique(train.user), np.unique(train.item)
         records = []
-        for part in PARTS:
+        for part in filter(self.count, PARTS):
             rows = train if part == "train" else self.rows(part)
             record: dict[str, Any] = {"part": part, "rows": len(rows), "clicks": float((rows.target > 0).mean())}
             for side, ids, before in zip(("users", "items"), (rows.user, rows.item), known, strict=True):
@@ -148,5 +156,35 @@ class Dataset:
             records.append(record | {"first": int(rows.time.min()), "last": int(rows.time.max())})
         return records
 
+    @cached_property
+    def final(self) -> Dataset:
+        """The same interactions, encoded for models that learn from all of them."""
+        return _Final(self)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the manifest and of all file sizes: other data has another one."""
+        files = sorted(path for path in self.path.rglob("*") if path.is_file())
+        sizes = [(path.relative_to(self.path).as_posix(), path.stat().st_size) for path in files]
+        return hashlib.sha256(json.dumps([self.manifest, sizes]).encode()).hexdigest()
+
     def _files(self, part: Part) -> list[Path]:
         return sorted((self.path / part).glob("*.parquet"))
+
+
+class _Final(Dataset):
+    """The tables of ``final/``, and the interactions with their numbers of users and items."""
+
+    def __init__(self, base: Dataset) -> None:
+        self.path, self.manifest, self._base = base.path / "final", base.manifest, base
+        self.schema = Schema.load(self.path / "schema.yaml")
+
+    def rows(self, *parts: Part) -> Rows:
+        """See :meth:`Dataset.rows`."""
+        rows = self._base.rows(*parts)
+        users = self.users.number_of(self._base.users.raw_ids)
+        items = self.items.number_of(self._base.items.raw_ids)
+        return replace(rows, user=users[rows.user - 1], item=items[rows.item - 1])
+
+    def _files(self, part: Part) -> list[Path]:
+        return self._base._files(part)

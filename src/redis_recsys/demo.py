@@ -37,7 +37,7 @@ def movielens_training(settings: Settings) -> TrainSettings:
 
 
 def offline(settings: Settings, users: int = USERS) -> tuple[Report, list[Recommendations]]:
-    """Fetch, encode, train, evaluate beside baselines, score everyone into Redis, and read a few users back.
+    """Fetch, encode, train, evaluate beside baselines, train on every row, score everyone into Redis, read a few back.
 
     Args:
         settings: where data goes and where Redis is; training settings that were set win over the demo's own.
@@ -50,19 +50,21 @@ def offline(settings: Settings, users: int = USERS) -> tuple[Report, list[Recomm
     from .trainers import train
 
     folder = settings.data / "demo"
-    with step("1/7  MovieLens-100k"):
+    with step("1/8  MovieLens-100k"):
         fetch(settings.data / "raw" / "movielens-100k", "100k", cache=settings.data / "downloads")
-    with step("2/7  encode and split by time"):
+    with step("2/8  encode and split by time"):
         encode(settings.data / "raw" / "movielens-100k", folder / "dataset", Split())
     dataset = Dataset(folder / "dataset")
-    with step("3/7  train two-tower and DLRM, export to ONNX"):
-        chosen = settings.model_copy(update={"train": movielens_training(settings)})
-        bundle = train(dataset, chosen, folder / "bundle")
-    with step("4/7  evaluate on the newest 10%, over the full catalogue"):
+    training = settings.model_copy(update={"train": movielens_training(settings)}).changed("train", final=False)
+    with step("3/8  train two-tower and DLRM, export to ONNX"):
+        trial = train(dataset, training, folder / "trial")
+    with step("4/8  evaluate on the newest 10%, over the full catalogue"):
         candidates = settings.batch.candidates
-        towers, both = Everyone(bundle, candidates, ranked=False), Everyone(bundle, candidates)
+        towers, both = Everyone(trial, dataset, candidates, ranked=False), Everyone(trial, dataset, candidates)
         report = evaluate(dataset, [*fit_baselines(dataset), towers, both], predict=both.predict)
-    with step("5/7  score every user and write to Redis"), connect(settings.redis) as client:
+    with step("5/8  train for production: on every row, for as many epochs as were best"):
+        bundle = train(dataset, training.changed("train", final=True), folder / "bundle", chosen=trial)
+    with step("6/8  score every user and write to Redis"), connect(settings.redis) as client:
         written = batch(bundle, client, settings)
         console.print(f"{written.users:,} users written at {written.users_per_second:,.0f} users/s", highlight=False)
         first = next(bundle.users(users))[0].raw_ids
@@ -102,10 +104,10 @@ def online(settings: Settings, users: int = USERS) -> Online:
     bundle = Bundle(folder / "bundle")
     settings = with_own_triton(settings, folder / "triton")
     with connect(settings.redis) as client:
-        with step("6/7  deploy: features by Feast, packed features, vector index, history"):
+        with step("7/8  deploy: features by Feast, packed features, vector index, history"):
             deployment = deploy(bundle, client, settings)
         with (
-            step("7/7  serve with Triton, recommend, an event, recommend again"),
+            step("8/8  serve with Triton, recommend, an event, recommend again"),
             serving(settings),
             Client(settings.triton) as asking,
         ):

@@ -16,7 +16,7 @@ import numpy as np
 from rich.table import Table
 
 from .comparison import Comparison, compare
-from .dataset import Dataset, Rows
+from .dataset import BEFORE_TEST, PARTS, Dataset, Rows
 from .errors import DataError
 from .metrics import auc, calibration, coverage, impression_ndcg, list_metrics, log_loss
 from .progress import progress
@@ -142,7 +142,8 @@ def evaluate(
     Raises:
         DataError: a part is empty, or no test click is new to its user.
     """
-    seen = dataset.rows("train") + dataset.rows("valid")
+    check_test(dataset)
+    seen = dataset.rows(*BEFORE_TEST)
     users, starts, relevant = new_items(seen, dataset.rows("test"))
     if not len(users):
         raise DataError(f"nothing to evaluate: no click in the test part of {dataset.path} is new to its user")
@@ -164,6 +165,18 @@ def evaluate(
                 means[group][recommender.name] = {name: float(v[members].mean()) for name, v in metrics.items()}
     counts = {"all": len(users), "warm": int(warm.sum()), "cold": int((~warm).sum())}
     return Report(counts, **means, ranker=evaluate_ranker(dataset, predict) if predict else {}, by_user=by_user)
+
+
+def check_test(dataset: Dataset) -> None:
+    """Check that there is something to evaluate on.
+
+    Raises:
+        DataError: the dataset was made without a test part.
+    """
+    if not dataset.count("test"):
+        raise DataError(
+            f"{dataset.path} has no test part, so there is nothing to evaluate on: make it without '--test 0'"
+        )
 
 
 def new_items(seen: Rows, later: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -229,6 +242,7 @@ def evaluate_ranker(dataset: Dataset, predict: Callable[[Rows], np.ndarray], k: 
     Raises:
         DataError: the test part is empty, or has only clicks or only non-clicks.
     """
+    check_test(dataset)
     rows = dataset.rows("test")
     sampled = 0
     if dataset.schema.target is None:
@@ -259,11 +273,11 @@ def evaluate_ranker(dataset: Dataset, predict: Callable[[Rows], np.ndarray], k: 
 
 def _negatives(dataset: Dataset, clicks: Rows) -> Rows:
     wide = len(dataset.items) + 1
-    known = [_pairs(dataset.rows(part), wide) for part in ("train", "valid", "test")]
+    known = _pairs(dataset.rows(*PARTS), wide)
     rows = clicks.take(np.repeat(np.arange(len(clicks)), NEGATIVES))
     items = np.random.default_rng(SEED).integers(1, wide, len(rows), dtype=np.int32)
     drawn = Rows(rows.user, items, np.zeros(len(rows), np.float32), rows.time)
-    unknown = ~np.isin(drawn.user * np.int64(wide) + drawn.item, np.concatenate(known))
+    unknown = ~np.isin(drawn.user * np.int64(wide) + drawn.item, known)
     return drawn.take(unknown)
 
 

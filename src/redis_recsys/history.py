@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .dataset import Rows
+from .dataset import Dataset, Rows
+from .entities import Entities
 from .schema import Schema
 
 
@@ -76,6 +77,14 @@ class History:
         if not len(self.items):
             return np.zeros((len(users), length), np.int32)
         return np.where(inside, self.items[np.maximum(at, 0)], 0).astype(np.int32)
+
+
+def users_after(dataset: Dataset, rows: Rows) -> tuple[Entities, History]:
+    """Users as they are after ``rows``, their newest items filled in, and who has interacted with what."""
+    history = History.of(rows, len(dataset.users))
+    users = replace(dataset.users, categorical=dataset.users.categorical.copy())
+    history.fill(users.categorical, dataset.schema)
+    return users, history
 
 
 def padded(items: np.ndarray, lengths: np.ndarray) -> np.ndarray:

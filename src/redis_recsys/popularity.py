@@ -61,6 +61,21 @@ class Popular:
     def __init__(self, items: np.ndarray, scores: np.ndarray) -> None:
         self.items, self.scores = items, scores
 
+    @classmethod
+    def of(cls, clicks: Clicks, raw_ids: np.ndarray) -> Popular:
+        """Items by their clicks.
+
+        Of equally popular ones, the one whose id as text is higher comes first, as in a sorted set of Redis.
+
+        Args:
+            clicks: of n items.
+            raw_ids: int64[n] or object[n] of str.
+        """
+        texts = [str(raw).encode() for raw in raw_ids.tolist()]
+        by_text = np.array(sorted(range(len(texts)), key=texts.__getitem__, reverse=True))
+        order = by_text[np.argsort(-clicks.scores[by_text], kind="stable")]
+        return cls((order + 1).astype(np.int32), clicks.scores[order])
+
     def among(self, shown: np.ndarray) -> Popular:
         """Those that may be shown, by a mask bool[items + 1] over entity numbers."""
         kept = shown[self.items]

@@ -8,15 +8,34 @@ from typing import NamedTuple
 import numpy as np
 
 from .bundle import Bundle
-from .dataset import Rows
-from .entities import Entities, read_entities
-from .history import History, padded
+from .dataset import BEFORE_TEST, Dataset, Rows
+from .entities import Entities
+from .errors import DataError
+from .history import History, padded, users_after
 from .index import AllowedIndex
 from .inference import ItemSide, RankerHead, Tower
 from .ordering import order
+from .popularity import Clicks, Popular
+from .schema import Side
 
 PIECE = 64
 OURS = ("two-tower", "two-tower + DLRM")  # names in reports: retrieval alone, and with the ranker
+
+
+def check_not_learned(bundle: Bundle, dataset: Dataset) -> None:
+    """Check that a bundle can be evaluated on the test part of a dataset.
+
+    Raises:
+        DataError: it was trained on other data, or has learned the test part.
+    """
+    if bundle.manifest.final:
+        raise DataError(
+            f"{bundle.path} has learned the test part (--final): evaluate the bundle that was trained without --final"
+        )
+    tables: dict[Side, Entities] = {"user": dataset.users, "item": dataset.items}
+    for side, entities in tables.items():
+        if not np.array_equal(bundle.raw_ids(side), entities.raw_ids):
+            raise DataError(f"{bundle.path} was not trained on {dataset.path}: the {side}s differ")
 
 
 class Scored(NamedTuple):
@@ -41,12 +60,20 @@ class Scored(NamedTuple):
 class Recommender:
     """Two-tower retrieval by exact search, then the DLRM, on blocks of users. Threads may share one."""
 
-    def __init__(self, bundle: Bundle, candidates: int, allowed: np.ndarray | None = None, ranked: bool = True) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        candidates: int,
+        allowed: np.ndarray | None = None,
+        popular: Popular | None = None,
+        ranked: bool = True,
+    ) -> None:
         """
         Args:
             bundle: with the models.
             candidates: items that retrieval hands on for each user; more where more are recommended.
             allowed: which items may be recommended, bool[items + 1] by entity number; default: all.
+            popular: items for users of whom nothing is known; default: those of the bundle.
             ranked: whether the DLRM orders them, or their nearness alone.
         """
         self._tower = Tower(bundle.path / "user_tower.onnx")
@@ -54,7 +81,7 @@ class Recommender:
         self._head = RankerHead(bundle.path / "ranker.onnx")
         allowed = np.ones(bundle.manifest.items + 1, bool) if allowed is None else allowed
         self._index = AllowedIndex(bundle.item_embeddings, allowed)
-        self._popular = bundle.popularity.among(allowed)
+        self._popular = (popular or bundle.popularity).among(allowed)
         self._candidates, self._items, self._ranked = candidates, bundle.manifest.items, ranked
 
     def retrieve(self, users: Entities, history: History, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -106,18 +133,27 @@ def _seen(history: History) -> np.ndarray:
 
 @dataclass
 class Everyone:
-    """All users of a bundle in memory, so that any of them can be looked up: for evaluation and notebooks."""
+    """All users as they were before the test part, in memory, so that any can be looked up: to evaluate a bundle.
+
+    What the users have had by then comes from the dataset, since the bundle knows what they had in the test part, too.
+
+    Raises:
+        DataError: the bundle was trained on other data, or has learned the test part.
+    """
 
     bundle: Bundle
+    dataset: Dataset
     candidates: int = 100
     ranked: bool = True
     block: int = 256
 
     def __post_init__(self) -> None:
         self.name = OURS[self.ranked]
-        self._models = Recommender(self.bundle, self.candidates, ranked=self.ranked)
-        self._users = read_entities(self.bundle.path / "user_features.parquet", self.bundle.schema, "user")
-        self._history = next((history for _, history in self.bundle.users(block=len(self._users))), None)
+        check_not_learned(self.bundle, self.dataset)
+        before = self.dataset.rows(*BEFORE_TEST)
+        popular = Popular.of(Clicks.of(before, len(self.dataset.items)), self.dataset.items.raw_ids)
+        self._models = Recommender(self.bundle, self.candidates, popular=popular, ranked=self.ranked)
+        self._users, self._history = users_after(self.dataset, before)
 
     def recommend(self, users: np.ndarray, k: int) -> np.ndarray:
         """Items int64[n, k] for users int[n], by number; seen ones left out, 0 where there are fewer than k."""
@@ -143,8 +179,6 @@ class Everyone:
         return scores
 
     def _pick(self, users: np.ndarray) -> tuple[Entities, History]:
-        rows = users - 1
-        assert self._history is not None
         lists = [self._history[user] for user in users]
         starts = np.concatenate([[0, 0], np.cumsum([len(items) for items in lists])]).astype(np.int64)
-        return self._users.rows(rows), History(starts, np.concatenate(lists) if lists else np.empty(0, np.int32))
+        return self._users.rows(users - 1), History(starts, np.concatenate(lists) if lists else np.empty(0, np.int32))

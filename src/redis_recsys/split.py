@@ -27,7 +27,7 @@ class Split(BaseModel):
 
     by: Literal["time", "random", "user"] = "time"
     valid: float = Field(0.1, gt=0, lt=1, description="share of the rows that validate")
-    test: float = Field(0.1, gt=0, lt=1, description="share of the rows that test")
+    test: float = Field(0.1, ge=0, lt=1, description="share of the rows that test; 0 leaves none out of the training")
     seed: int = Field(42, ge=0)
 
     @model_validator(mode="after")
@@ -38,6 +38,8 @@ class Split(BaseModel):
 
     def cuts(self, time: pl.Series | None) -> tuple[int, int] | None:
         """First moments of the valid and the test part; None unless the split is by time.
+
+        Without a test part, that part begins after the newest row.
 
         Args:
             time: int64 of every row, None if rows carry no time.
@@ -50,7 +52,7 @@ class Split(BaseModel):
         if time is None:
             raise DataError("the schema has no time column to split by: add one, or split 'random' or by 'user'")
         moments = np.sort(time.to_numpy())
-        test = moments[int(len(moments) * (1 - self.test))]
+        test = moments[int(len(moments) * (1 - self.test))] if self.test else moments[-1] + 1
         valid = moments[int(len(moments) * (1 - self.valid - self.test))]
         if valid == test > moments[0]:  # few moments, such as days: validate on the one before
             valid = moments[np.searchsorted(moments, test) - 1]
@@ -81,11 +83,11 @@ def check_parts(counts: list[int], split: Split) -> dict[str, int]:
     """Rows of each part by name.
 
     Raises:
-        DataError: a part got no rows.
+        DataError: a part got no rows, and not because a share of 0 was asked for.
     """
     named: dict[str, int] = dict(zip(PARTS, counts, strict=True))
     for name, count in named.items():
-        if not count:
+        if not count and not (name == "test" and split.test == 0):
             raise DataError(
                 f"the {name} part of the split by {split.by!r} is empty ({sum(counts)} rows in all): "
                 "use more rows, other shares, or another split"

@@ -22,7 +22,7 @@ from planted import GROUPS, MERLIN_ENVIRONMENT, ODD_NAMES, Outcome, Trained, pla
 
 from redis_recsys.bundle import Bundle
 from redis_recsys.config import MerlinSettings, Settings, TrainSettings
-from redis_recsys.dataset import Dataset
+from redis_recsys.dataset import PARTS, Dataset
 from redis_recsys.entities import Entities
 from redis_recsys.errors import DataError, TrainingError
 from redis_recsys.etl import encode
@@ -72,12 +72,13 @@ def test_the_manifest_names_merlin_and_keeps_keras_metrics(by_merlin: Trained) -
 
 
 def test_clicks_are_told_from_non_clicks_and_the_own_group_is_retrieved(by_merlin: Trained) -> None:
-    towers, both = Everyone(by_merlin.bundle, 20, ranked=False), Everyone(by_merlin.bundle, 20)
-    report = evaluate(by_merlin.dataset, [towers, both], predict=both.predict)
+    bundle, dataset = by_merlin.bundle, by_merlin.dataset
+    towers, both = Everyone(bundle, dataset, 20, ranked=False), Everyone(bundle, dataset, 20)
+    report = evaluate(dataset, [towers, both], predict=both.predict)
     assert report.ranker["auc"] > 0.7
-    users = np.arange(1, len(by_merlin.dataset.users) + 1)
+    users = np.arange(1, len(dataset.users) + 1)
     items = towers.recommend(users, 3)
-    own = by_merlin.dataset.items.raw_ids[items - 1] % GROUPS == by_merlin.dataset.users.raw_ids[:, None] % GROUPS
+    own = dataset.items.raw_ids[items - 1] % GROUPS == dataset.users.raw_ids[:, None] % GROUPS
     assert own.mean() > 0.4  # by chance 0.25 or less, since part of the own group has been seen
 
 
@@ -382,9 +383,9 @@ def test_a_bundle_of_another_dataset_is_refused_by_its_ids(recsys: Recsys, by_me
     assert "was not trained on" in recsys("evaluate", by_merlin.bundle.path, "--dataset", other.path).error()
 
 
-def test_histories_and_features_are_those_after_validation(by_merlin: Trained) -> None:
+def test_histories_are_those_after_every_row(by_merlin: Trained) -> None:
     dataset = by_merlin.dataset
-    expected = History.of(dataset.rows("train") + dataset.rows("valid"), len(dataset.users))
+    expected = History.of(dataset.rows(*PARTS), len(dataset.users))
     _, history = next(Bundle(by_merlin.bundle.path).users(block=len(dataset.users)))
     np.testing.assert_array_equal(history.items, expected.items)
 

@@ -23,6 +23,7 @@ from redis_recsys.errors import TrainingError
 from redis_recsys.recommender import Everyone
 from redis_recsys.trainers.negatives import with_negatives
 from redis_recsys.trainers.torch import loop
+from redis_recsys.trainers.torch import train as train_module
 from redis_recsys.trainers.torch.train import Trainer
 
 Weights = dict[str, torch.Tensor]
@@ -98,7 +99,7 @@ def test_the_loss_falls(learned: Trained) -> None:
 
 def test_clicks_are_told_from_non_clicks_that_were_not_in_training(learned: Trained) -> None:
     rows = learned.dataset.rows("test")
-    predicted = Everyone(learned.bundle).predict(rows)
+    predicted = Everyone(learned.bundle, learned.dataset).predict(rows)
     assert auc(predicted, rows.target) > 0.7
     group = [numbers.raw_ids[of - 1] % GROUPS for numbers, of in zip(*both_sides(learned.dataset, rows), strict=True)]
     assert auc(predicted, rows.target) <= auc(group[0] == group[1], rows.target) + 0.03  # of the planted truth
@@ -110,13 +111,13 @@ def both_sides(dataset: Dataset, rows: Rows) -> tuple[list[Any], list[np.ndarray
 
 def test_probabilities_are_near_the_share_of_clicks(learned: Trained) -> None:
     rows = learned.dataset.rows("test")
-    assert Everyone(learned.bundle).predict(rows).mean() == pytest.approx(rows.target.mean(), abs=0.05)
+    assert Everyone(learned.bundle, learned.dataset).predict(rows).mean() == pytest.approx(rows.target.mean(), abs=0.05)
 
 
 @pytest.mark.parametrize("ranked", [False, True])
 def test_unseen_items_of_the_users_own_group_are_recommended(learned: Trained, ranked: bool) -> None:
     users = np.arange(1, len(learned.dataset.users) + 1)
-    items = Everyone(learned.bundle, 20, ranked).recommend(users, 3)
+    items = Everyone(learned.bundle, learned.dataset, 20, ranked).recommend(users, 3)
     own = learned.dataset.items.raw_ids[items - 1] % GROUPS == learned.dataset.users.raw_ids[:, None] % GROUPS
     assert own.mean() > 0.45  # by chance 0.25 or less, since part of the own group has been seen
 
@@ -200,6 +201,75 @@ def test_resuming_where_nothing_was_begun_starts_anew(clicks: Dataset, tmp_path:
 def test_without_resume_an_old_checkpoint_is_not_used(clicks: Dataset, tmp_path: Path) -> None:
     weights_after(clicks, tmp_path / "bundle", seed=1)
     assert same(weights_after(clicks, tmp_path / "bundle", seed=2), weights_after(clicks, tmp_path / "other", seed=2))
+
+
+class ExportedError(Exception):
+    """Stands for the export, which these tests do not need."""
+
+
+def exported(dataset: Dataset, target: Path, chosen: Bundle | None = None, **changes: Any) -> list[Weights]:
+    """The weights of both models as they would be exported."""
+    trainer = Trainer(dataset, settings(**changes), target, chosen)
+    trainer.fit_retrieval()
+    trainer.fit_ranking()
+
+    def export(*_: Any) -> None:
+        raise ExportedError
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ExportedError):  # noqa: PT012
+        patch.setattr(train_module, "export_towers", export)
+        trainer.export()
+    assert not target.exists()
+    return [trainer._retrieval.state_dict(), trainer._ranker.state_dict()]
+
+
+def cut_at(fails_at: int, *args: Any, **changes: Any) -> None:
+    """A training that is interrupted in its epoch number ``fails_at``, counted over all models."""
+    epochs, run = iter(range(1, 100)), loop._epoch
+
+    def cut(*args: Any) -> Any:
+        if next(epochs) == fails_at:
+            raise KeyboardInterrupt
+        return run(*args)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        patch.setattr(loop, "_epoch", cut)
+        exported(*args, **changes)
+
+
+HOW: dict[str, dict[str, Any]] = {"final": {"final": True}, "refit": {"refit": True}, "neither": {}}
+
+
+@pytest.mark.parametrize("resumed_as", list(HOW))
+def test_what_any_cut_training_left_is_resumed_to_the_models_that_are_asked_for(
+    clicks: Dataset, tmp_path: Path, resumed_as: str
+) -> None:
+    expected = {name: exported(clicks, tmp_path / name, **how) for name, how in HOW.items()}
+    assert not same(expected["final"], expected["refit"])
+    assert not same(expected["refit"], expected["neither"])
+    for left_by, how in HOW.items():
+        for fails_at in range(2, 7 if left_by == "neither" else 9):  # epochs: 3 and 3, then at least 1 and 1
+            target = tmp_path / f"{left_by}, cut at {fails_at}"
+            cut_at(fails_at, clicks, target, **how)
+            assert same(exported(clicks, target, resume=True, **HOW[resumed_as]), expected[resumed_as]), target
+
+
+def test_a_checkpoint_of_other_data_is_not_used(clicks: Dataset, implicit: Dataset, tmp_path: Path) -> None:
+    cut_at(4, implicit, tmp_path / "bundle", final=True)
+    resumed = exported(clicks, tmp_path / "bundle", final=True, resume=True)
+    assert same(resumed, exported(clicks, tmp_path / "other", final=True))
+
+
+def test_a_checkpoint_with_more_epochs_than_another_bundle_chose_is_refused(
+    clicks: Dataset, learned: Trained, tmp_path: Path
+) -> None:
+    """One bundle says two epochs of retrieval, another one says one."""
+    two, one = (Bundle(learned.bundle.path, verify=False) for _ in range(2))
+    for bundle, best in ((two, 2), (one, 1)):
+        bundle.manifest.metrics["curves"]["retrieval"] = [{"epoch": best, "metric": 0.5}]
+    cut_at(3, clicks, tmp_path / "bundle", two, final=True)
+    with pytest.raises(TrainingError, match=r"retrieval_final\.pt does not fit: it has 2 epochs of 1; train without"):
+        exported(clicks, tmp_path / "bundle", one, final=True, resume=True)
 
 
 def test_a_checkpoint_of_other_settings_is_refused(clicks: Dataset, tmp_path: Path) -> None:
@@ -289,6 +359,6 @@ def test_the_smallest_data_gives_a_bundle_that_recommends(tmp_path: Path, size: 
     dataset = planted_dataset(tmp_path, rows=80, spare=0, lists=False, numerics=False, **size)
     bundle: Bundle = trained_on(dataset, tmp_path / "bundle").bundle
     users = np.arange(1, size["users"] + 1)
-    assert Everyone(bundle).recommend(users, 5).shape == (size["users"], size["items"])
+    assert Everyone(bundle, dataset).recommend(users, 5).shape == (size["users"], size["items"])
     rows = dataset.rows("test")
-    assert ((Everyone(bundle).predict(rows) > 0) & (Everyone(bundle).predict(rows) < 1)).all()
+    assert ((Everyone(bundle, dataset).predict(rows) > 0) & (Everyone(bundle, dataset).predict(rows) < 1)).all()

@@ -10,15 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..config import BatchSettings, RedisSettings, TrainSettings, load_settings
-from ..errors import DataError
 from .app import BUNDLE, DATASET, Bundle_, Dataset_, Json, app, out, ranked, setting, titles
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..entities import Entities
     from ..evaluate import Report
-    from ..schema import Side
     from ..store.recommendations import Recommendations
 
 
@@ -41,6 +38,10 @@ def train(
     feature_dropout: Annotated[float | None, setting(TrainSettings, "feature_dropout")] = None,
     half_life: Annotated[float | None, setting(TrainSettings, "half_life")] = None,
     refit: Annotated[bool | None, setting(TrainSettings, "refit")] = None,
+    final: Annotated[bool | None, setting(TrainSettings, "final")] = None,
+    epochs_of: Annotated[
+        Path | None, typer.Option(help="with --final: take the best epochs of this bundle's training, choose no others")
+    ] = None,
     resume: Annotated[bool | None, setting(TrainSettings, "resume")] = None,
 ) -> None:
     """Train retrieval and ranking models and export them as a bundle.
@@ -48,12 +49,15 @@ def train(
     With PyTorch, or with NVIDIA Merlin in an environment of its own (make merlin): NVTabular, TwoTowerModelV2 and
     DLRMModel, converted to the same bundle.
     """
+    from ..bundle import Bundle
     from ..dataset import Dataset
     from ..trainers import train as fit
 
     flags = {name: value for name, value in locals().items() if name in TrainSettings.model_fields}
-    bundle = fit(Dataset(dataset), load_settings(train=flags), target, export)
-    out.print(f"bundle with {bundle.manifest.users:,} users and {bundle.manifest.items:,} items in {target}")
+    chosen = Bundle(epochs_of) if epochs_of else None
+    made = fit(Dataset(dataset), load_settings(train=flags), target, export, chosen).manifest
+    learned = " + ".join(f"{count:,} {part}" for part, count in made.learned_from.items() if count)
+    out.print(f"bundle with {made.users:,} users and {made.items:,} items in {target}, learned from {learned} rows")
 
 
 @app.command()
@@ -152,20 +156,16 @@ def recommendations_table(found: Recommendations, labels: dict[str, str], most: 
 
 
 def _evaluate(bundle: Path, dataset: Path, candidates: int, with_baselines: bool) -> Any:
-    import numpy as np
-
     from ..baselines import fit_baselines
     from ..bundle import Bundle
     from ..dataset import Dataset
+    from ..evaluate import check_test
     from ..evaluate import evaluate as measure
     from ..recommender import Everyone
 
     opened, rows = Bundle(bundle), Dataset(dataset)
-    tables: dict[Side, Entities] = {"user": rows.users, "item": rows.items}
-    for side, entities in tables.items():
-        if not np.array_equal(opened.raw_ids(side), entities.raw_ids):
-            raise DataError(f"{bundle} was not trained on {dataset}: the {side}s differ")
+    check_test(rows)
+    towers = Everyone(opened, rows, candidates, ranked=False)
+    both = Everyone(opened, rows, candidates)
     baselines = fit_baselines(rows) if with_baselines else []
-    towers = Everyone(opened, candidates, ranked=False)
-    both = Everyone(opened, candidates)
     return measure(rows, [*baselines, towers, both], predict=both.predict)

@@ -1,9 +1,10 @@
 """Raw interactions become a dataset: split, numbered, encoded (the layout is described in ``dataset.py``).
 
-Three streaming passes over the interactions, in file order: the first checks ids, targets and times; the second counts
+Streaming passes over the interactions, in file order: the first checks ids, targets and times; the second counts
 users and items in the training rows and finds the row that holds each one's features; the third replaces raw ids
-by entity numbers and writes the parts. A feature that is missing in some of those rows costs a pass of its own, over
-its column alone. Held in memory are the users, the items, and a few bytes per interaction.
+by entity numbers and writes the parts; the last does what the second does over all rows, for ``final/``. A feature that
+is missing in some of those rows costs a pass of its own, over its column alone. Held in memory are the users, the
+items, and a few bytes per interaction.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from typing import Any
 
 import polars as pl
 
-from ..dataset import DATASET_VERSION, PARTS, Dataset
+from ..dataset import DATASET_VERSION, PARTS, Dataset, Part
 from ..entities import ITEM_VALUES, Entities, write_entities
 from ..errors import DataError
 from ..files import disk_error, keep_inputs, written_aside
-from ..history import History
+from ..history import users_after
 from ..progress import progress
 from ..schema import INTERNAL, Schema, Side
 from ..split import Split, check_parts
@@ -53,24 +54,18 @@ def encode(raw: Path, target: Path, split: Split) -> None:
     with _clear_errors(raw, target):
         source = open_raw(raw)
         rows, description = _divide(source, split)
-        entities = {side: _entities(source, rows, side) for side in SIDES}
+        entities = {side: _entities(source, rows, side, pl.col(PART) == 0) for side in SIDES}
         with written_aside(target) as aside:
             _write_parts(aside, source, rows, entities)
-            schema = source.schema
-            encoded: dict[Side, Entities] = {}
-            for side in SIDES:
-                encoded[side], schema = encode_entities(entities[side], schema, side, aside)
-            schema = _share_vocabulary(schema)
-            schema.save(aside / "schema.yaml")
-            counts = {f"{side}s": len(encoded[side]) for side in SIDES}
+            counts = {f"{side}s": len(entities[side]) for side in SIDES}
             manifest = {"version": DATASET_VERSION, **description, **counts}
             (aside / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
-            if schema.history:
-                users = encoded["user"].categorical
-                History.of(Dataset(aside).rows("train"), len(users)).fill(users, schema)
-            for side in SIDES:
-                write_entities(aside / f"{side}s.parquet", schema, side, encoded[side])
-            raw_values(entities["item"], schema).write_parquet(aside / ITEM_VALUES)
+            _write_tables(aside, source.schema, entities)
+            dataset = Dataset(aside)
+            _fill_history(dataset, "train")
+            entities = {side: _entities(source, rows, side, pl.col(PART) >= 0) for side in SIDES}
+            _write_tables(aside / "final", source.schema, entities)
+            _fill_history(dataset.final, *PARTS)
 
 
 def _divide(source: Raw, split: Split) -> tuple[pl.LazyFrame, dict[str, Any]]:
@@ -93,63 +88,90 @@ def _divide(source: Raw, split: Split) -> tuple[pl.LazyFrame, dict[str, Any]]:
     return pl.concat([source.interactions, beside.lazy()], how="horizontal"), description
 
 
-def _entities(source: Raw, rows: pl.LazyFrame, side: Side) -> pl.DataFrame:
+def _entities(source: Raw, rows: pl.LazyFrame, side: Side, training: pl.Expr) -> pl.DataFrame:
     """Every user or item, most frequent in training first: id, raw features and labels, COUNT and NUMBER.
 
     A feature in the interactions is the newest known one of the training rows; of a user or item without such rows,
     the oldest known one of the others. What only later rows tell of somebody in training is the future, and unknown.
+
+    Args:
+        source: the raw folder.
+        rows: from :func:`_divide`.
+        side: user or item.
+        training: which rows count as such.
     """
     key = source.schema.id_column(side).name
-    training = pl.col(PART) == 0
+    rank = _rank(training)
     found = (
         rows.group_by(key)
-        .agg(training.sum().cast(pl.Int64).alias(COUNT), _rank().max().alias(RANK))
+        .agg(training.sum().cast(pl.Int64).alias(COUNT), rank.max().alias(RANK))
         .collect(engine="streaming")
     )
     flat = [column.name for column in source.flat[side]]
     if flat:
-        found = found.join(_values_at(rows, found[RANK], flat), on=RANK)
-    found = _fill_gaps(found.drop(RANK), rows, key, [name for name in flat if found[name].null_count()])
+        found = found.join(_values_at(rows, rank, found[RANK], flat), on=RANK)
+    found = _fill_gaps(found.drop(RANK), rows, rank, key, [name for name in flat if found[name].null_count()])
     if side in source.tables:
         table = source.tables[side].collect()
         found = found.join(table, on=key, how="full", coalesce=True).with_columns(pl.col(COUNT).fill_null(0))
     return found.sort([COUNT, key], descending=[True, False]).with_row_index(NUMBER, 1)
 
 
-def _rank() -> pl.Expr:
+def _rank(training: pl.Expr) -> pl.Expr:
     """Which of some rows tells of its user or item, the highest: the newest of training, else the oldest of the rest.
 
     No two rows have the same.
     """
     order = pl.col(ORDER).cast(pl.Int64)
-    return pl.when(pl.col(PART) == 0).then(order).otherwise(-1 - order)
+    return pl.when(training).then(order).otherwise(-1 - order)
 
 
-def _values_at(rows: pl.LazyFrame, ranks: pl.Series, names: list[str]) -> pl.DataFrame:
+def _values_at(rows: pl.LazyFrame, rank: pl.Expr, ranks: pl.Series, names: list[str]) -> pl.DataFrame:
     """RANK and some columns of the rows that have one of the ranks."""
-    ranked = rows.select(_rank().alias(RANK), *names)
+    ranked = rows.select(rank.alias(RANK), *names)
     return ranked.filter(pl.col(RANK).is_in(ranks.implode())).collect(engine="streaming")
 
 
-def _fill_gaps(found: pl.DataFrame, rows: pl.LazyFrame, key: str, names: list[str]) -> pl.DataFrame:
+def _fill_gaps(found: pl.DataFrame, rows: pl.LazyFrame, rank: pl.Expr, key: str, names: list[str]) -> pl.DataFrame:
     """Replace each of some columns by the values of the rows of highest rank that have one.
 
     Args:
         found: one row per user or item, with COUNT.
         rows: interactions with PART and ORDER.
+        rank: from :func:`_rank`.
         key: name of the id column.
         names: of the columns, which are read one after the other.
     """
     if not names:
         return found
-    known = [_rank().filter(pl.col(name).is_not_null()).max().alias(name) for name in names]
+    known = [rank.filter(pl.col(name).is_not_null()).max().alias(name) for name in names]
     ranks = rows.group_by(key).agg(known).collect(engine="streaming").join(found.select(key, COUNT), on=key)
     for name in names:
         at = ranks.select(key, COUNT, pl.col(name).alias(RANK))
         at = at.filter((pl.col(RANK) >= 0) | (pl.col(COUNT) == 0)).drop(COUNT)
-        values = at.join(_values_at(rows, at[RANK], [name]), on=RANK).drop(RANK)
+        values = at.join(_values_at(rows, rank, at[RANK], [name]), on=RANK).drop(RANK)
         found = found.drop(name).join(values, on=key, how="left")
     return found
+
+
+def _write_tables(folder: Path, schema: Schema, entities: dict[Side, pl.DataFrame]) -> None:
+    """Write schema.yaml, vocab/ and the tables of users and items; the history column is left empty."""
+    folder.mkdir(exist_ok=True)
+    encoded: dict[Side, Entities] = {}
+    for side in SIDES:
+        encoded[side], schema = encode_entities(entities[side], schema, side, folder)
+    schema = _share_vocabulary(schema)
+    schema.save(folder / "schema.yaml")
+    for side in SIDES:
+        write_entities(folder / f"{side}s.parquet", schema, side, encoded[side])
+    raw_values(entities["item"], schema).write_parquet(folder / ITEM_VALUES)
+
+
+def _fill_history(dataset: Dataset, *parts: Part) -> None:
+    """Write every user's newest items after some parts into the table of users, if there is a column for them."""
+    if dataset.schema.history:
+        users, _ = users_after(dataset, dataset.rows(*parts))
+        write_entities(dataset.path / "users.parquet", dataset.schema, "user", users)
 
 
 def _write_parts(aside: Path, source: Raw, rows: pl.LazyFrame, entities: dict[Side, pl.DataFrame]) -> None:

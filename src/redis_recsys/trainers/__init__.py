@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 
 class Trainer(Protocol):
-    """What every trainer does, in this order."""
+    """What every trainer does, in this order.
+
+    With ``train.final`` the first two calls choose the epochs, on the train and valid parts, unless a bundle's training
+    has done so, whose records they then return. The export trains both models again, on every row, and writes these.
+    """
 
     curves: dict[str, list[dict[str, Any]]]
 
@@ -35,7 +39,9 @@ class Trainer(Protocol):
         ...
 
 
-def trainer_of(dataset: Dataset, settings: Settings, target: Path, export: Path | None = None) -> Trainer:
+def trainer_of(
+    dataset: Dataset, settings: Settings, target: Path, export: Path | None = None, chosen: Bundle | None = None
+) -> Trainer:
     """The trainer that ``settings.train.trainer`` names.
 
     Args:
@@ -43,25 +49,30 @@ def trainer_of(dataset: Dataset, settings: Settings, target: Path, export: Path 
         settings: of the training.
         target: of the bundle.
         export: folder in which to keep what the framework's own tools read; only Merlin has such.
+        chosen: bundle whose training has chosen the epochs, for ``settings.train.final``; None: they are chosen first.
 
     Raises:
         ConfigError: an option does not go with the trainer, or its environment is missing.
         TrainingError: the dataset has nothing to learn from.
     """
+    if chosen is not None and not settings.train.final:
+        raise ConfigError("--epochs-of is for --final: other trainings choose their epochs by themselves")
     if settings.train.trainer == "merlin":
         from .merlin.train import MerlinTrainer
 
-        return MerlinTrainer(dataset, settings, target, export)
+        return MerlinTrainer(dataset, settings, target, export, chosen)
     from .torch.train import Trainer as TorchTrainer
 
     if export is not None:
         raise ConfigError("--export is for --trainer merlin: the torch trainer writes nothing but the bundle")
-    return TorchTrainer(dataset, settings.train, target)
+    return TorchTrainer(dataset, settings.train, target, chosen)
 
 
-def train(dataset: Dataset, settings: Settings, target: Path, export: Path | None = None) -> Bundle:
+def train(
+    dataset: Dataset, settings: Settings, target: Path, export: Path | None = None, chosen: Bundle | None = None
+) -> Bundle:
     """Train both models and write the bundle; see :func:`trainer_of`."""
-    trainer = trainer_of(dataset, settings, target, export)
+    trainer = trainer_of(dataset, settings, target, export, chosen)
     try:
         trainer.fit_retrieval()
         trainer.fit_ranking()

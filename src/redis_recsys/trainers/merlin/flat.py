@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from ...dataset import Dataset, Rows
+from ...dataset import Dataset, Part, Rows
 from ...entities import Entities
 from ...history import History
 from ...schema import Column, Schema, Side
@@ -18,6 +19,7 @@ from .graph import SIDES
 from .job import Feature
 
 LONGEST_NAME = 220  # NVTabular names a file after all columns that share a vocabulary
+CHOOSING: dict[str, tuple[Part, ...]] = {"train": ("train",), "valid": ("valid",)}  # the number of epochs
 TARGET = "click"  # of data that has no target column
 RAW = "_raw"  # ends the name of a raw id
 OTHER = "column"  # begins the name of a column that does not begin with a letter
@@ -77,27 +79,30 @@ def features(schema: Schema) -> list[Feature]:
     ]
 
 
-def write_rows(dataset: Dataset, folder: Path, negatives: int, seed: int) -> None:
-    """Write ``train.parquet`` and ``valid.parquet``.
+def write_rows(
+    dataset: Dataset, folder: Path, negatives: int, seed: int, files: dict[str, tuple[Part, ...]] = CHOOSING
+) -> None:
+    """Write the rows as parquet files.
 
-    Values are raw where the training part has them, null where not, so that NVTabular numbers exactly the values that
-    have an id in the dataset. Numerics are standardised already. The history column holds what each user did before
-    the row.
+    Values are raw where they have an id in the dataset, null where not, so that NVTabular numbers exactly these.
+    Numerics are standardised already. The history column holds what each user did before the row, in any of the files.
 
     Args:
         dataset: to take the rows from.
         folder: an existing one.
         negatives: drawn per positive where the data has no target column.
         seed: of the drawing.
+        files: parts of the dataset by name of the file, ``train`` for ``train.parquet``.
     """
-    train, valid = dataset.rows("train"), dataset.rows("valid")
-    both = train + valid
-    ends = History.ends_before(both)
-    history = History.of(both, len(dataset.users))
+    written = {name: dataset.rows(*parts) for name, parts in files.items()}
+    everything = reduce(Rows.__add__, written.values())
+    ends = History.ends_before(everything)
+    history = History.of(everything, len(dataset.users))
+    starts = np.cumsum([0, *map(len, written.values())])
     sides: list[tuple[Side, Entities]] = [("user", dataset.users), ("item", dataset.items)]
     tables = {side: raw_table(entities, dataset, side) for side, entities in sides}
-    parts = (("train", train, ends[: len(train)]), ("valid", valid, ends[len(train) :]))
-    for number, (part, rows, before) in enumerate(parts):
+    for number, (name, rows) in enumerate(written.items()):
+        before = ends[starts[number] : starts[number + 1]]
         if dataset.schema.target is None:
             rng = np.random.default_rng([seed, number])
             rows, source = with_negatives(rows, len(dataset.items) + 1, negatives, rng)
@@ -113,7 +118,7 @@ def write_rows(dataset: Dataset, folder: Path, negatives: int, seed: int) -> Non
             ],
             how="horizontal",
         )
-        frame.write_parquet(folder / f"{part}.parquet", row_group_size=1 << 17)
+        frame.write_parquet(folder / f"{name}.parquet", row_group_size=1 << 17)
 
 
 def raw_table(entities: Entities, dataset: Dataset, side: Side) -> pl.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 # Where the public multi-stage example has what its offline example exported: in its model repository and Feast's folder
@@ -47,7 +47,8 @@ class Job:
     """Train two-tower and DLRM, and export them as the public notebooks do.
 
     Attributes:
-        rows: folder with ``train.parquet`` and ``valid.parquet``, flat rows of raw values.
+        rows: folder with ``train.parquet`` and ``valid.parquet``, flat rows of raw values; with ``final`` those of all
+            parts in ``final.parquet``, and the other two only if the epochs are still to be chosen.
         export: folder to write.
         features: all that the models see, the ids among them.
         user_id, item_id, target: columns of the rows; beside the ids are raw ones, ``{user_id}_raw``.
@@ -56,6 +57,8 @@ class Job:
         retrieval_batch, ranking_batch: rows per step.
         learning_rate: of Adam, for both models.
         seed: of everything random.
+        final: train again on all rows for as many epochs as were best.
+        chosen: these epochs by model; empty if they are to be chosen on the train and valid part.
     """
 
     rows: str
@@ -73,6 +76,8 @@ class Job:
     ranking_batch: int
     learning_rate: float
     seed: int
+    final: bool = False
+    chosen: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path) -> Job:

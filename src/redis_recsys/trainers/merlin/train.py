@@ -15,12 +15,13 @@ import polars as pl
 
 from ...bundle import Bundle, writing_bundle
 from ...config import Settings, TrainSettings
-from ...dataset import Dataset
+from ...dataset import PARTS, Dataset
 from ...errors import ConfigError, TrainingError
 from ...files import disk_error, keep_inputs, written_aside
 from ...progress import console, progress
 from ...vocabularies import read_vocabulary
-from ..complete import complete, users_after
+from ..complete import complete
+from ..epochs import MODELS, Curves, best_epochs, curves_of
 from . import flat
 from .categories import Categories
 from .environment import Worker, interpreter, tell
@@ -28,8 +29,9 @@ from .graph import Wire
 from .job import Feature, Job, save
 from .models import Converted, write_models
 
-UNDERSTOOD = {"trainer", "device", "seed", "embedding_dim", "epochs", "patience", "ranking_negatives"}
+UNDERSTOOD = {"trainer", "device", "seed", "embedding_dim", "epochs", "patience", "ranking_negatives", "final"}
 METRICS = {"retrieval": "NDCG@10 within a batch", "ranking": "AUC"}  # that Keras stops by, on the valid part
+RECORD = ("epoch", "loss", "metric", "rows_per_s", "keras")  # of an epoch; nothing validates the final training
 DULL = ("regularization_loss", "loss_batch")  # Keras metrics that nobody needs to see
 
 
@@ -37,7 +39,7 @@ class MerlinTrainer:
     """Trains in the Merlin environment and writes the bundle.
 
     The worker begins with the first call and goes on by itself; each call waits for its part. Both models learn from
-    the train part and stop early on the valid part; they are not trained again on both.
+    the train part and stop early on the valid part; they are trained again only with ``final``, on all parts.
 
     Attributes:
         schema: what NVTabular made of the columns, once the retrieval model has been trained.
@@ -45,16 +47,25 @@ class MerlinTrainer:
         peak_mb: most memory that the worker held.
     """
 
-    def __init__(self, dataset: Dataset, settings: Settings, target: Path, export: Path | None = None) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        settings: Settings,
+        target: Path,
+        export: Path | None = None,
+        chosen: Bundle | None = None,
+    ) -> None:
         """
         Args:
             dataset: to learn from.
             settings: sections ``train`` (as far as Merlin understands it) and ``merlin``.
             target: of the bundle.
             export: folder in which to keep what Merlin's own tools read; None: it is not kept.
+            chosen: bundle whose training has chosen the epochs, with ``final``; None: they are chosen first.
 
         Raises:
-            ConfigError: there is no Merlin environment, or an option is set that Merlin does not know.
+            ConfigError: there is no Merlin environment, an option is set that Merlin does not know, or ``chosen`` was
+                trained in another way.
             TrainingError: no clicks to learn from.
         """
         check_options(settings.train)
@@ -63,7 +74,8 @@ class MerlinTrainer:
             keep_inputs(export, dataset.path)
         keep_inputs(target, dataset.path)
         self.dataset, self.target = dataset, target
-        self.curves: dict[str, list[dict[str, Any]]] = {}
+        self._chosen = curves_of(chosen, "merlin") if chosen else None
+        self.curves: Curves = {}
         self.schema: list[dict[str, Any]] = []
         self.seconds: dict[str, float] = {}
         self.peak_mb = 0.0
@@ -88,22 +100,27 @@ class MerlinTrainer:
 
     def fit_retrieval(self) -> list[dict[str, Any]]:
         """Train the two towers; one record per epoch, with Keras' own metrics in ``keras``."""
-        return self._fit("retrieval")
+        return self._fit("retrieval") if self._chosen is None else self._taken("retrieval", self._chosen)
 
     def fit_ranking(self) -> list[dict[str, Any]]:
         """Train the DLRM; one record per epoch."""
-        return self._fit("ranking")
+        return self._fit("ranking") if self._chosen is None else self._taken("ranking", self._chosen)
 
     def export(self) -> Bundle:
-        """Take over what Merlin exported, compare it with TensorFlow's answers, and complete the bundle.
+        """Train again if that is set, take over what Merlin exported, compare it with TensorFlow, complete the bundle.
 
         Raises:
             TrainingError: one of the models has not been trained.
             BundleError: an ONNX file differs from its model.
         """
-        if set(self.curves) != set(METRICS):
+        if set(self.curves) != set(MODELS):
             raise TrainingError("train both models before the export: fit_retrieval(), then fit_ranking()")
         try:
+            if self._settings.train.final:
+                epochs = best_epochs(self.curves)
+                console.print(f"training again on {' + '.join(PARTS)}, epochs: {epochs}", highlight=False)
+                for model in MODELS:
+                    self._fit(f"{model}_final")
             assert self._events is not None
             for event in self._events:
                 self._note(event)
@@ -114,6 +131,10 @@ class MerlinTrainer:
         finally:
             self.close()
         return Bundle(self.target, verify=False)
+
+    def _taken(self, model: str, chosen: Curves) -> list[dict[str, Any]]:
+        self.curves[model] = chosen[model]
+        return chosen[model]
 
     def _fit(self, model: str) -> list[dict[str, Any]]:
         try:
@@ -141,8 +162,8 @@ class MerlinTrainer:
                     advance(event["done"] - done)
                     done = event["done"]
                 elif event["event"] == "epoch":
-                    record = {name: event[name] for name in ("epoch", "loss", "metric", "rows_per_s", "keras")}
-                    records.append(record | {"metric_name": METRICS[model]})
+                    record = {name: event[name] for name in RECORD if name in event}
+                    records.append(record | ({"metric_name": METRICS[model]} if model in METRICS else {}))
                     break
                 else:
                     self._note(event)
@@ -176,7 +197,11 @@ class MerlinTrainer:
             self._home = Path(self._open.enter_context(scratch))
             for name in ("rows", "export", "onnx"):
                 (self._home / name).mkdir()
-            flat.write_rows(self.dataset, self._home / "rows", settings.train.ranking_negatives, settings.train.seed)
+            drawing = settings.train.ranking_negatives, settings.train.seed
+            if self._chosen is None:
+                flat.write_rows(self.dataset, self._home / "rows", *drawing)
+            if settings.train.final:
+                flat.write_rows(self.dataset.final, self._home / "rows", *drawing, {"final": PARTS})
             save(self._job(), self._home / "job.json")
         except OSError as error:
             raise disk_error(error, self.target) from error
@@ -202,12 +227,13 @@ class MerlinTrainer:
             ranking_batch=merlin.ranking_batch,
             learning_rate=merlin.learning_rate,
             seed=train.seed,
+            final=train.final,
+            chosen=best_epochs(self._chosen) if self._chosen else {},
         )
 
     def _write(self) -> None:
-        dataset, onnx = self.dataset, self._home / "onnx"
-        rows = dataset.rows("train") + dataset.rows("valid")
-        users, history = users_after(dataset, rows)
+        final = self._settings.train.final
+        dataset, onnx = self.dataset.final if final else self.dataset, self._home / "onnx"
         wires = wires_of(dataset, self._home / "export" / "categories")
         query, candidate, dlrm = (Converted.read(onnx, name) for name in ("query_tower", "candidate_tower", "dlrm"))
         with writing_bundle(self.target) as folder:
@@ -215,7 +241,7 @@ class MerlinTrainer:
             vectors = candidate.run(wires, dataset.items)
             differences = write_models(folder, dataset.schema, wires, query, candidate, dlrm, vectors)
             metrics = {"curves": self.curves, "onnx_difference": differences, "seconds": self.seconds}
-            complete(folder, dataset, rows, users, history, "merlin", metrics)
+            complete(folder, dataset, "merlin", metrics, PARTS if final else PARTS[:1], final)
 
 
 def check_options(settings: TrainSettings) -> None:

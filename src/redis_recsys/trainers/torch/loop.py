@@ -90,6 +90,10 @@ def fit(
     path = checkpoint / f"{name}.pt" if checkpoint else None
     if path and resume and path.exists():
         records, best = _restore(path, model, average, optimizer)
+        if validate is None and len(records) > epochs:
+            raise TrainingError(
+                f"checkpoint {path} does not fit: it has {len(records)} epochs of {epochs}; train without --resume"
+            )
     for epoch in range(len(records) + 1, epochs + 1):
         if validate and epoch - best["epoch"] > patience:
             break

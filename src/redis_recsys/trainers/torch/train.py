@@ -12,13 +12,15 @@ import torch
 
 from ...bundle import Bundle, writing_bundle
 from ...config import TrainSettings
-from ...dataset import Dataset, Rows
+from ...dataset import BEFORE_TEST, PARTS, Dataset, Part, Rows
 from ...errors import TrainingError
+from ...files import disk_error
 from ...history import History
 from ...metrics import auc, hits_of, log_loss, ndcg_at
 from ...progress import console
 from ...topk import topk
-from ..complete import complete, users_after
+from ..complete import complete
+from ..epochs import Curves, best_epochs, curves_of
 from ..negatives import with_negatives
 from .dlrm import DLRM, Head, ItemSide, UserSide
 from .export import export_ranker, export_towers
@@ -36,17 +38,25 @@ class Trainer:
     """Trains the two models one after the other and writes the bundle.
 
     Both are trained on the train part and stopped early on the valid part. With ``refit`` they are then trained anew
-    for as many epochs on both parts, so that the newest interactions are learnt too.
+    for as many epochs on both parts, with ``final`` on all three, so that the newest interactions are learnt too.
     """
 
-    def __init__(self, dataset: Dataset, settings: TrainSettings, target: Path) -> None:
+    def __init__(self, dataset: Dataset, settings: TrainSettings, target: Path, chosen: Bundle | None = None) -> None:
         """
+        Args:
+            dataset: to learn from.
+            settings: of the training.
+            target: of the bundle.
+            chosen: bundle whose training has chosen the epochs, with ``final``; None: they are chosen first.
+
         Raises:
+            ConfigError: ``chosen`` was trained in another way.
             TrainingError: no cuda device where one was asked for, no clicks to learn from, or a half-life for rows
                 whose times are no days.
         """
         self.dataset, self.settings, self.target = dataset, settings, target
-        self.curves: dict[str, list[dict[str, Any]]] = {}
+        self._chosen = curves_of(chosen, "torch") if chosen else None
+        self.curves: Curves = {}
         self._device = _device(settings.device)
         self._fitting, self._validation = dataset.rows("train"), dataset.rows("valid")
         for part, rows in (("train", self._fitting), ("valid", self._validation)):
@@ -54,25 +64,30 @@ class Trainer:
                 raise TrainingError(f"the {part} part of {dataset.path} has no clicks: there is nothing to learn")
         self._data = _Data(dataset, self._fitting, settings, self._device)
         self._checkpoint = target.parent / f".{target.name}.checkpoint"
-        if not settings.resume:
-            shutil.rmtree(self._checkpoint, ignore_errors=True)
+        _prepare(self._checkpoint, dataset, settings.resume)
 
     def fit_retrieval(self) -> list[dict[str, Any]]:
         """Train the two towers; one record per epoch (see :func:`loop.fit`), the metric being NDCG@10."""
-        metric = _retrieval_metric(self._data, self._validation)
-        self._retrieval, records = self._data.fit_two_tower(metric, self.settings.epochs, self._checkpoint)
+        if self._chosen is None:
+            metric = _retrieval_metric(self._data, self._validation)
+            self._retrieval, records = self._data.fit_two_tower(metric, self.settings.epochs, self._checkpoint)
+        else:
+            records = self._chosen["retrieval"]
         self.curves["retrieval"] = records
         return records
 
     def fit_ranking(self) -> list[dict[str, Any]]:
         """Train the DLRM; one record per epoch, the metric being that of :func:`_ranking_metric`."""
-        metric = _ranking_metric(self._data, self._validation)
-        self._ranker, records = self._data.fit_dlrm(metric, self.settings.epochs, self._checkpoint)
+        if self._chosen is None:
+            metric = _ranking_metric(self._data, self._validation)
+            self._ranker, records = self._data.fit_dlrm(metric, self.settings.epochs, self._checkpoint)
+        else:
+            records = self._chosen["ranking"]
         self.curves["ranking"] = records
         return records
 
     def export(self) -> Bundle:
-        """Refit if that is set, write the ONNX files, compare them with the torch models, and complete the bundle.
+        """Train again if that is set, write the ONNX files, compare them with the models, and complete the bundle.
 
         Raises:
             TrainingError: one of the models has not been trained.
@@ -80,18 +95,32 @@ class Trainer:
         """
         if len(self.curves) < 2:
             raise TrainingError("train both models before the export: fit_retrieval(), then fit_ranking()")
-        everything = self._fitting + self._validation
-        if self.settings.refit:
-            best = {name: max(records, key=lambda r: r["metric"])["epoch"] for name, records in self.curves.items()}
-            console.print(f"training again on train + valid, epochs: {best}", highlight=False)
-            data = _Data(self.dataset, everything, self.settings, self._device)
-            towers = data.fit_two_tower(None, best["retrieval"], self._checkpoint, "_refit")
-            ranker = data.fit_dlrm(None, best["ranking"], self._checkpoint, "_refit")
-            self._retrieval, self.curves["retrieval_refit"] = towers
-            self._ranker, self.curves["ranking_refit"] = ranker
-        bundle = _write(self.dataset, everything, self._retrieval, self._ranker, self.curves, self.target)
+        if self.settings.final:
+            learned, dataset = PARTS, self.dataset.final
+            self._train_again(dataset, PARTS, "final")
+        elif self.settings.refit:
+            learned, dataset = BEFORE_TEST, self.dataset
+            self._train_again(dataset, BEFORE_TEST, "refit")
+        else:
+            learned, dataset = PARTS[:1], self.dataset
+        with writing_bundle(self.target) as folder:
+            console.print("exporting to ONNX and comparing with the torch models", highlight=False)
+            tables = Table(dataset.users), Table(dataset.items)
+            differences = export_towers(self._retrieval, *tables, folder) | export_ranker(self._ranker, *tables, folder)
+            metrics = {"curves": self.curves, "onnx_difference": differences}
+            complete(folder, dataset, "torch", metrics, learned, self.settings.final)
         shutil.rmtree(self._checkpoint, ignore_errors=True)
-        return bundle
+        return Bundle(self.target, verify=False)
+
+    def _train_again(self, dataset: Dataset, parts: tuple[Part, ...], name: str) -> None:
+        """Train both models anew on some parts, for the best number of epochs."""
+        best = best_epochs(self.curves)
+        console.print(f"training again on {' + '.join(parts)}, epochs: {best}", highlight=False)
+        data = _Data(dataset, dataset.rows(*parts), self.settings, self._device)
+        towers = data.fit_two_tower(None, best["retrieval"], self._checkpoint, f"_{name}")
+        ranker = data.fit_dlrm(None, best["ranking"], self._checkpoint, f"_{name}")
+        self._retrieval, self.curves[f"retrieval_{name}"] = towers
+        self._ranker, self.curves[f"ranking_{name}"] = ranker
 
     def close(self) -> None:
         """Nothing is held; the checkpoint stays for ``resume``."""
@@ -273,18 +302,19 @@ class _Holdout:
         return float(ndcg_at(hits, self.counts, VALIDATION_K).mean())
 
 
-def _write(
-    dataset: Dataset, rows: Rows, retrieval: TwoTower, ranker: DLRM, curves: dict[str, Any], target: Path
-) -> Bundle:
-    """Export, check and write everything; nothing is visible before it is complete."""
-    users, history = users_after(dataset, rows)
-    tables = Table(users), Table(dataset.items)
-    with writing_bundle(target) as folder:
-        console.print("exporting to ONNX and comparing with the torch models", highlight=False)
-        differences = export_towers(retrieval, *tables, folder) | export_ranker(ranker, *tables, folder)
-        metrics = {"curves": curves, "onnx_difference": differences}
-        complete(folder, dataset, rows, users, history, "torch", metrics)
-    return Bundle(target, verify=False)
+def _prepare(checkpoint: Path, dataset: Dataset, resume: bool) -> None:
+    """Remove what an interrupted run has left, unless this one resumes it on the same data; note the data."""
+    note, data = checkpoint / "dataset", dataset.fingerprint
+    if resume and checkpoint.exists():
+        if note.exists() and note.read_text() == data:
+            return
+        console.print(f"the checkpoint {checkpoint} is of other data: training begins anew", highlight=False)
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    try:
+        checkpoint.mkdir(parents=True)
+        note.write_text(data)
+    except OSError as error:
+        raise disk_error(error, checkpoint) from error
 
 
 def _device(wanted: str) -> torch.device:

@@ -7,10 +7,12 @@ when its validation metric no longer gets better, and keeps the weights of its b
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import merlin.models.tf as mm
+import numpy as np
 import nvtabular as nvt
 import tensorflow as tf
 from merlin.io.dataset import Dataset
@@ -27,39 +29,69 @@ PART_SIZE = "256MB"
 
 
 def fit(job: Job) -> None:
-    """Train both models and write the export folder."""
-    tf.keras.utils.set_random_seed(job.seed)
-    export = Path(job.export)
-    with timed("etl"):
-        ranking = {part: _transformed(job, part) for part in ("train", "valid")}
-        retrieval = {part: _clicks(job, part, data) for part, data in ranking.items()}
-    schema = ranking["train"].schema.without([f"{job.user_id}_raw", f"{job.item_id}_raw"])
-    emit("schema", columns=_described(schema))
-    with timed("retrieval"):
-        towers = _two_tower(job, schema.without([job.target]))
-        _train(job, "retrieval", towers, retrieval, schema.without([job.target]), job.retrieval_batch)
-    with timed("ranking"):
-        dlrm = _dlrm(job, schema)
-        _train(job, "ranking", dlrm, ranking, schema, job.ranking_batch)
+    """Train both models and write the export folder; with ``job.final`` those that have learned from all rows."""
+    export, chosen = Path(job.export), job.chosen
+    if not chosen:
+        # NVTabular caches categories by their path, so that no two workflows may write to one folder
+        found = _fit(job, Path(job.rows) / "chosen" if job.final else export, ("train", "valid"), {}, "")
+        chosen = {name: fitted.best for name, fitted in found.items()}
+    if job.final:
+        found = {}  # lets go of the first models
+        found = _fit(job, export, ("final",), chosen, "_final")
     with timed("export"):
-        _export(job, export, towers, dlrm, retrieval["train"])
+        _export(job, export, found["retrieval"].model, found["ranking"].model, found["retrieval"].rows)
 
 
-def _transformed(job: Job, part: str) -> Dataset:
-    """A part with encoded features, raw ids and the target; the workflow is fitted on the training part."""
+@dataclass(frozen=True)
+class _Fitted:
+    """A trained model, the rows that it has learned from, and its best epoch (the last, where nothing validates)."""
+
+    model: Any
+    rows: Dataset
+    best: int
+
+
+def _fit(job: Job, folder: Path, parts: tuple[str, ...], epochs: dict[str, int], suffix: str) -> dict[str, _Fitted]:
+    """Both models, trained on the first part.
+
+    Args:
+        job: what to do.
+        folder: for the workflow and its categories.
+        parts: files of rows; a second one validates, and training stops early.
+        epochs: how many, by model, where nothing validates.
+        suffix: of the names of the steps.
+    """
+    tf.keras.utils.set_random_seed(job.seed)
+    folder.mkdir(exist_ok=True)
+    with timed("etl" + suffix):
+        workflow = _workflow(job, folder)
+        workflow.fit(Dataset(str(Path(job.rows) / f"{parts[0]}.parquet"), part_size=PART_SIZE))
+        workflow.save(str(folder / "workflow"))
+        ranking = [_transformed(job, part, workflow) for part in parts]
+        retrieval = [_clicks(job, part, data) for part, data in zip(parts, ranking, strict=True)]
+    schema = ranking[0].schema.without([f"{job.user_id}_raw", f"{job.item_id}_raw"])
+    emit("schema", columns=_described(schema))
+    found = {}
+    with timed("retrieval" + suffix):
+        towers = _two_tower(job, schema.without([job.target]))
+        best = _train(job, "retrieval", suffix, towers, retrieval, schema.without([job.target]), epochs)
+        found["retrieval"] = _Fitted(towers, retrieval[0], best)
+    with timed("ranking" + suffix):
+        dlrm = _dlrm(job, schema)
+        best = _train(job, "ranking", suffix, dlrm, ranking, schema, epochs)
+        found["ranking"] = _Fitted(dlrm, ranking[0], best)
+    return found
+
+
+def _transformed(job: Job, part: str, workflow: nvt.Workflow) -> Dataset:
+    """A part with encoded features, raw ids and the target."""
     home = Path(job.rows)
-    if part == "train":
-        workflow = _workflow(job)
-        workflow.fit(Dataset(str(home / "train.parquet"), part_size=PART_SIZE))
-        workflow.save(str(Path(job.export) / "workflow"))
-    else:
-        workflow = nvt.Workflow.load(str(Path(job.export) / "workflow"))  # written by this process, moments ago
     raw = Dataset(str(home / f"{part}.parquet"), part_size=PART_SIZE)
     workflow.transform(raw).to_parquet(output_path=str(home / "processed" / part))
     return Dataset(str(home / "processed" / part / "*.parquet"), part_size=PART_SIZE)
 
 
-def _workflow(job: Job) -> nvt.Workflow:
+def _workflow(job: Job, folder: Path) -> nvt.Workflow:
     """Categorify and tags, as in the notebook, which drops rows with nulls where this gives null an id of its own."""
     ids = {job.user_id: ops.TagAsUserID, job.item_id: ops.TagAsItemID}
     sides = {"user": ops.TagAsUserFeatures, "item": ops.TagAsItemFeatures}
@@ -71,7 +103,7 @@ def _workflow(job: Job) -> nvt.Workflow:
         if feature.numeric:
             outputs += feature.names >> ops.AddMetadata(tags=[Tags.CONTINUOUS]) >> tag
         else:
-            categorify = ops.Categorify(dtype="int32", out_path=job.export, encode_type="joint")
+            categorify = ops.Categorify(dtype="int32", out_path=str(folder), encode_type="joint")
             outputs += [feature.names if len(feature.names) > 1 else feature.names[0]] >> categorify >> tag
     return nvt.Workflow(outputs)
 
@@ -110,27 +142,33 @@ def _dlrm(job: Job, schema: Schema) -> mm.Model:
     return model
 
 
-def _train(job: Job, name: str, model: mm.Model, data: dict[str, Dataset], schema: Schema, batch: int) -> None:
-    parts = {}
-    for part, dataset in data.items():
-        parts[part] = Dataset(dataset.to_ddf(), schema=schema)
+def _train(
+    job: Job, name: str, suffix: str, model: mm.Model, data: list[Dataset], schema: Schema, epochs: dict[str, int]
+) -> int:
+    """Train a model; arguments as of :func:`_fit`. Return the best epoch."""
+    parts = [Dataset(dataset.to_ddf(), schema=schema) for dataset in data]
+    validates = len(parts) > 1
     metric = f"val_ndcg_at_{K}" if name == "retrieval" else "val_auc"
-    rows = data["train"].num_rows
-    stop = tf.keras.callbacks.EarlyStopping(metric, patience=job.patience, mode="max", restore_best_weights=True)
-    model.fit(
-        parts["train"],
-        validation_data=parts["valid"],
+    batch = job.retrieval_batch if name == "retrieval" else job.ranking_batch
+    callbacks: list[Any] = [_Progress(name + suffix, data[0].num_rows, batch, metric if validates else None)]
+    if validates:
+        stop = tf.keras.callbacks.EarlyStopping(metric, patience=job.patience, mode="max", restore_best_weights=True)
+        callbacks.append(stop)
+    history = model.fit(
+        parts[0],
+        validation_data=parts[1] if validates else None,
         batch_size=batch,
-        epochs=job.epochs,
+        epochs=job.epochs if validates else epochs[name],
         verbose=0,
-        callbacks=[_Progress(name, rows, batch, metric), stop],
-    )
+        callbacks=callbacks,
+    ).history
+    return int(np.argmax(history[metric])) + 1 if validates else epochs[name]
 
 
 class _Progress(tf.keras.callbacks.Callback):
     """Tells of every step and every epoch, with Keras' own metrics."""
 
-    def __init__(self, model: str, rows: int, batch: int, metric: str) -> None:
+    def __init__(self, model: str, rows: int, batch: int, metric: str | None) -> None:
         super().__init__()
         self._name, self._rows, self._batch, self._metric = model, rows, batch, metric
         self._seconds = 0.0
@@ -146,13 +184,14 @@ class _Progress(tf.keras.callbacks.Callback):
         self._seconds = time.perf_counter() - self._started  # without the validation
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._seconds = self._seconds or time.perf_counter() - self._started
         keras = {name: float(value) for name, value in (logs or {}).items()}
         emit(
             "epoch",
             model=self._name,
             epoch=epoch + 1,
             loss=keras["loss"],
-            metric=keras[self._metric],
+            **({"metric": keras[self._metric]} if self._metric else {}),
             rows_per_s=self._rows / self._seconds,
             keras=keras,
         )
