@@ -59,6 +59,7 @@ class TextOptions(BaseModel):
     @classmethod
     def _known_encoding(cls, encoding: str) -> str:
         try:
+            "".encode(encoding)  # codecs that are no encodings of text, such as base64, fail here
             return codecs.lookup(encoding).name
         except LookupError:
             raise ValueError(f"{encoding!r} is not a known encoding, such as cp1252, latin-1 or utf-16") from None

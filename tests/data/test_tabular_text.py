@@ -252,6 +252,12 @@ def test_one_column_may_be_two(people: People) -> None:
     assert people.read("log.csv", columns).rows() == [("a", 1, "1984", 1984.0)]
 
 
+@pytest.mark.parametrize("name", ["*", "^.*$", "a.b/c d", "Größe", "__item", "item exact"])
+def test_a_column_of_the_files_may_have_any_name(people: People, name: str) -> None:
+    people.write("log.csv", f"user,item,other,{name},at\na,1,x,y,2026-03-01\n")
+    assert people.read("log.csv", [BRAND | {"from": name}, AT]).rows() == [("a", 1, "y", 1772323200)]
+
+
 def test_a_name_that_no_file_has_is_named(people: People) -> None:
     people.write("log.csv", "user,item,lands\na,1,fr\n")
     with pytest.raises(SchemaError, match="has no column 'land', which the schema names: did you mean 'lands'"):
@@ -269,6 +275,7 @@ def test_a_name_that_no_file_has_is_named(people: People) -> None:
         ({"separator": ""}, "source.separator: is empty"),
         ({"separator": "§"}, "source.separator: '§' is not one ASCII character"),
         ({"encoding": "utf-9"}, "source.encoding: 'utf-9' is not a known encoding, such as cp1252"),
+        ({"encoding": "base64"}, "source.encoding: 'base64' is not a known encoding"),
         ({"decimal": ";"}, "source.decimal: Input should be '.' or ','"),
         ({"nulls": [None]}, "source.nulls: quote each word, such as 'NULL'"),
         ({"nulls": [False]}, "source.nulls: quote each word"),

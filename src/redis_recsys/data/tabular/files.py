@@ -142,6 +142,10 @@ def reading(path: Path) -> Iterator[None]:
             raise
         reason = " ".join(str(error).split())
         if "utf-8" in reason.lower() or "utf8" in reason.lower():
+            if path.suffix.lower() == ".parquet":
+                raise DataError(
+                    f"{path} holds bytes that are no UTF-8 text in a column of texts: write texts"
+                ) from error
             raise DataError(NOT_UTF8.format(path=path)) from error
         raise DataError(f"{path} cannot be read (truncated or not {' or '.join(FORMATS)}?): {reason}") from error
 

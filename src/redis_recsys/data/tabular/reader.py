@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import cast
 
 import polars as pl
+from polars.selectors import by_name
 
 from ...errors import DataError
 from ...files import keep_inputs, written_aside
@@ -149,7 +150,7 @@ def _cells(part: Part, columns: Sequence[Column], thorough: bool = False) -> lis
 
 def _measure(part: Part, found: Sequence[Cells]) -> bool:
     """Compute the facts of all columns of a file in one pass; return whether it has empty lines."""
-    own = pl.all_horizontal(pl.col(*part.rows.collect_schema()).is_null())
+    own = pl.all_horizontal(by_name(*part.rows.collect_schema()).is_null())
     blank = own.any() if part.is_text else pl.lit(value=False)
     wanted = {"blank": blank, "rows": pl.len()}
     for number, one in enumerate(found):
@@ -171,7 +172,12 @@ def _wrong(one: Cells) -> DataError:
     """The error of the first wrong value of a column."""
     name = one.part.require(one.column)
     with reading(one.part.path):
-        rows = with_parsed(one.part, [one]).with_row_index(ROW, 1).filter(one.wrong).select(ROW, one.part.names[name])
+        rows = (
+            with_parsed(one.part, [one])
+            .with_row_index(ROW, 1)
+            .filter(one.wrong)
+            .select(ROW, by_name(one.part.names[name]))
+        )
         row, value = rows.head(1).collect().row(0)
     bare = value.strip(BLANKS) if isinstance(value, str) else None
     held = "is empty" if value is None or bare == "" else f"holds {value!r}"

@@ -15,6 +15,7 @@ from datetime import datetime, timedelta, timezone
 from typing import cast
 
 import polars as pl
+from polars.selectors import by_name
 
 from ...errors import DataError
 from ...schema import TICKS, Column, Unit
@@ -150,17 +151,17 @@ def _moments(part: Part, column: Column, moment: pl.Expr, finest: Unit) -> TimeC
 
 def _parsed(text: pl.Expr, first: pl.Series | None) -> pl.Expr:
     """Datetimes of ISO 8601 texts, in UTC; with ``first``, only of texts in the form that it has."""
-    spaced = text.str.replace("T", " ", literal=True)
     if first is not None and len(first):
-        values = first.to_frame(text.meta.root_names()[0])
         for form in FORMS:
-            if values.select(_as(form, spaced)).item() is not None:
-                return _as(form, spaced)
-    text = text.str.replace(r" ?(UTC|GMT)$", "Z").str.replace(",", ".", literal=True)
-    return pl.coalesce(_as(form, text.str.replace("T", " ", literal=True)) for form in FORMS)
+            if pl.select(_as(form, pl.lit(first))).item() is not None:
+                return _as(form, text)
+    return pl.coalesce(
+        _as(form, text.str.replace(r" ?(UTC|GMT)$", "Z").str.replace(",", ".", literal=True)) for form in FORMS
+    )
 
 
 def _as(form: str, text: pl.Expr) -> pl.Expr:
+    text = text.str.replace("T", " ", literal=True)
     if form.endswith("%d"):
         return text.str.to_date(form, strict=False).cast(pl.Datetime("us"))
     if form.endswith("%#z"):
@@ -195,7 +196,7 @@ def _contradiction(found: Sequence[TimeCells], kinds: Sequence[str]) -> DataErro
         cells = next(cells for cells in found if kind in _kinds(cells))
         name = cells.part.names[cells.part.require(cells.column)]
         mask = pl.lit(value=True) if cells.form == "moment" else cells.value.is_in(_ends(cells, kind))
-        rows = with_parsed(cells.part, [cells]).with_row_index(ROW, 1).filter(mask).select(ROW, name)
+        rows = with_parsed(cells.part, [cells]).with_row_index(ROW, 1).filter(mask).select(ROW, by_name(name))
         row, value = rows.head(1).collect().row(0)
         what = {STEPS: "no time since 1970 in any unit", "moment": "a time"}.get(kind) or NAMES[cast(Unit, kind)]
         examples.append(f"{cells.part.path}, row {row}, holds {value} ({what})")

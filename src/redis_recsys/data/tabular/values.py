@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import polars as pl
+from polars.selectors import by_name
 
 from ...errors import SchemaError
 from ...schema import Column
@@ -68,7 +69,7 @@ def with_parsed(part: Part, found: Sequence[Cells]) -> pl.LazyFrame:
 def raw(part: Part, column: Column) -> tuple[pl.Expr, pl.DataType]:
     """The column as the file has it, and its type; categories and UTF-8 bytes are texts."""
     name = part.require(column)
-    dtype, value = part.types[name], pl.col(part.names[name])
+    dtype, value = part.types[name], by_name(part.names[name]).as_expr()  # pl.col takes "*" and "^…$" as patterns
     return (value.cast(pl.String), pl.String()) if _is_text(dtype) else (value, dtype)
 
 
