@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ HOW: list[dict[str, Any]] = [
 ]
 
 Deployed = Callable[..., Settings]  # bundle, settings of Triton, settings of section online
+Ask = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]  # users in, all columns out
 
 
 @contextmanager
@@ -44,15 +45,28 @@ def ids(users: np.ndarray) -> dict[str, np.ndarray]:
     return {"user_id": np.array([[user.encode()] for user in users], object)}
 
 
-def answer(settings: Settings, users: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What the models of the settings' partition make together, all columns."""
+@contextmanager
+def running_all(settings: Settings) -> Iterator[Ask]:
+    """All models of the settings' partition, for as long as the block: users in, all columns out."""
     client = redis_of(settings)
     record = deployments.read(client, deployments.live(client) or "")
-    columns = dict(users)
-    for model in models(settings, record.user_ids, record.item_ids):
-        with running(settings, model.stages) as runner:
-            columns |= runner({field.name: columns[field.name] for field in model.inputs})
-    return columns
+    parts = models(settings, record.user_ids, record.item_ids)
+    with ExitStack() as stack:
+        runners = [stack.enter_context(running(settings, model.stages)) for model in parts]
+
+        def ask(users: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            columns = dict(users)
+            for model, runner in zip(parts, runners, strict=True):
+                columns |= runner({field.name: columns[field.name] for field in model.inputs})
+            return columns
+
+        yield ask
+
+
+def answer(settings: Settings, users: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the models of the settings' partition make together, all columns."""
+    with running_all(settings) as ask:
+        return ask(users)
 
 
 def redis_of(settings: Settings) -> redis.Redis:

@@ -11,6 +11,7 @@ from redis_recsys.baselines import ALS, BPR, ItemKNN, Popularity, RecentPopulari
 from redis_recsys.dataset import Rows
 from redis_recsys.errors import TrainingError
 from redis_recsys.history import History
+from redis_recsys.popularity import Clicks
 
 BASELINES = (Popularity, RecentPopularity, ItemKNN, ALS, BPR)
 USERS, ITEMS = 60, 40
@@ -120,3 +121,21 @@ def test_recent_popularity_prefers_what_is_clicked_now():
 def test_data_without_a_click_is_refused(kind: type[Popularity]):
     with pytest.raises(TrainingError, match="no row is a click"):
         kind().fit(rows_of([(1, 1)], [0]), 1, 1)
+
+
+def test_clicks_of_one_time_are_recent_together_and_without_times_all_are() -> None:
+    rows = Rows(
+        user=np.ones(20, np.int32),
+        item=np.array([1] * 12 + [2, 2, 3, 3, 3, 4, 4, 5], np.int32),
+        target=np.ones(20, np.float32),
+        time=np.array([0] * 12 + [1] * 5 + [2, 3, 3]),
+    )
+    clicks = Clicks.of(rows, 6)
+    assert clicks.recent is not None
+    assert (clicks.ever.tolist(), clicks.recent.tolist()) == ([12, 2, 3, 2, 1, 0], [0, 0, 0, 1, 1, 0])
+    assert (np.argsort(-clicks.scores) + 1).tolist() == [4, 5, 1, 3, 2, 6]
+    tied = Clicks.of(Rows(rows.user, rows.item, rows.target, np.where(rows.time == 2, 3, rows.time)), 6)
+    assert tied.recent is not None
+    assert tied.recent.tolist() == [0, 0, 0, 2, 1, 0]  # two of twenty are the newest tenth, three have the newest time
+    timeless = Clicks.of(Rows(rows.user, rows.item, rows.target, np.zeros(20, np.int64)), 6)
+    assert (np.argsort(-timeless.scores, kind="stable") + 1).tolist() == [1, 3, 2, 4, 5, 6]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from redis_recsys.index import Change, LocalIndex
+from redis_recsys.index import AllowedIndex, Change, LocalIndex
 
 NOBODY = np.zeros((1, 0), np.int32)
 
@@ -37,6 +37,31 @@ def test_the_nearest_items_that_are_not_excluded(items: int, batch: int) -> None
     ]
     expected = np.einsum("bnd,bd->bn", embeddings[np.maximum(found, 1) - 1], queries)
     np.testing.assert_allclose(similarity, np.where(found > 0, expected, 0), atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 1.0])
+def test_among_some_items_the_nearest_of_these_are_found(share: float) -> None:
+    embeddings, queries = unit(700), unit(5, seed=1)
+    allowed = np.random.default_rng(3).random(701) < share
+    allowed[0] = False
+    exclude = np.random.default_rng(2).integers(0, 800, (5, 40)).astype(np.int32)  # some that the catalogue lacks
+    index = AllowedIndex(embeddings, allowed)
+    barred = np.flatnonzero(~allowed).tolist()
+
+    def expected() -> list[list[int]]:
+        return [one_by_one(embeddings, q, [*e, *barred], 20) for q, e in zip(queries, exclude.tolist(), strict=True)]
+
+    found, similarity = index.search(queries, 20, exclude)
+    assert (found.dtype, found.tolist()) == (np.int32, expected())
+    dots = np.einsum("bnd,bd->bn", embeddings[np.maximum(found, 1) - 1], queries)
+    np.testing.assert_allclose(similarity, np.where(found > 0, dots, 0), atol=1e-6)
+    some, moved = np.flatnonzero(allowed)[:2].tolist(), unit(1, seed=9)[0]
+    index.apply([Change(item, None) for item in [*some[:1], *barred[1:3], 900]])
+    index.apply([Change(item, moved) for item in [*some[1:], *barred[1:3], 900]])
+    barred += some[:1]
+    for item in some[1:]:
+        embeddings[item - 1] = moved
+    assert index.search(queries, 20, exclude)[0].tolist() == expected()
 
 
 def test_of_equally_near_items_the_lower_number_comes_first() -> None:

@@ -299,12 +299,12 @@ class Runner:
                 raise ConfigError("its ids are of another type than when this server started: start it again")
             self._kinds = kinds
             loaded.deployment = Deployment(record, self._settings)
-            loaded.deployment.follow(self._patient)
             loaded.stages = [stage(loaded.deployment, online, self._client) for stage in self._stages]
         except (BundleError, ConfigError, DataError) as error:
             if starting and isinstance(error, ConfigError):  # for whoever starts the server
                 raise
             log.error("generation %s cannot be served: %s", generation, error)
+        self._catch_up(loaded)
         self._take_popular(loaded)
         return loaded
 

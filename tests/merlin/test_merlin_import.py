@@ -18,10 +18,11 @@ import redis
 from planted import MERLIN_ENVIRONMENT, Outcome, Trained
 
 from redis_recsys.bundle import Bundle
-from redis_recsys.config import MerlinSettings
-from redis_recsys.entities import read_entities
-from redis_recsys.errors import BundleError
+from redis_recsys.config import MerlinSettings, OnlineSettings
+from redis_recsys.entities import ITEM_VALUES, read_entities
+from redis_recsys.errors import BundleError, ConfigError
 from redis_recsys.inference import Ranker, Tower
+from redis_recsys.rules import Rules
 from redis_recsys.trainers.merlin.categories import Categories
 from redis_recsys.trainers.merlin.environment import Worker
 from redis_recsys.trainers.merlin.importing import PIECES, assemble
@@ -122,9 +123,9 @@ def test_the_tables_hold_what_was_exported(imported: Bundle, by_merlin: Trained)
     np.testing.assert_allclose(
         users.numeric[:, 0], [dict(ages.iter_rows())[raw] for raw in users.raw_ids.tolist()], rtol=1e-6
     )
-    items, counts = imported.popularity
+    popular = imported.popularity
     clicks = by_merlin.dataset.rows("train")
-    for item, count in zip(items[:5], counts[:5], strict=True):
+    for item, count in zip(popular.items[:5], popular.scores[:5], strict=True):
         raw = imported.items.raw_ids[item - 1]
         number = by_merlin.dataset.items.raw_ids.tolist().index(raw) + 1
         assert count == (clicks.item == number).sum()  # NVTabular counts rows, clicked or not
@@ -136,6 +137,34 @@ def test_a_value_stands_for_the_same_in_the_vocabulary(imported: Bundle, by_merl
     slot = imported.schema.slots(next(c for c in imported.schema.columns if c.name == "group")).start
     groups = [str(values[number - 1]) for number in users.categorical[:, slot].tolist()]
     assert groups == [str((raw - 1) % 4) for raw in users.raw_ids.tolist()]
+
+
+def test_raw_values_of_items_are_kept_for_business_rules_where_they_can_be_told(
+    imported: Bundle, by_merlin: Trained, export: Path, converted: Path, tmp_path: Path
+) -> None:
+    lists = pl.read_parquet(by_merlin.dataset.path / ITEM_VALUES)["genres"].to_list()
+    genres = dict(zip(by_merlin.dataset.items.raw_ids.tolist(), lists, strict=True))
+    expected = [(genres[raw] or [None])[0] for raw in imported.items.raw_ids.tolist()]
+    first = imported.item_values("genres_1")
+    assert first is not None
+    assert first.to_pylist() == expected
+    assert not Rules.of(imported, OnlineSettings(deny={"genres_1": ["g3"]})).warnings
+    # one item's genre is out of vocabulary: it might be any
+    onnx = Path(shutil.copytree(converted, tmp_path / "onnx", ignore=shutil.ignore_patterns("candidate_tower*")))
+    path = export / "item_features.parquet"
+    frame = pl.read_parquet(path)
+    lost = frame.with_columns(pl.when(pl.int_range(pl.len()) == 3).then(1).otherwise("genres_1").alias("genres_1"))
+    lost.write_parquet(path)
+    assemble(export, onnx, tmp_path / "lost")
+    assert Bundle(tmp_path / "lost").item_values("genres_1") is None
+    with pytest.raises(ConfigError, match=r"genres_1, .* no raw values: .* a column genres_1_raw"):
+        Rules.of(Bundle(tmp_path / "lost"), OnlineSettings(deny={"genres_1": ["g3"]}))
+    lost.with_columns(genres_1_raw=pl.format("x{}", "item_raw")).write_parquet(path)
+    assemble(export, onnx, tmp_path / "told")
+    told = Bundle(tmp_path / "told")
+    values = told.item_values("genres_1")
+    assert values is not None
+    assert values.to_pylist() == [f"x{raw}" for raw in told.items.raw_ids.tolist()]
 
 
 def test_the_ranker_computes_the_user_side_once(imported: Bundle) -> None:

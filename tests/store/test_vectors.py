@@ -11,7 +11,7 @@ import redis
 from planted import Trained
 
 from redis_recsys.errors import StoreError
-from redis_recsys.index import LocalIndex
+from redis_recsys.index import AllowedIndex, LocalIndex
 from redis_recsys.store import vectors
 from redis_recsys.store.embedded import EmbeddedRedis
 from redis_recsys.store.vectors import RedisIndex
@@ -137,6 +137,74 @@ def test_any_number_of_changes_is_read(client: redis.Redis, monkeypatch: pytest.
     for item in range(1, 7):
         vectors.remove(client, GEN, item)
     assert [change.item for change in vectors.changes(client, GEN, "0")[1]] == [1, 2, 3, 4, 5, 6]
+
+
+def test_after_40000_changes_a_follower_reads_the_last_one_of_each_item(client: redis.Redis) -> None:
+    random, items, changes = np.random.default_rng(5), 30, 40_000
+    load(client, unit(items, dim=4))
+    follower, position = LocalIndex(unit(items, dim=4)), "0"
+    points = unit(500, dim=4, seed=1)
+    expected: dict[int, np.ndarray | None] = {}
+    for number in range(changes):
+        item, point = int(random.integers(1, items + 1)), points[number % 500]
+        if random.random() < 0.5:
+            vectors.put(client, GEN, item, point, b"{}")
+            expected[item] = point
+        else:
+            vectors.remove(client, GEN, item)
+            expected[item] = None
+        if number % 999 == 0:  # one that was there all the time
+            position, some = vectors.changes(client, GEN, position)
+            assert len(some) <= items
+            follower.apply(some)
+    assert client.xlen(vectors.changes_key(GEN)) == len(expected) <= items
+    assert (client.memory_usage(vectors.changes_key(GEN)) or 0) < 100_000
+    _, last = vectors.changes(client, GEN, "0")
+    assert {change.item for change in last} == set(expected)
+    for change in last:
+        np.testing.assert_array_equal(change.embedding, expected[change.item])
+    later = LocalIndex(unit(items, dim=4))
+    later.apply(last)
+    follower.apply(vectors.changes(client, GEN, position)[1])
+    queries, none = unit(20, dim=4, seed=2), np.zeros((20, 0), np.int32)
+    found = RedisIndex(client, GEN, 100).search(queries, items, none)[0]
+    assert later.search(queries, items, none)[0].tolist() == found.tolist()
+    assert follower.search(queries, items, none)[0].tolist() == found.tolist()
+
+
+def test_a_set_that_is_empty_answers_with_nothing_and_can_be_filled_again(client: redis.Redis) -> None:
+    load(client, unit(2))
+    for item in (1, 2, 2):
+        vectors.remove(client, GEN, item)
+    index, none = RedisIndex(client, GEN, 100), np.zeros((2, 0), np.int32)
+    assert index.search(unit(2), 3, none)[0].tolist() == [[0] * 3] * 2
+    vectors.put(client, GEN, 2, unit(1)[0], b"{}")
+    assert index.search(unit(1), 3, none[:1])[0].tolist() == [[2, 0, 0]]
+
+
+def test_a_set_that_is_filled_again_expires_with_its_generation(client: redis.Redis) -> None:
+    load(client, unit(1))
+    for name in (vectors.key(GEN), vectors.changes_key(GEN)):
+        client.expire(name, 60)
+    vectors.remove(client, GEN, 1)
+    vectors.put(client, GEN, 1, unit(1)[0], b"{}")
+    for name in (vectors.key(GEN), vectors.changes_key(GEN), vectors.latest_key(GEN)):
+        assert 50 < client.ttl(name) <= 60, name
+
+
+def test_only_allowed_items_are_found_however_many_are_nearer(speaking: redis.Redis) -> None:
+    embeddings, queries = unit(ITEMS), unit(3, seed=1)
+    load(speaking, embeddings)
+    nearest = LocalIndex(embeddings).search(queries, ITEMS, np.zeros((3, 0), np.int32))[0]
+    allowed = np.zeros(ITEMS + 1, bool)
+    allowed[nearest[0, 900:]] = True  # none of the 900 nearest to the first query
+    exclude = np.array([[nearest[0, 900], 0], [0, 0], [0, 0]], np.int32)
+    exact = AllowedIndex(embeddings, allowed).search(queries, 250, exclude)
+    found = RedisIndex(speaking, GEN, 400, allowed).search(queries, 250, exclude)
+    for mine, right in zip(found[0].tolist(), exact[0].tolist(), strict=True):
+        assert all(allowed[item] for item in mine)
+        assert len(set(mine) & set(right)) > 240
+    assert nearest[0, 900] not in found[0][0]
 
 
 def test_put_replaces_the_attributes(client: redis.Redis) -> None:
