@@ -17,6 +17,7 @@ occurs anywhere, so that a cold user still has features.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +33,12 @@ from .schema import Schema
 DATASET_VERSION = 1
 Part = Literal["train", "valid", "test"]
 PARTS: tuple[Part, ...] = ("train", "valid", "test")
+
+
+def raw_folder(dataset: Path) -> Path:
+    """Folder of the raw tables that a dataset is made of: beside it, under its name, so that no two share one."""
+    place = Path(os.path.realpath(dataset))
+    return place.parent / f"{place.name}.raw"
 
 
 @dataclass(frozen=True)

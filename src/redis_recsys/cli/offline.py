@@ -10,7 +10,7 @@ import typer
 
 from ..config import BatchSettings, RedisSettings, TrainSettings, load_settings
 from ..errors import DataError
-from .app import BUNDLE, DATASET, Bundle_, Dataset_, Json, app, out, ranked, setting, titles
+from .app import BEHIND, BUNDLE, DATASET, Bundle_, Dataset_, Force, Json, TakesIds, app, out, ranked, setting, titles
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,6 +40,7 @@ def train(
     half_life: Annotated[float | None, setting(TrainSettings, "half_life")] = None,
     refit: Annotated[bool | None, setting(TrainSettings, "refit")] = None,
     resume: Annotated[bool | None, setting(TrainSettings, "resume")] = None,
+    force: Force = False,
 ) -> None:
     """Train retrieval and ranking models and export them as a bundle.
 
@@ -50,7 +51,7 @@ def train(
     from ..trainers import train as fit
 
     flags = {name: value for name, value in locals().items() if name in TrainSettings.model_fields}
-    bundle = fit(Dataset(dataset), load_settings(train=flags), target, export)
+    bundle = fit(Dataset(dataset), load_settings(train=flags), target, export, force)
     out.print(f"bundle with {bundle.manifest.users:,} users and {bundle.manifest.items:,} items in {target}")
 
 
@@ -66,6 +67,10 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure a bundle on the test part over the full catalogue, beside simple baselines."""
+    if plot:
+        from ..plots import check_path
+
+        check_path(plot)  # now, not in an hour
     report = _evaluate(bundle, dataset, load_settings(batch={"candidates": candidates}).batch.candidates, baselines)
     if plot:
         from ..plots import metric_bars
@@ -110,9 +115,9 @@ def batch(
         )
 
 
-@app.command()
+@app.command(cls=TakesIds)
 def get(
-    users: Annotated[list[str], typer.Argument(help="raw user ids", metavar="USER...")],
+    users: Annotated[list[str], typer.Argument(help=f"raw user ids{BEHIND}", metavar="USER...")],
     bundle: Annotated[Path | None, typer.Option(help="show the items' labels from this bundle")] = None,
     host: Annotated[str | None, setting(RedisSettings, "host")] = None,
     port: Annotated[int | None, setting(RedisSettings, "port")] = None,

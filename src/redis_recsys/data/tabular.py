@@ -18,6 +18,7 @@ import polars as pl
 
 from ..errors import DataError, SchemaError
 from ..files import keep_inputs, written_aside
+from ..output_kinds import RAW
 from ..progress import progress
 from ..schema import Column, Schema
 
@@ -58,7 +59,7 @@ def read(source: Path, schema: Path, folder: Path, users: Path | None = None, it
     description = Schema.load(schema)
     tables = _tables(description, {"interactions": source, "users": users, "items": items})
     whole = {side: _whole(description.id_column(side).name, tables) for side in ("user", "item")}
-    with written_aside(folder) as raw:
+    with written_aside(folder, RAW) as raw:
         (raw / "interactions").mkdir()
         for table in tables:
             with progress(f"checking {table.name}", len(table.files)) as advance:

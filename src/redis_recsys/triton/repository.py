@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from ..config import TritonSettings
 from ..errors import ServingError
 from ..files import written_aside
+from ..output_kinds import REPOSITORY
 from ..stages.stage import Field
 
 RECOMMENDER = "recommender"
@@ -68,7 +69,7 @@ def write(
         if RECOMMENDER in configs:
             raise ServingError(f"of several models none may be called {RECOMMENDER!r}, the name of their ensemble")
         configs[RECOMMENDER] = _ensemble(models, outward, settings)
-    with written_aside(folder) as aside:
+    with written_aside(folder, REPOSITORY) as aside:
         for name, config in configs.items():
             version = aside / name / "1"
             version.mkdir(parents=True)

@@ -14,8 +14,10 @@ from ...bundle import Bundle, writing_bundle
 from ...config import TrainSettings
 from ...dataset import Dataset, Rows
 from ...errors import TrainingError
+from ...files import claimed, keep_inputs
 from ...history import History
 from ...metrics import auc, hits_of, log_loss, ndcg_at
+from ...output_kinds import BUNDLE
 from ...progress import console
 from ...topk import topk
 from ..complete import complete, users_after
@@ -43,8 +45,12 @@ class Trainer:
     def __init__(self, dataset: Dataset, settings: TrainSettings, target: Path) -> None:
         """
         Raises:
+            DataError: the bundle must not be written to ``target``, see :func:`files.claimed`.
             TrainingError: no cuda device where one was asked for, or no clicks to learn from.
         """
+        keep_inputs(target, dataset.path)
+        with claimed(target, BUNDLE):  # said before the hour of training
+            pass
         self.dataset, self.settings, self.target = dataset, settings, target
         self.curves: dict[str, list[dict[str, Any]]] = {}
         self._device = _device(settings.device)
