@@ -61,14 +61,15 @@ def read(recsys: Recsys, mine: Path, tmp_path: Path) -> Callable[..., str]:
     """Runs `recsys data tabular`, which must fail and leave the dataset that was there; returns the error."""
     target = tmp_path / "dataset"
     target.mkdir()
-    (target / "old").write_text("the dataset of before")
+    (target / "manifest.json").write_text('{"version": 1, "split": {}, "rows": {}}')
+    before = contents(target)
 
     def run(*flags: object) -> str:
         tables = ("--users", mine / "users.parquet", "--items", mine / "items.parquet")
         schema = ("--schema", mine / "schema.yaml")
         outcome = recsys("data", "tabular", mine / "interactions", *schema, *tables, "--out", target, *flags)
         error = outcome.error()
-        assert contents(target) == {"old": b"the dataset of before"}
+        assert contents(target) == before
         assert not leftovers(tmp_path)
         return error
 
@@ -228,12 +229,9 @@ def fill(disk: Path, leave: int) -> None:
     assert shutil.disk_usage(disk).free <= leave
 
 
-def test_a_disk_that_fills_while_data_is_generated(
-    recsys: Recsys, small_disk: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RECSYS_DATA", str(small_disk))
-    error = recsys("data", "synthetic", "--rows", 100_000).error()
-    assert f"the disk is full while writing {small_disk / 'raw' / 'synthetic'}" in error
+def test_a_disk_that_fills_while_data_is_generated(recsys: Recsys, small_disk: Path) -> None:
+    error = recsys("data", "synthetic", "--rows", 100_000, "--out", small_disk / "dataset").error()
+    assert f"the disk is full while writing {small_disk / 'dataset.raw'}" in error
     assert not contents(small_disk)
 
 
@@ -398,7 +396,7 @@ def exists(folder: Path, pattern: str) -> Callable[[], bool]:
 
 
 def test_ctrl_c_while_data_is_generated(tmp_path: Path) -> None:
-    written = exists(tmp_path, "data/raw/.synthetic.writing-*/interactions/part-00000.parquet")
+    written = exists(tmp_path, "data/.dataset.raw.writing-*/interactions/part-00000.parquet")
     assert interrupted(tmp_path, written, "data", "synthetic", "--rows", 5_000_000) == "error: interrupted"
     assert not contents(tmp_path)
     assert not leftovers(tmp_path)

@@ -42,6 +42,7 @@ from .entities import ITEM_VALUES, RAW_ID, ROW_GROUP, Entities, read_entities, s
 from .errors import BundleError
 from .files import sha256, written_aside
 from .history import History
+from .output_kinds import BUNDLE
 from .popularity import Clicks, Popular
 from .schema import IdKind, Schema, Side, explain
 
@@ -201,7 +202,7 @@ class Bundle:
 @contextmanager
 def writing_bundle(target: Path) -> Iterator[Path]:
     """Yield a directory to fill; it becomes ``target`` if the block ends without an error (see ``finish``)."""
-    with written_aside(target) as aside:
+    with written_aside(target, BUNDLE) as aside:
         (aside / "vocab").mkdir()
         yield aside
         if not (aside / "manifest.json").exists():

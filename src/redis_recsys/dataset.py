@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +40,12 @@ Part = Literal["train", "valid", "test"]
 PARTS: tuple[Part, ...] = ("train", "valid", "test")
 BEFORE_TEST: tuple[Part, ...] = ("train", "valid")
 TYPES = {"user": np.int32, "item": np.int32, "target": np.float32, "time": np.int64, "oracle": np.float32}
+
+
+def raw_folder(dataset: Path) -> Path:
+    """Folder of the raw tables that a dataset is made of: beside it, under its name, so that no two share one."""
+    place = Path(os.path.realpath(dataset))
+    return place.parent / f"{place.name}.raw"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from .batch import batch
 from .bundle import Bundle
 from .config import Settings, TrainSettings
 from .data.movielens import fetch
-from .dataset import Dataset
+from .dataset import Dataset, raw_folder
 from .errors import StoreError
 from .etl import encode
 from .evaluate import Report, evaluate
@@ -49,11 +49,15 @@ def offline(settings: Settings, users: int = USERS) -> tuple[Report, list[Recomm
     from .baselines import fit_baselines
     from .trainers import train
 
+    if settings.redis.host is not None:
+        with connect(settings.redis):  # said before the training
+            pass
     folder = settings.data / "demo"
     with step("1/8  MovieLens-100k"):
-        fetch(settings.data / "raw" / "movielens-100k", "100k", cache=settings.data / "downloads")
+        raw = raw_folder(folder / "dataset")
+        fetch(raw, "100k", cache=settings.data / "downloads")
     with step("2/8  encode and split by time"):
-        encode(settings.data / "raw" / "movielens-100k", folder / "dataset", Split())
+        encode(raw, folder / "dataset", Split())
     dataset = Dataset(folder / "dataset")
     training = settings.model_copy(update={"train": movielens_training(settings)}).changed("train", final=False)
     with step("3/8  train two-tower and DLRM, export to ONNX"):

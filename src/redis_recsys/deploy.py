@@ -22,8 +22,9 @@ from .bundle import Bundle
 from .config import Settings
 from .entities import Entities
 from .errors import BundleError, StoreError
-from .files import written_aside
+from .files import claimed, written_aside
 from .inference import Tower
+from .output_kinds import BUNDLE
 from .progress import progress
 from .rules import Rules
 from .store import deployments, features, history, popular, vectors
@@ -159,18 +160,19 @@ def _copied(bundle: Bundle, target: Path) -> Bundle:
 
     One that is there already stays, unless it is damaged.
     """
-    with suppress(BundleError):
-        found = Bundle(target)
-        if found.fingerprint == bundle.fingerprint:
-            return found
-    Bundle(bundle.path)
-    with written_aside(target) as aside:
-        for name in ("manifest.json", *bundle.manifest.files):
-            (aside / name).parent.mkdir(parents=True, exist_ok=True)
-            try:
-                (aside / name).hardlink_to((bundle.path / name).absolute())
-            except OSError:  # another file system, or one without links
-                shutil.copyfile(bundle.path / name, aside / name)
+    with claimed(target, BUNDLE, wait=True):  # another Redis may be given the same bundle right now
+        with suppress(BundleError):
+            found = Bundle(target)
+            if found.fingerprint == bundle.fingerprint:
+                return found
+        Bundle(bundle.path)
+        with written_aside(target, BUNDLE) as aside:
+            for name in ("manifest.json", *bundle.manifest.files):
+                (aside / name).parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    (aside / name).hardlink_to((bundle.path / name).absolute())
+                except OSError:  # another file system, or one without links
+                    shutil.copyfile(bundle.path / name, aside / name)
     return Bundle(target, verify=False)
 
 

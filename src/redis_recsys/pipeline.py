@@ -32,7 +32,7 @@ from .stages.stage import Columns, Field, Stage, stack
 from .stages.user_embedding import UserEmbedding
 from .stages.user_features import UserFeatures
 from .store import deployments, popular, vectors
-from .store.connection import client_of
+from .store.connection import check, client_of
 
 USERS: dict[str, type[Stage]] = {"packed": UserFeatures, "feast": UserFeaturesFromFeast}
 ITEMS: dict[str, tuple[type[Stage], ...]] = {
@@ -174,6 +174,7 @@ class Runner:
         self._loading = threading.Lock()
         self._paused_until = 0.0
         self._kinds: tuple[str, str] | None = None  # of user and item ids, as the models were declared at the start
+        check(self._patient)
         live = deployments.live(self._patient)
         if live is None:
             raise StoreError("this Redis holds no deployment yet: make one with 'recsys deploy'")

@@ -19,10 +19,12 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .files import disk_error
+from .errors import ConfigError
+from .files import check_file, written_aside_file
 from .metrics import Calibration, title_of
 
 COLORS = ("#d82c20", "#161f31", "#4c8dae", "#e6a23c", "#6a994e", "#8e6c8a", "#8d99ae", "#b5651d", "#2a9d8f", "#c9ada7")
+FORMATS = {".png": (b"\x89PNG",), ".svg": (b"<?xml", b"<svg")}  # suffix -> how such files begin
 INK, GRID, OTHERS = "#161f31", "#dfe3e8", "#9aa7b5"
 DAY = 86_400  # seconds
 BELOW_CACHE = {"redis": "Redis", "rocksdb": "RocksDB", "default": "no tier (default vector)"}
@@ -64,15 +66,25 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
             figure = draw(*args, **named)
             plt.close(figure)
             if path is not None:
-                path = Path(path)
-                try:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-                except OSError as error:
-                    raise disk_error(error, path) from error
+                check_path(path)
+                with written_aside_file(path, FORMATS[path.suffix]) as aside:
+                    metadata: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {}
+                    figure.savefig(aside, format=path.suffix[1:], metadata=metadata)
         return figure
 
     return drawn
+
+
+def check_path(path: Path) -> None:
+    """Refuse a path that a picture must not be written to.
+
+    Raises:
+        ConfigError: it has another suffix than those of ``FORMATS``.
+        DataError: something else than a picture of that format is there.
+    """
+    if path.suffix not in FORMATS:
+        raise ConfigError(f"{path} must end with {' or '.join(FORMATS)}")
+    check_file(path, FORMATS[path.suffix])
 
 
 @styled

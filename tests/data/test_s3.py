@@ -17,11 +17,11 @@ from redis_recsys.errors import ConfigError, DataError
 
 URL = "s3://assets/models/v1"
 FILES = {
-    "manifest.json": b"{}",
+    "manifest.json": b'{"version": 1, "trainer": "torch", "files": {}}',
     "item_tower.onnx": bytes(range(256)) * 50_000,  # 12.8 MB, more than one part
     "vocab/user_id.parquet": b"users",
     "vocab/item_id.parquet": b"items",
-    "empty": b"",
+    "vocab/empty.parquet": b"",
 }
 
 
@@ -128,13 +128,14 @@ def test_a_corrupt_object_is_refused_and_nothing_is_visible(bucket: Any, bundle:
 
 
 def test_a_failed_pull_leaves_the_old_asset(bucket: Any, bundle: Path, tmp_path: Path) -> None:
-    target = write(tmp_path / "pulled", {"manifest.json": b"old", "other": b"old"})
+    old = {"manifest.json": FILES["manifest.json"], "ranker.onnx": b"old"}
+    target = write(tmp_path / "pulled", old)
     s3.push(bundle, URL)
-    key = key_of(bucket, "empty")
+    key = key_of(bucket, "empty.parquet")
     bucket.Object(key).delete()
     with pytest.raises(DataError, match="a file of the asset is missing"):
         s3.pull(URL, target)
-    assert content(target) == {"manifest.json": b"old", "other": b"old"}
+    assert content(target) == old
     bucket.put_object(Key=key, Body=b"")
     s3.pull(URL, target)
     assert content(target) == FILES
@@ -170,9 +171,21 @@ def test_only_assets_are_pushed_and_replaced(bucket: Any, bundle: Path, tmp_path
     with pytest.raises(DataError, match="missing is not a dataset or bundle"):
         s3.push(tmp_path / "missing", URL)
     s3.push(bundle, URL)
-    with pytest.raises(DataError, match="home exists and is not a dataset"):
+    with pytest.raises(DataError, match=r"home exists and is not a bundle: it holds letters\.txt"):
         s3.pull(URL, home)
     assert content(home) == {"letters.txt": b"dear"}
+
+
+def test_a_bundle_takes_the_place_of_a_dataset_only_by_force(bucket: Any, bundle: Path, tmp_path: Path) -> None:
+    s3.push(bundle, URL)
+    manifest = b'{"version": 1, "split": {}, "rows": {}}'
+    target = write(tmp_path / "data", {"manifest.json": manifest, "train/part-00000.parquet": b"rows"})
+    before = content(target)
+    with pytest.raises(DataError, match=r"data is a dataset, not a bundle: .*--force"):
+        s3.pull(URL, target)
+    assert content(target) == before
+    s3.pull(URL, target, force=True)
+    assert content(target) == FILES
 
 
 @pytest.mark.parametrize(

@@ -163,8 +163,10 @@ def test_a_secret_stays_a_variable(written: Path, by_merlin: Trained, merlin: Me
 def test_what_is_there_is_not_replaced(by_merlin: Trained, merlin: MerlinSettings, tmp_path: Path) -> None:
     assert by_merlin.export is not None
     (tmp_path / "out").mkdir()
-    with pytest.raises(DataError, match="exists already"):
+    (tmp_path / "out" / "notes").write_text("mine")
+    with pytest.raises(DataError, match="out exists and is not empty: it holds notes"):
         export_systems(by_merlin.export, tmp_path / "out", merlin)
+    assert (tmp_path / "out" / "notes").read_text() == "mine"
 
 
 @pytest.mark.usefixtures("use_merlin")

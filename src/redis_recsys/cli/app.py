@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from difflib import get_close_matches
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +13,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperCommand
 
 app = typer.Typer(
     help="""Recommendation systems with NVIDIA Merlin and Redis.
@@ -31,6 +35,8 @@ app = typer.Typer(
 )
 out = Console()
 
+BEHIND = "; a text that begins with a minus sign goes behind --"
+NEGATIVE = re.compile(r"-\d")
 DATASET, BUNDLE = Path("data/dataset"), Path("data/bundle")
 
 
@@ -44,7 +50,32 @@ def setting(section: type[BaseModel], name: str) -> Any:
 Dataset_ = Annotated[Path, typer.Argument(help="dataset folder")]
 Bundle_ = Annotated[Path, typer.Argument(help="bundle folder")]
 Out = Annotated[Path, typer.Option("--out", help="dataset folder to write")]
+Force = Annotated[
+    bool, typer.Option("--force", help="replace what this project made there, though it is of another kind")
+]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+class TakesIds(TyperCommand):
+    """Verb whose arguments are ids: ``-5`` is one, too; a text that begins with a minus sign is one behind ``--``."""
+
+    ignore_unknown_options = True
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse what begins with a minus sign and is neither an option, its value, a number nor behind ``--``."""
+        takes_value = {
+            option: not getattr(parameter, "is_flag", True)
+            for parameter in self.get_params(ctx)
+            for option in (*parameter.opts, *parameter.secondary_opts)
+        }
+        before = ""
+        for text in takewhile(lambda each: each != "--", args):
+            known = text.partition("=")[0] in takes_value or takes_value.get(before) or NEGATIVE.match(text)
+            if text[:1] == "-" and text != "-" and not known:
+                close = [f"; did you mean {option}?" for option in get_close_matches(text, takes_value, n=1)]
+                ctx.fail(f"No such option: {text}{''.join(close)} (an id that begins so goes behind --)")
+            before = text
+        return super().parse_args(ctx, args)
 
 
 def titles(bundle: Path) -> dict[str, str]:

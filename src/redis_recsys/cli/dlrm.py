@@ -16,9 +16,11 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from .. import output_kinds
 from ..config import LookupSettings, Settings, TritonSettings, load_settings
 from ..errors import DataError
-from .app import Json, app, out, setting
+from ..files import claimed
+from .app import Force, Json, app, out, setting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -172,9 +174,10 @@ def dump(
     folder: Annotated[Path, typer.Argument(help="to write: key and emb_vector")],
     table: TableOption = TABLE,
     ps: PsOption = PS,
+    force: Force = False,
 ) -> None:
     """Write a table as Redis has it, of HPS too, to a folder that HugeCTR reads."""
-    with _remote(ps) as remote:
+    with claimed(folder, output_kinds.TABLE, force), _remote(ps) as remote:
         rows = remote.dump(table, folder)
     out.print(f"{rows:,} rows of {table} written to {folder}", highlight=False)
 

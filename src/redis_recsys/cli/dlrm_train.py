@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
+from .. import output_kinds
 from ..config import DlrmSettings, load_settings
-from .app import Json, out, setting
+from ..files import claimed
+from .app import Force, Json, out, setting
 from .data import Test, Valid, data
 from .dlrm import dlrm
 
@@ -26,11 +28,13 @@ def criteo(
     max_size: Annotated[int | None, typer.Option(min=1, help="ids of a slot at most; default: no limit")] = None,
     valid: Valid = 0.1,
     test: Test = 0.1,
+    force: Force = False,
 ) -> None:
     """The public Criteo click logs (Kaggle, Terabyte), split by time."""
     from ..data.criteo_tsv import read
 
-    read(source, target, min_count, max_size, valid, test)
+    with claimed(target, output_kinds.CRITEO, force):
+        read(source, target, min_count, max_size, valid, test)
     _tell(target)
 
 
@@ -44,11 +48,13 @@ def criteo_synthetic(
     target: Target = CRITEO,
     valid: Valid = 0.1,
     test: Test = 0.1,
+    force: Force = False,
 ) -> None:
     """Criteo-shaped clicks with planted effects, so that the best possible AUC is known."""
     from ..data.criteo_synthetic import generate
 
-    generate(target, rows, scale=scale, seed=seed, valid=valid, test=test)
+    with claimed(target, output_kinds.CRITEO, force):
+        generate(target, rows, scale=scale, seed=seed, valid=valid, test=test)
     _tell(target)
 
 
@@ -70,13 +76,15 @@ def train(
     seed: Annotated[int | None, setting(DlrmSettings, "seed")] = None,
     checkpoint: Annotated[int | None, setting(DlrmSettings, "checkpoint")] = None,
     resume: Annotated[bool | None, setting(DlrmSettings, "resume")] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Train a DLRM whose tables are sharded over processes, with TorchRec, and export it in HugeCTR's formats."""
     from ..trainers.torchrec.launch import train as fit
 
     flags = {name: value for name, value in locals().items() if name in DlrmSettings.model_fields}
-    report = fit(dataset, target, load_settings(dlrm=flags).dlrm)
+    with claimed(target, output_kinds.DLRM, force):
+        report = fit(dataset, target, load_settings(dlrm=flags).dlrm)
     if as_json:
         print(json.dumps(report))
         return

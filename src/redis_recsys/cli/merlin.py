@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
+from .. import output_kinds
 from ..config import MerlinSettings, load_settings
-from .app import BUNDLE, app, out, setting
+from ..files import claimed
+from .app import BUNDLE, Force, app, out, setting
 
 importing = typer.Typer(help="Make a bundle of models that were trained elsewhere.", no_args_is_help=True)
 exporting = typer.Typer(help="Write models the way other servers read them.", no_args_is_help=True)
@@ -30,6 +32,7 @@ def import_merlin(
     export: Export,
     target: Annotated[Path, typer.Option("--out", help="bundle folder to write")] = BUNDLE,
     environment: Environment = None,
+    force: Force = False,
 ) -> None:
     """Make a bundle of what the public Merlin notebooks exported; batch, deploy and serve then work as with any other.
 
@@ -37,14 +40,15 @@ def import_merlin(
     """
     from ..trainers.merlin.importing import import_export
 
-    bundle = import_export(export, target, load_settings(merlin={"environment": environment}).merlin)
+    with claimed(target, output_kinds.BUNDLE, force):
+        bundle = import_export(export, target, load_settings(merlin={"environment": environment}).merlin)
     out.print(f"bundle with {bundle.manifest.users:,} users and {bundle.manifest.items:,} items in {target}")
 
 
 @exporting.command("merlin-systems")
 def export_merlin_systems(
     export: Export,
-    target: Annotated[Path, typer.Option("--out", help="new folder to write")] = Path("data/merlin-systems"),
+    target: Annotated[Path, typer.Option("--out", help="new or empty folder to write")] = Path("data/merlin-systems"),
     redis: Annotated[
         str, typer.Option(help="Feast's connection string, such as 'redis:6379,password=${REDIS_PASSWORD}'")
     ] = "localhost:6379",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..config import BatchSettings, RedisSettings, TrainSettings, load_settings
-from .app import BUNDLE, DATASET, Bundle_, Dataset_, Json, app, out, ranked, setting, titles
+from .app import BEHIND, BUNDLE, DATASET, Bundle_, Dataset_, Force, Json, TakesIds, app, out, ranked, setting, titles
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,6 +43,7 @@ def train(
         Path | None, typer.Option(help="with --final: take the best epochs of this bundle's training, choose no others")
     ] = None,
     resume: Annotated[bool | None, setting(TrainSettings, "resume")] = None,
+    force: Force = False,
 ) -> None:
     """Train retrieval and ranking models and export them as a bundle.
 
@@ -55,7 +56,7 @@ def train(
 
     flags = {name: value for name, value in locals().items() if name in TrainSettings.model_fields}
     chosen = Bundle(epochs_of) if epochs_of else None
-    made = fit(Dataset(dataset), load_settings(train=flags), target, export, chosen).manifest
+    made = fit(Dataset(dataset), load_settings(train=flags), target, export, chosen, force).manifest
     learned = " + ".join(f"{count:,} {part}" for part, count in made.learned_from.items() if count)
     out.print(f"bundle with {made.users:,} users and {made.items:,} items in {target}, learned from {learned} rows")
 
@@ -72,6 +73,10 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure a bundle on the test part over the full catalogue, beside simple baselines."""
+    if plot:
+        from ..plots import check_path
+
+        check_path(plot)  # now, not in an hour
     report = _evaluate(bundle, dataset, load_settings(batch={"candidates": candidates}).batch.candidates, baselines)
     if plot:
         from ..plots import metric_bars
@@ -118,9 +123,9 @@ def batch(
         )
 
 
-@app.command()
+@app.command(cls=TakesIds)
 def get(
-    users: Annotated[list[str], typer.Argument(help="raw user ids", metavar="USER...")],
+    users: Annotated[list[str], typer.Argument(help=f"raw user ids{BEHIND}", metavar="USER...")],
     bundle: Annotated[Path | None, typer.Option(help="show the items' labels from this bundle")] = None,
     host: Annotated[str | None, setting(RedisSettings, "host")] = None,
     port: Annotated[int | None, setting(RedisSettings, "port")] = None,

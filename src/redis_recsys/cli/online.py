@@ -17,7 +17,7 @@ from rich.text import Text
 
 from ..config import DeploySettings, OnlineSettings, RedisSettings, TritonSettings, load_settings
 from ..errors import AcceptedError, StoreError
-from .app import BUNDLE, Bundle_, Json, app, out, ranked, setting, titles
+from .app import BEHIND, BUNDLE, Bundle_, Json, TakesIds, app, out, ranked, setting, titles
 
 if TYPE_CHECKING:
     import redis
@@ -61,9 +61,9 @@ def deploy(
     out.print(", ".join(f"{step} {seconds:.1f} s" for step, seconds in report.seconds.items()), highlight=False)
 
 
-@app.command()
+@app.command(cls=TakesIds)
 def event(
-    user: Annotated[str, typer.Argument(help="raw user id")],
+    user: Annotated[str, typer.Argument(help=f"raw user id{BEHIND}")],
     item: Annotated[str, typer.Argument(help="raw item id")],
     kind: Annotated[str, typer.Argument(help="a word, such as click, view or purchase", metavar="TYPE")],
     wait: Annotated[bool, typer.Option("--wait", help="until the event is applied, at most 5 s")] = False,
@@ -183,9 +183,9 @@ def serve(
         triton.watch(threading.Event())
 
 
-@app.command()
+@app.command(cls=TakesIds)
 def recommend(
-    users: Annotated[list[str], typer.Argument(help="raw user ids")],
+    users: Annotated[list[str], typer.Argument(help=f"raw user ids{BEHIND}")],
     explain: Annotated[bool, typer.Option("--explain", help="show where each item came from, and stage times")] = False,
     bundle: Annotated[Path | None, typer.Option(help="bundle folder with the items' labels")] = None,
     host: Annotated[str | None, setting(TritonSettings, "host")] = None,

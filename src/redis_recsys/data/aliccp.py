@@ -28,6 +28,7 @@ import polars as pl
 
 from ..errors import DataError
 from ..files import keep_inputs, written_aside
+from ..output_kinds import RAW
 from ..progress import progress
 from ..schema import Column, Schema
 
@@ -75,7 +76,7 @@ def read(source: Path, folder: Path) -> None:
     files = [
         (_find(source, f"common_features_{part}.csv"), _find(source, f"sample_skeleton_{part}.csv")) for part in parts
     ]
-    with written_aside(folder) as raw:
+    with written_aside(folder, RAW) as raw:
         (raw / "interactions").mkdir()
         users = items = None
         time = 0

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from ..errors import DataError
 from ..files import written_aside
+from ..output_kinds import CRITEO
 from ..progress import progress
 from .criteo import DENSE, LABEL, ORACLE, SLOTS
 from .criteo_writer import PartWriter
@@ -79,7 +80,7 @@ def generate(
     if len(sizes) != len(SLOTS) or min(sizes) < 2:
         raise DataError(f"slot sizes must be {len(SLOTS)} numbers of at least 2, got {sizes}")
     world = _World.make(np.random.default_rng([seed, 0]), sizes)
-    with written_aside(Path(folder)) as aside, progress("generating rows", rows) as advance:
+    with written_aside(Path(folder), CRITEO) as aside, progress("generating rows", rows) as advance:
         writer = PartWriter(aside, rows, valid, test, oracle=True)
         for number, start in enumerate(range(0, rows, CHUNK)):
             count = min(CHUNK, rows - start)

@@ -24,6 +24,7 @@ import polars as pl
 
 from ..errors import DataError
 from ..files import keep_inputs, written_aside
+from ..output_kinds import CRITEO
 from ..progress import progress
 from .criteo import DENSE, LABEL, SLOTS
 from .criteo_writer import PartWriter
@@ -55,7 +56,7 @@ def read(
     """
     keep_inputs(target, source)
     files = _files(Path(source))
-    with written_aside(target) as aside:
+    with written_aside(target, CRITEO) as aside:
         raw, vocab = aside / "raw", aside / "vocab"
         raw.mkdir()
         vocab.mkdir()

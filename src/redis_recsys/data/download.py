@@ -9,7 +9,7 @@ import urllib.request
 from pathlib import Path
 
 from ..errors import DataError
-from ..files import disk_error
+from ..files import written_aside_file
 from ..progress import progress
 
 TIMEOUT = 10.0  # seconds without a byte, connecting included
@@ -19,7 +19,8 @@ BLOCK = 1 << 20
 def download(url: str, target: Path, md5: str | None = None) -> Path:
     """Fetch ``url`` to ``target``, or keep ``target`` where a good copy is there already.
 
-    The bytes go to ``<target>.part`` first, which a later call overwrites, so a cut download restarts cleanly.
+    The bytes go to a file of this call's own first, so that a cut download restarts cleanly and two at a time do not
+    meet.
 
     Args:
         url: http or https address.
@@ -31,18 +32,13 @@ def download(url: str, target: Path, md5: str | None = None) -> Path:
     """
     if target.is_file() and (md5 is None or _md5(target) == md5):
         return target
-    part = target.with_name(target.name + ".part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _transfer(url, part)
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-        raise DataError(f"cannot download {url}: {getattr(error, 'reason', None) or error}") from error
-    except OSError as error:
-        raise disk_error(error, part) from error
-    if md5 is not None and _md5(part) != md5:
-        part.unlink()
-        raise DataError(f"{url} does not have the published checksum {md5}: the download was discarded, try again")
-    part.replace(target)
+    with written_aside_file(target) as part:
+        try:
+            _transfer(url, part)
+        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+            raise DataError(f"cannot download {url}: {getattr(error, 'reason', None) or error}") from error
+        if md5 is not None and _md5(part) != md5:
+            raise DataError(f"{url} does not have the published checksum {md5}: the download was discarded, try again")
     return target
 
 

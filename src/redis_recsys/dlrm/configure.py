@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import written_aside_file
+from ..files import check_file, written_aside_file
 from ..hugectr import DENSE, NETWORK, SPARSE, network
 from ..hugectr.network import Dlrm
 from ..triton.repository import Word, pbtxt
 
 MODEL, EMBEDDING = "dlrm", "sparse_embedding0"
 TABLE = f"{MODEL}.{EMBEDDING}"
-PS = "ps.json"
+PS, CONFIG = "ps.json", "config.pbtxt"
+BEGINNINGS = {PS: (b"{",), CONFIG: (b"name:",)}  # of such files, which may be replaced
 PARTITIONS = 8
 MARGIN = 10_000_000  # rows of a partition: 5 GB at 128 dimensions
 INPUTS = (("DES", "TYPE_FP32"), ("CATCOLUMN", "TYPE_INT64"), ("ROWINDEX", "TYPE_INT32"))
@@ -134,7 +135,7 @@ def configure(folder: Path, place: Place, cache: float = 0.2) -> Path:
     """
     document = ps_json(network.read(folder / NETWORK), place, cache)
     document["update_source"] = {"type": "redis_stream", "poll_timeout_ms": 100}
-    with written_aside_file(folder / PS) as aside:
+    with written_aside_file(folder / PS, BEGINNINGS[PS]) as aside:
         aside.write_text(json.dumps(document, indent=2) + "\n")
     return folder / PS
 
@@ -164,7 +165,9 @@ def configure_hugectr(dlrm: Dlrm, folder: Path, place: Place) -> None:
         "embedding_vector_size": f"{dlrm.dim}",
         "embeddingkey_long_type": "true",
     }
-    with written_aside_file(folder / PS) as aside:
+    for name, beginning in BEGINNINGS.items():
+        check_file(folder / name, beginning)
+    with written_aside_file(folder / PS, BEGINNINGS[PS]) as aside:
         aside.write_text(json.dumps(document, indent=2) + "\n")
-    with written_aside_file(folder / "config.pbtxt") as aside:
+    with written_aside_file(folder / CONFIG, BEGINNINGS[CONFIG]) as aside:
         aside.write_text(pbtxt(triton_config("hugectr", parameters)))

@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from ..config import Settings
 from ..files import written_aside
+from ..output_kinds import REPOSITORY
 from ..parameter_server.config import read
 from ..parameter_server.loading import load
 from ..parameter_server.server import ParameterServer
@@ -94,7 +95,7 @@ def write_models(folder: Path, path: Path, settings: Settings) -> None:
     """
     triton = settings.triton
     config = triton_config("python", {"ps": str(path.absolute())}, triton.max_batch, triton.queue_delay)
-    with written_aside(folder) as aside:
+    with written_aside(folder, REPOSITORY) as aside:
         version = aside / MODEL / "1"
         version.mkdir(parents=True)
         (version.parent / "config.pbtxt").write_text(pbtxt(config))

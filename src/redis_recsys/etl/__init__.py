@@ -23,8 +23,9 @@ import polars as pl
 from ..dataset import DATASET_VERSION, PARTS, Dataset, Part
 from ..entities import ITEM_VALUES, Entities, write_entities
 from ..errors import DataError
-from ..files import disk_error, keep_inputs, written_aside
+from ..files import claimed, disk_error, keep_inputs, written_aside
 from ..history import users_after
+from ..output_kinds import DATASET
 from ..progress import progress
 from ..schema import INTERNAL, Schema, Side
 from ..split import Split, check_parts
@@ -51,11 +52,11 @@ def encode(raw: Path, target: Path, split: Split) -> None:
     """
     raw, target = Path(raw), Path(target)
     keep_inputs(target, raw)
-    with _clear_errors(raw, target):
+    with claimed(target, DATASET), _clear_errors(raw, target):
         source = open_raw(raw)
         rows, description = _divide(source, split)
         entities = {side: _entities(source, rows, side, pl.col(PART) == 0) for side in SIDES}
-        with written_aside(target) as aside:
+        with written_aside(target, DATASET) as aside:
             _write_parts(aside, source, rows, entities)
             counts = {f"{side}s": len(entities[side]) for side in SIDES}
             manifest = {"version": DATASET_VERSION, **description, **counts}

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..files import written_aside
+from ..output_kinds import TABLE
 
 KEY, VECTOR = "key", "emb_vector"
 
@@ -26,7 +27,11 @@ def write(folder: Path, blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> None
     Raises:
         DataError: a block has not as many keys as rows, or the folder cannot be written.
     """
-    with written_aside(folder) as aside, (aside / KEY).open("wb") as keys, (aside / VECTOR).open("wb") as vectors:
+    with (
+        written_aside(folder, TABLE) as aside,
+        (aside / KEY).open("wb") as keys,
+        (aside / VECTOR).open("wb") as vectors,
+    ):
         for block, rows in blocks:
             if len(block) != len(rows):
                 raise DataError(f"{len(block)} keys and {len(rows)} rows for {folder}")

@@ -137,7 +137,7 @@ class PersistentTier:
         Raises:
             StoreError: the folder is read-only, full or damaged.
         """
-        scratch, table = self.path / "loading", self._tables[name]
+        scratch, table = self.path / ".recsys-loading", self._tables[name]
         try:
             with _store_errors(self.path):
                 table.set_options({"disable_auto_compactions": "true"})

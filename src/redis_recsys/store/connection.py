@@ -17,38 +17,76 @@ from ..config import RedisSettings
 from ..errors import StoreError
 from .embedded import EmbeddedRedis
 
+OF_CLUSTERS = (redis.exceptions.AskError, redis.exceptions.ClusterCrossSlotError, redis.exceptions.ClusterDownError)
+UNSUITED = {
+    "cluster": "is a Redis Cluster, which only the tables of 'recsys dlrm' can lie in: set RECSYS_REDIS_HOST and "
+    "RECSYS_REDIS_PORT to a Redis that is none",
+    "sentinel": "is a Sentinel: set RECSYS_REDIS_HOST and RECSYS_REDIS_PORT to the primary that it watches",
+}
+
 
 @contextmanager
-def connect(settings: RedisSettings) -> Iterator[redis.Redis]:
+def connect(settings: RedisSettings, cluster: bool = False) -> Iterator[redis.Redis]:
     """A client of the configured Redis, or without a host of the embedded one, which then lives as long as the block.
 
     The connection is tried at once. Commands are repeated after a lost connection, with growing pauses, at most
     ``settings.retries`` times. Answers are bytes.
 
+    Args:
+        settings: where Redis is.
+        cluster: whether a node of a Redis Cluster will do.
+
     Raises:
-        StoreError: Redis cannot be reached or started, or refuses the user or password.
+        StoreError: Redis cannot be reached or started, refuses the user or password, or is a Cluster or a Sentinel.
     """
     if settings.host is None:
         with EmbeddedRedis(settings.folder, settings.max_memory) as server:
             address = settings.model_copy(
                 update={"host": server.host, "port": server.port, "username": None, "tls": False}
             )
-            with _connected(address, server.password) as client:
+            with _connected(address, server.password, cluster) as client:
                 yield client
     else:
         password = settings.password.get_secret_value() if settings.password is not None else None
-        with _connected(settings, password) as client:
+        with _connected(settings, password, cluster) as client:
             yield client
 
 
 @contextmanager
-def _connected(settings: RedisSettings, password: str | None) -> Iterator[redis.Redis]:
+def _connected(settings: RedisSettings, password: str | None, cluster: bool) -> Iterator[redis.Redis]:
     secret = SecretStr(password) if password is not None else None
     retry = Retry(ExponentialBackoff(cap=1.0, base=0.05), settings.retries)
     with client_of(settings.model_copy(update={"password": secret}), settings.timeout, retry) as client:
-        with store_errors(client):
-            client.ping()
+        check(client, cluster)
         yield client
+
+
+def check(client: redis.Redis, cluster: bool = False) -> None:
+    """Try the connection, and refuse what the recommenders' keys cannot lie in: a Cluster, a Sentinel.
+
+    One round trip. Redis lets every user say HELLO, whatever the ACL.
+
+    Args:
+        client: not connected yet.
+        cluster: whether a node of a Cluster will do.
+
+    Raises:
+        StoreError: Redis cannot be reached, refuses the user or password, or is of such a kind.
+    """
+    with store_errors(client), client.pipeline(transaction=False) as pipeline:
+        answers = pipeline.execute_command("HELLO").ping().execute(raise_on_error=False)
+        for answer in answers:
+            if isinstance(answer, redis.RedisError):
+                raise answer
+    mode = _mode(answers[0])
+    if mode != "standalone" and not (cluster and mode == "cluster"):
+        raise StoreError(f"{_where(client)} {UNSUITED.get(mode, f'runs in mode {mode!r}')}")
+
+
+def _mode(hello: dict[bytes, bytes] | list[bytes]) -> str:
+    """What a server says it is: standalone, cluster or sentinel."""
+    pairs = hello if isinstance(hello, dict) else dict(zip(hello[::2], hello[1::2], strict=True))
+    return pairs.get(b"mode", b"standalone").decode()
 
 
 def client_of(settings: RedisSettings, timeout: float, retry: Retry) -> redis.Redis:
@@ -83,10 +121,16 @@ def store_errors(client: redis.Redis) -> Iterator[None]:
     """Turn what redis-py raises inside the block into StoreError: one line with the address and what to do."""
     try:
         yield
+    except OF_CLUSTERS as error:
+        raise StoreError(f"{_where(client)} {UNSUITED['cluster']}") from error
     except redis.RedisError as error:
-        address = client.get_connection_kwargs()
-        where = f"Redis at {address.get('host')}:{address.get('port')}"
-        raise StoreError(explain(error, where, address.get("socket_timeout"))) from error
+        timeout = client.get_connection_kwargs().get("socket_timeout")
+        raise StoreError(explain(error, _where(client), timeout)) from error
+
+
+def _where(client: redis.Redis) -> str:
+    address = client.get_connection_kwargs()
+    return f"Redis at {address.get('host')}:{address.get('port')}"
 
 
 def explain(error: redis.RedisError, where: str, timeout: float | None) -> str:

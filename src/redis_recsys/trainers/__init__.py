@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import ConfigError
+from ..files import claimed, keep_inputs
+from ..output_kinds import BUNDLE, EXPORT
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
@@ -69,13 +72,29 @@ def trainer_of(
 
 
 def train(
-    dataset: Dataset, settings: Settings, target: Path, export: Path | None = None, chosen: Bundle | None = None
+    dataset: Dataset,
+    settings: Settings,
+    target: Path,
+    export: Path | None = None,
+    chosen: Bundle | None = None,
+    force: bool = False,
 ) -> Bundle:
-    """Train both models and write the bundle; see :func:`trainer_of`."""
-    trainer = trainer_of(dataset, settings, target, export, chosen)
-    try:
+    """Train both models and write the bundle, which nobody else can write meanwhile; see :func:`trainer_of`.
+
+    Args:
+        force: whether ``target`` and ``export`` may be another folder that this project made.
+
+    Raises:
+        DataError: something else is in the place of ``target`` or ``export``, or another run is writing it.
+    """
+    with ExitStack() as stack:
+        keep_inputs(target, dataset.path, export)
+        stack.enter_context(claimed(target, BUNDLE, force))
+        if export is not None:
+            keep_inputs(export, dataset.path, target)
+            stack.enter_context(claimed(export, EXPORT, force))
+        trainer = trainer_of(dataset, settings, target, export, chosen)
+        stack.callback(trainer.close)
         trainer.fit_retrieval()
         trainer.fit_ranking()
         return trainer.export()
-    finally:
-        trainer.close()

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from ..config import TritonSettings
 from ..errors import ServingError
 from ..files import written_aside
+from ..output_kinds import REPOSITORY
 from ..stages.stage import Field
 
 RECOMMENDER = "recommender"
@@ -77,7 +78,7 @@ def write(
             raise ServingError(f"RECSYS_TRITON_ALIAS is {settings.alias!r}, a name that {min(taken)!r} has already")
         configs |= added
         modules |= {f"{settings.alias}-request": ALIAS_REQUEST, f"{settings.alias}-answer": ALIAS_ANSWER}
-    with written_aside(folder) as aside:
+    with written_aside(folder, REPOSITORY) as aside:
         for name, config in configs.items():
             version = aside / name / "1"
             version.mkdir(parents=True)

@@ -20,6 +20,7 @@ from polars.selectors import by_name
 
 from ...errors import DataError
 from ...files import keep_inputs, written_aside
+from ...output_kinds import RAW
 from ...progress import console, progress
 from ...schema import Column, Schema
 from .files import BLANKS, ROW, Part, files_of, open_part, reading
@@ -74,7 +75,7 @@ def read(source: Path, schema: Path, folder: Path, users: Path | None = None, it
     paths = {"interactions": Path(source)} | {
         name: Path(path) for name, path in (("users", users), ("items", items)) if path is not None
     }
-    with written_aside(folder) as raw:
+    with written_aside(folder, RAW) as raw:
         copies = raw / "in_utf8"
         copies.mkdir()
         (raw / "interactions").mkdir()

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from ...config import MerlinSettings
-from ...errors import BundleError, ConfigError, DataError
+from ...errors import BundleError, ConfigError
 from ...files import keep_inputs, written_aside
 from .environment import Worker
 from .importing import SIDES, check_pieces, read_table
@@ -48,8 +48,6 @@ def export_systems(
     if '"' in redis or "\n" in redis:
         raise ConfigError("the connection string must be one line without quotes")
     check_pieces(export)
-    if target.exists():
-        raise DataError(f"{target} exists already: choose another folder, or remove it")
     keep_inputs(target, export)
     tables = {side: read_table(export, side, []) for side in SIDES}
     for side, table in tables.items():

@@ -21,9 +21,10 @@ from ...bundle import Bundle, finish, write_tables, writing_bundle
 from ...config import MerlinSettings
 from ...entities import ITEM_VALUES, Entities, write_entities
 from ...errors import BundleError
-from ...files import disk_error, keep_inputs
+from ...files import claimed, disk_error, keep_inputs
 from ...history import History
 from ...inference import Tower
+from ...output_kinds import BUNDLE
 from ...popularity import Clicks
 from ...progress import console
 from ...schema import Column, Schema, Side, explain
@@ -57,19 +58,19 @@ def import_export(export: Path, target: Path, settings: MerlinSettings) -> Bundl
     Raises:
         BundleError: a piece is missing, or two pieces do not fit together.
         ConfigError: there is no Merlin environment.
+        DataError: the bundle must not be written to ``target``, see :func:`files.claimed`.
         TrainingError: TensorFlow cannot load a model.
     """
     check_pieces(export)
     keep_inputs(target, export)
-    parent = target.absolute().parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=parent, prefix=f".{target.name}.merlin-") as scratch:
-            with Worker(settings, "convert", export, Path(scratch)) as worker:
-                worker.finish()
-            assemble(export, Path(scratch), target)
-    except OSError as error:
-        raise disk_error(error, target) from error
+    with claimed(target, BUNDLE) as place:
+        try:
+            with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.merlin-") as scratch:
+                with Worker(settings, "convert", export, Path(scratch)) as worker:
+                    worker.finish()
+                assemble(export, Path(scratch), target)
+        except OSError as error:
+            raise disk_error(error, target) from error
     return Bundle(target, verify=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +18,8 @@ from ...bundle import Bundle, writing_bundle
 from ...config import Settings, TrainSettings
 from ...dataset import PARTS, Dataset
 from ...errors import ConfigError, TrainingError
-from ...files import disk_error, keep_inputs, written_aside
+from ...files import claimed, disk_error, keep_inputs, written_aside
+from ...output_kinds import BUNDLE, EXPORT
 from ...progress import console, progress
 from ...vocabularies import read_vocabulary
 from ..complete import complete
@@ -66,13 +68,16 @@ class MerlinTrainer:
         Raises:
             ConfigError: there is no Merlin environment, an option is set that Merlin does not know, or ``chosen`` was
                 trained in another way.
+            DataError: a folder must not be written, see :func:`files.claimed`.
             TrainingError: no clicks to learn from.
         """
         check_options(settings.train)
         interpreter(settings.merlin)
-        if export is not None:
-            keep_inputs(export, dataset.path)
-        keep_inputs(target, dataset.path)
+        for folder, kind in ((target, BUNDLE), (export, EXPORT)):
+            if folder is not None:
+                keep_inputs(folder, dataset.path)
+                with claimed(folder, kind):  # said before the hour of training
+                    pass
         self.dataset, self.target = dataset, target
         self._chosen = curves_of(chosen, "merlin") if chosen else None
         self.curves: Curves = {}
@@ -126,8 +131,9 @@ class MerlinTrainer:
                 self._note(event)
             self._write()
             if self._export is not None:
-                with written_aside(self._export) as aside:
+                with written_aside(self._export, EXPORT) as aside:
                     shutil.copytree(self._home / "export", aside, dirs_exist_ok=True)
+                    (aside / "export.json").write_text(json.dumps({"version": 1, "trainer": "merlin"}) + "\n")
         finally:
             self.close()
         return Bundle(self.target, verify=False)

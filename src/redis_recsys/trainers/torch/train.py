@@ -14,9 +14,10 @@ from ...bundle import Bundle, writing_bundle
 from ...config import TrainSettings
 from ...dataset import BEFORE_TEST, PARTS, Dataset, Part, Rows
 from ...errors import TrainingError
-from ...files import disk_error
+from ...files import claimed, disk_error, keep_inputs
 from ...history import History
 from ...metrics import auc, hits_of, log_loss, ndcg_at
+from ...output_kinds import BUNDLE
 from ...progress import console
 from ...topk import topk
 from ..complete import complete
@@ -51,9 +52,13 @@ class Trainer:
 
         Raises:
             ConfigError: ``chosen`` was trained in another way.
+            DataError: the bundle must not be written to ``target``, see :func:`files.claimed`.
             TrainingError: no cuda device where one was asked for, no clicks to learn from, or a half-life for rows
                 whose times are no days.
         """
+        keep_inputs(target, dataset.path)
+        with claimed(target, BUNDLE):  # said before the hour of training
+            pass
         self.dataset, self.settings, self.target = dataset, settings, target
         self._chosen = curves_of(chosen, "torch") if chosen else None
         self.curves: Curves = {}

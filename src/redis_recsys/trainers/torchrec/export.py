@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 from torchrec.distributed import DistributedModelParallel
 
+from ... import output_kinds
 from ...data.criteo import CriteoDataset, CriteoRows
 from ...files import written_aside
 from ...hugectr import DENSE, NETWORK, SPARSE, network, sparse
@@ -64,7 +65,7 @@ def export(
         for _ in blocks:
             raise AssertionError("only process 0 is given rows")
         return
-    with written_aside(out) as folder:
+    with written_aside(out, output_kinds.DLRM) as folder:
         network.write(folder / NETWORK, inner.shape)
         dense_model.write(folder / DENSE, _layers(inner))
         sparse.write(folder / SPARSE, blocks)

@@ -19,8 +19,9 @@ from typing import Any
 from ...config import DlrmSettings
 from ...data.criteo import CriteoDataset
 from ...errors import ConfigError, TrainingError
-from ...files import disk_error, keep_inputs
+from ...files import keep_inputs, written_aside
 from ...machine import cores
+from ...output_kinds import DLRM
 from ...progress import console, progress
 from .job import Job
 
@@ -47,19 +48,15 @@ def train(dataset: Path, out: Path, settings: DlrmSettings) -> dict[str, Any]:
         raise ConfigError(f"training a DLRM needs TorchRec: run 'pip install --no-deps -r {pins}'")
     keep_inputs(out, dataset)
     opened = CriteoDataset(dataset)
-    out = out.absolute()
-    checkpoints = out.parent / f".{out.name}.checkpoints"
-    try:
+    with written_aside(out, DLRM) as aside:
+        checkpoints = aside.parent / f".{out.name}.checkpoints"
         settings.log.parent.mkdir(parents=True, exist_ok=True)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.job-") as home:
+        with tempfile.TemporaryDirectory(dir=aside.parent, prefix=f".{out.name}.job-") as home:
             path = Path(home) / "job.json"
-            Job(opened.path, out, checkpoints, settings).save(path)
+            Job(opened.path, aside, checkpoints, settings).save(path)
             with settings.log.open("wb") as log, _processes(path, settings.processes, log.fileno()) as running:
                 _follow(running, settings, checkpoints)
-        report: dict[str, Any] = json.loads((out / "report.json").read_text())
-    except OSError as error:
-        raise disk_error(error, out) from error
+        report: dict[str, Any] = json.loads((aside / "report.json").read_text())
     return report
 
 
