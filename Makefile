@@ -22,6 +22,9 @@ DEPLOYED := $(CURDIR)/.cache/cloud/deployed.json
 PLAY = cd cloud-deployment/ansible && PATH=$(CLOUD_BIN):$$PATH \
 	RECSYS_NAME=$$($(OUTPUT_OF) recsys_name) AWS_REGION=$$($(OUTPUT_OF) recsys_region) ansible-playbook -e @$(DEPLOYED) $(ARGS)
 OUTPUT_OF := $(CLOUD_BIN)/python -c 'import json, sys; print(json.load(open("$(DEPLOYED)"))[sys.argv[1]])'
+# In the order in which one uses what another made.
+NOTEBOOKS := $(or $(NOTEBOOK),$(wildcard offline-batch-recsys/*.ipynb) $(sort $(wildcard multi-stage/*.ipynb)) \
+	$(wildcard large-scale-recsys/*.ipynb))
 FEAST := .venv-serving-feast/.ready
 FEAST_PIP := .venv-serving-feast/bin/python -m pip --disable-pip-version-check -q
 NEWER := sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, $(PYTHON) is " \
@@ -40,7 +43,7 @@ install = { set --; for each in $(1); do command -v $${each%:*} > /dev/null || s
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-large test lint bench bench-online bench-large bench-merlin serving torchrec merlin lock clean \
+.PHONY: help demo demo-large notebooks test lint bench bench-online bench-large bench-merlin serving torchrec merlin lock clean \
 	compose-test cloud cloud-test cloud-plan cloud-up cloud-vpn cloud-configure cloud-publish cloud-rotate cloud-down cloud-outputs
 
 help:  ## print this list
@@ -51,6 +54,16 @@ demo: $(READY) $(SERVING)  ## MovieLens-100k: train, compare, write to Redis; de
 
 demo-large: $(READY) $(TORCHREC) $(SERVING)  ## DLRM on sharded tables: train, fill a Redis Cluster, serve, update, kill a node: a minute
 	@$(BIN)/recsys dlrm demo
+
+# On a copy with data of its own, so that what was run here before changes no result; each one is saved if it succeeds.
+notebooks: $(READY) $(TORCHREC) $(SERVING)  ## run all notebooks top to bottom and save them with their results; NOTEBOOK=PATH for one
+	@rm -rf .cache/notebooks && mkdir -p .cache/notebooks/data data/downloads
+	@ln -s $(CURDIR)/data/downloads .cache/notebooks/data/downloads
+	@cp -r $(sort $(patsubst %/,%,$(dir $(NOTEBOOKS)))) .cache/notebooks/
+	@set -e; for each in $(NOTEBOOKS); do echo "$$each"; env $(addprefix -u ,$(filter RECSYS_%,$(.VARIABLES))) \
+	  $(BIN)/jupyter nbconvert --log-level=WARN --to=notebook --execute --inplace --ExecutePreprocessor.timeout=600 \
+	  --ExecutePreprocessor.record_timing=False ".cache/notebooks/$$each"; cp ".cache/notebooks/$$each" "$$each"; done
+	@rm -rf .cache/notebooks
 
 # Two files at a time: tests wait for servers and processes more than they compute.
 test: lint $(TORCHREC) $(SERVING) $(MERLIN)  ## linters, type checker and all tests, the notebooks among them

@@ -79,6 +79,7 @@ def tables(results: dict[str, Any]) -> str:
             "({all} test users, {warm} with a history, {cold} without):\n".format(**movielens["users"]),
             *_quality(movielens),
             "",
+            " ".join(movielens["comparisons"]) + "\n",
             "![Quality on MovieLens-100k](assets/quality-movielens.png)\n",
             f"**Synthetic, {synthetic['rows']:,} rows**: the ranker's AUC is {ranker['auc']:.4f}, the best "
             f"possible (true probabilities) {ranker['oracle']['auc']:.4f}: "
@@ -87,6 +88,8 @@ def tables(results: dict[str, Any]) -> str:
             f"{ranker['oracle']['impression_ndcg@10']:.4f}. The two towers' recall@10 is "
             f"{towers['recall@10'] / popular['recall@10']:.1f} times that of popularity.\n",
             *_quality(synthetic),
+            "",
+            " ".join(synthetic["comparisons"]),
         ]
     )
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.measure import FOLDER, in_child
+
+if TYPE_CHECKING:
+    from redis_recsys.evaluate import Report
 
 
 def synthetic(rows: int = 1_000_000) -> dict[str, Any]:
@@ -42,7 +45,14 @@ def _synthetic(rows: int) -> dict[str, Any]:
     report = evaluate(
         dataset, [*fit_baselines(dataset), Everyone(bundle, dataset, ranked=False), both], predict=both.predict
     )
-    return {"rows": rows, "train_s": seconds, "speed": _speed(bundle.manifest.metrics["curves"]), **report.to_dict()}
+    speed = _speed(bundle.manifest.metrics["curves"])
+    return {
+        "rows": rows,
+        "train_s": seconds,
+        "speed": speed,
+        "comparisons": comparisons(report),
+        **report.to_dict(),
+    }
 
 
 def _movielens() -> dict[str, Any]:
@@ -53,7 +63,18 @@ def _movielens() -> dict[str, Any]:
     settings.redis = RedisSettings(folder=Path(FOLDER / "redis"))
     started = time.perf_counter()
     report, _ = offline(settings)
-    return {"demo_s": time.perf_counter() - started, **report.to_dict()}
+    return {"demo_s": time.perf_counter() - started, "comparisons": comparisons(report), **report.to_dict()}
+
+
+def comparisons(report: Report) -> list[str]:
+    """What the ranker changes, and how the better of our two recommenders compares with the best baseline."""
+    from redis_recsys.recommender import OURS
+
+    def ndcg(name: str) -> float:
+        return report.retrieval[name]["ndcg@10"]
+
+    best, ours = max(set(report.retrieval) - set(OURS), key=ndcg), max(OURS, key=ndcg)
+    return [f"{report.compare(*names)}." for names in (OURS, (best, ours))]
 
 
 def _speed(curves: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:

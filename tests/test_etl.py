@@ -82,41 +82,13 @@ def test_every_row_is_in_the_part_of_its_time(tmp_path: Path) -> None:
 
 
 def test_the_overview_tells_sizes_clicks_newcomers_and_times_of_every_part(tmp_path: Path) -> None:
-    assert encoded(tmp_path, ROWS).overview() == [
-        {
-            "part": "train",
-            "rows": 6,
-            "clicks": 4 / 6,
-            "users": 3,
-            "new users": 0,
-            "items": 3,
-            "new items": 0,
-            "first": 0,
-            "last": 5,
-        },
-        {
-            "part": "valid",
-            "rows": 2,
-            "clicks": 0.5,
-            "users": 2,
-            "new users": 0,
-            "items": 2,
-            "new items": 1,
-            "first": 6,
-            "last": 7,
-        },
-        {
-            "part": "test",
-            "rows": 2,
-            "clicks": 0.5,
-            "users": 2,
-            "new users": 1,
-            "items": 2,
-            "new items": 0,
-            "first": 8,
-            "last": 9,
-        },
-    ]
+    train, valid, test = encoded(tmp_path, ROWS).overview()
+    assert (train["part"], train["rows"], train["clicks"], train["first"], train["last"]) == ("train", 6, 4 / 6, 0, 5)
+    assert (train["users"], train["new users"], train["items"], train["new items"]) == (3, 0, 3, 0)
+    assert (valid["part"], valid["rows"], valid["clicks"], valid["first"], valid["last"]) == ("valid", 2, 0.5, 6, 7)
+    assert (valid["users"], valid["new users"], valid["items"], valid["new items"]) == (2, 0, 2, 1)  # item d
+    assert (test["part"], test["rows"], test["clicks"], test["first"], test["last"]) == ("test", 2, 0.5, 8, 9)
+    assert (test["users"], test["new users"], test["items"], test["new items"]) == (2, 1, 2, 0)  # user 8
 
 
 def test_entities_come_by_frequency_in_training_then_by_id(tmp_path: Path) -> None:

@@ -10,8 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pytest
 from nbclient import NotebookClient
+
+from redis_recsys.config import load_settings
+from redis_recsys.dlrm.serving import reached
+from redis_recsys.hugectr import sparse
+from redis_recsys.parameter_server.remote import Remote
+from redis_recsys.store.cluster import EmbeddedCluster
 
 ROOT = Path(__file__).parents[1]
 OFFLINE_BATCH = Path("offline-batch-recsys/Offline-Batch-Recommender-System.ipynb")
@@ -126,6 +133,33 @@ def test_it_compares_the_models_with_baselines(offline_batch: tuple[Any, Path]) 
         assert name in table
 
 
+def test_it_says_whether_the_ranker_raises_or_lowers_the_figures_with_its_uncertainty(
+    offline_batch: tuple[Any, Path],
+) -> None:
+    lines = printed(cell_with(offline_batch[0], "report.compare(towers.name")).splitlines()
+    assert len(lines) == 3
+    for line, metric in zip(lines, ("NDCG@10", "Recall@10", "MRR"), strict=True):
+        assert re.search(rf"two-tower \+ DLRM (raises|lowers|has) {metric} .*95% interval [+-]0\.\d+ to [+-]0", line)
+
+
+def test_its_training_curves_name_the_metric_and_the_part(offline_batch: tuple[Any, Path]) -> None:
+    notebook, work = offline_batch
+    manifest = json.loads((work / "data" / "notebook-100k" / "bundle" / "manifest.json").read_text())
+    for records in manifest["metrics"]["curves"].values():
+        assert {record["metric_name"] for record in records} == {"NDCG@10"}
+    assert "validation NDCG@10 0." in "".join(shown(cell_with(notebook, "fit_retrieval()"), "text/html"))
+
+
+def test_it_shows_class_balance_time_range_and_calibration(offline_batch: tuple[Any, Path]) -> None:
+    notebook, _ = offline_batch
+    (table,) = shown(cell_with(notebook, "dataset.overview()"), "text/plain")
+    assert all(word in table for word in ("clicks", "new users", "first", "1997-09-20", "1998-04-22"))
+    assert shown(cell_with(notebook, "plots.rows_over_time("), "image/png")
+    cell = cell_with(notebook, "plots.reliability_curve(")
+    assert shown(cell, "image/png")
+    assert re.search(r"Of [\d,]+ rows, 2\d\.\d% are clicks; the mean prediction is", printed(cell))
+
+
 def test_it_reads_titles_of_recommended_films_back_from_redis(offline_batch: tuple[Any, Path]) -> None:
     (table,) = shown(cell_with(offline_batch[0], "get(redis, 1)"), "text/plain")
     films = [line for line in table.splitlines() if "(19" in line]
@@ -186,8 +220,8 @@ def test_it_draws_the_recall_of_the_vector_index_and_the_time_of_the_stages(comp
 
 def test_it_shows_a_copy_of_the_vectors_that_follows_the_one_in_redis(components: tuple[Any, Path]) -> None:
     (table,) = shown(cell_with(components[0], "vectors.put("), "text/plain")
-    before, put, followed = (line.count("[1683 ") for line in table.splitlines() if "[" in line)
-    assert (before, put, followed) == (0, 1, 2)
+    texts = re.split("before|it is put into Redis|the copy has followed", table)[1:]
+    assert [text.count("new film 1683") for text in texts] == [0, 1, 2]
 
 
 def test_it_shows_what_goes_in_and_out_of_every_stage(components: tuple[Any, Path]) -> None:
@@ -197,11 +231,28 @@ def test_it_shows_what_goes_in_and_out_of_every_stage(components: tuple[Any, Pat
         "candidates": "sources",
         "filter": "items",
         "item_features": "item_vectors",
-        "ranking": "probability",
+        "ranking": "candidate_scores",
         "ordering": "item_ids",
     }.items():
         (table,) = shown(cell_with(components[0], f'call("{stage}")'), "text/plain")
         assert re.search(rf"out\W+{made}\W+\(3, ", table)
+
+
+def test_films_are_shown_by_their_titles(components: tuple[Any, Path]) -> None:
+    for stage, column in {"user_features": "seen", "candidates": "candidates", "ordering": "item_ids"}.items():
+        (table,) = shown(cell_with(components[0], f'call("{stage}")'), "text/plain")
+        assert re.search(rf"out ┆ {column} +┆ \(3, \d+\) +┆ .*\(19\d\d\)", table)
+
+
+def test_it_counts_candidates_after_merging_and_after_the_filter(components: tuple[Any, Path]) -> None:
+    (table,) = shown(cell_with(components[0], "import funnel"), "text/plain")
+    rows = [
+        [int(number) for number in re.findall(r"\d+", line)] for line in table.splitlines() if re.search(r"│ \d", line)
+    ]
+    assert [row[0] for row in rows] == [405, 155, 999_999]
+    for _, nearest, similar, popular, merged, filtered, shown_items in rows:
+        assert nearest + similar + popular >= merged >= filtered >= shown_items == 20
+    assert rows[0][4] > rows[0][5]  # the first user has seen some of the popular ones
 
 
 def test_it_shows_that_an_event_reaches_history_features_and_the_next_answer(components: tuple[Any, Path]) -> None:
@@ -225,8 +276,10 @@ def test_the_triton_notebook_runs_top_to_bottom_and_stops_what_it_started(triton
 def test_it_shows_a_generated_model_and_answers_by_plain_grpc(triton: tuple[Any, Path]) -> None:
     notebook, _ = triton
     assert 'name: "user_id"\n  data_type: TYPE_INT64' in printed(cell_with(notebook, "config.pbtxt"))
-    (answer,) = shown(cell_with(notebook, "grpc.InferenceServerClient("), "text/plain")
-    assert len(re.findall(r"\b\d+\b(?![.\d])", answer.split("array(")[1])) == 40
+    cell = cell_with(notebook, "grpc.InferenceServerClient(")
+    (answer,) = shown(cell, "text/plain")
+    assert "item_ids (2, 20) scores (2, 20)" in printed(cell)
+    assert len(re.findall(r"│ \d+ +┆ .*\(19\d\d\) +┆ 0\.\d+", answer)) == 20
 
 
 def test_it_draws_stages_load_deployment_and_failure(triton: tuple[Any, Path]) -> None:
@@ -241,6 +294,17 @@ def test_it_explains_where_each_film_came_from(triton: tuple[Any, Path]) -> None
     (table,) = shown(cell_with(triton[0], "answer.explanations"), "text/plain")
     assert "nearest" in table
     assert "(19" in table
+    (counts,) = shown(cell_with(triton[0], "each.funnel"), "text/plain")
+    assert all(step in counts for step in ("nearest", "similar", "popular", "merged", "filtered", "shown"))
+
+
+def test_no_notebook_calls_a_score_of_drawn_negatives_a_probability(
+    offline_batch: tuple[Any, Path], components: tuple[Any, Path], triton: tuple[Any, Path]
+) -> None:
+    for notebook, _ in (offline_batch, components, triton):
+        outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+        texts = [str(output.get("text", "")) + "".join(map(str, output.get("data", {}).values())) for output in outputs]
+        assert not [text for text in texts if "probability" in text]
 
 
 def test_it_shows_an_event_in_the_next_answer(triton: tuple[Any, Path]) -> None:
@@ -295,6 +359,40 @@ def test_it_shows_a_table_spread_over_three_nodes(large_scale: tuple[Any, Path])
     rows = [int(count) for count in re.findall(r"┆ (\d+) ", table)]
     report = json.loads((large_scale[1] / "data" / "dlrm" / "report.json").read_text())
     assert sum(rows) == sum(report["slot_sizes"])
+
+
+def test_it_shows_class_balance_training_that_ends_by_itself_and_calibration(large_scale: tuple[Any, Path]) -> None:
+    notebook, _ = large_scale
+    (table,) = shown(cell_with(notebook, "dataset.overview()"), "text/plain")
+    assert all(word in table for word in ("train", "valid", "test", "clicks", "probability", "40000"))
+    assert shown(cell_with(notebook, "plots.loss_curves("), "image/png")
+    cell = cell_with(notebook, "plots.reliability_curve(")
+    assert shown(cell, "image/png")
+    assert "Of 4,000 rows, " in printed(cell)
+
+
+def test_the_committed_run_trained_until_the_metric_no_longer_rose() -> None:
+    notebook = nbformat.read(ROOT / LARGE_SCALE, as_version=4)
+    lines = "".join(shown(cell_with(notebook, "train(settings.data"), "text/html"))
+    metrics = [float(value) for value in re.findall(r"validation AUC (0\.\d+)", lines)]
+    assert 2 < len(metrics) <= 8
+    assert metrics[-1] <= max(metrics[:-1])
+
+
+def test_it_leaves_the_rows_that_training_wrote_in_the_cluster(large_scale: tuple[Any, Path]) -> None:
+    notebook, work = large_scale
+    (difference,) = re.findall(r"from the answers before (\S+)", printed(cell_with(notebook, "- answers).max()")))
+    assert float(difference) < 1e-6
+    model = work / "data" / "dlrm"
+    keys = np.load(model / "sample.npz")["keys"][0]
+    table = sparse.SparseModel(model / "dlrm0_sparse.model", 16)
+    trained = dict(zip(table.keys.tolist(), table.rows, strict=True))
+    with (
+        EmbeddedCluster(work / "data" / "cluster") as cluster,
+        Remote.open(model / "ps.json", reached(load_settings(), cluster)) as remote,
+    ):
+        rows = remote.rows("dlrm.sparse_embedding0", keys)
+    np.testing.assert_array_equal(rows, np.stack([trained[key] for key in keys.tolist()]))
 
 
 def test_it_draws_where_rows_came_from_while_a_node_died(large_scale: tuple[Any, Path]) -> None:

@@ -17,7 +17,7 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from .errors import ConfigError
 from .files import check_file, written_aside_file
@@ -153,8 +153,10 @@ def _metric_axis(panel: Axes, epochs: list[int], records: Sequence[Mapping[str, 
     axis.set_ylabel(f"{records[0]['metric_name']}, valid part", color=COLORS[2])
     axis.grid(visible=False)
     if "best_possible" in records[0]:
-        axis.axhline(records[-1]["best_possible"], color=COLORS[2], linestyle="--", linewidth=1.2)
-        axis.text(epochs[0], records[-1]["best_possible"], "best possible", color=COLORS[2], va="bottom", fontsize=9)
+        bound = records[-1]["best_possible"]
+        axis.axhline(bound, color=COLORS[2], linestyle="--", linewidth=1.2)
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        axis.text(epochs[-1], bound, "best possible", color=COLORS[2], ha="right", va="center", fontsize=9, bbox=box)
         axis.margins(y=0.12)
     kept = epochs[int(np.argmax(values))]
     panel.axvline(kept, color=INK, linewidth=0.9, linestyle=":")
@@ -286,27 +288,24 @@ def embedding_map(embeddings: np.ndarray, categories: Sequence[str], title: str 
 
 @styled
 def latency_histogram(seconds: np.ndarray, title: str = "Latency") -> Figure:
-    """How long single calls took, with the median and the 99th percentile marked.
+    """Durations of single calls on a logarithmic axis, with the median and the 99th percentile marked.
 
     Args:
-        seconds: float[n], one duration per call.
+        seconds: float[n], one duration per call, each above 0.
         title: of the figure.
     """
     milliseconds = np.asarray(seconds) * 1e3
-    half, most, nearly_all = np.percentile(milliseconds, (50, 99, 99.9))
-    figure, axes = plt.subplots(figsize=(5.8, 3.4))
-    heights = axes.hist(milliseconds, bins=60, range=(0, nearly_all * 1.1), color=COLORS[2], alpha=0.85)[0]
-    tallest = float(np.max(heights))
-    for value, name, color in ((half, "p50", COLORS[1]), (most, "p99", COLORS[0])):
-        axes.axvline(value, color=color, linestyle="--", linewidth=1.6, label=f"{name}  {value:.3g} ms")
-    axes.set(
-        title=title,
-        xlabel="milliseconds",
-        ylabel=f"calls (of {len(milliseconds):,})",
-        xlim=(0, nearly_all * 1.3),
-        ylim=(0, tallest * 1.08),
-    )
-    axes.legend(loc="upper right", bbox_to_anchor=(1, 1.02))
+    edges = np.geomspace(milliseconds.min(), milliseconds.max() * 1.01, 61)
+    figure, axes = plt.subplots(figsize=(7.2, 3.4))
+    axes.hist(milliseconds, bins=edges.tolist(), color=COLORS[2], alpha=0.85)
+    for percent, color in ((50, COLORS[1]), (99, COLORS[0])):
+        value = np.percentile(milliseconds, percent)
+        axes.axvline(value, color=color, linestyle="--", linewidth=1.6, label=f"p{percent}  {value:.3g} ms")
+    axes.set(title=title, xlabel="milliseconds, logarithmic", ylabel=f"calls (of {len(milliseconds):,})", xscale="log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -323,7 +322,7 @@ def recall_curves(explored: Sequence[int], indexes: Mapping[str, Sequence[tuple[
         recall, seconds = zip(*measured, strict=True)
         found.plot(explored, recall, marker="o", markersize=4, color=color, label=name)
         time.plot(explored, np.multiply(seconds, 1e3), marker="o", markersize=4, color=color, label=name)
-    found.set(title="Recall", ylim=(None, 1.01))
+    found.set(title="Recall", ylabel="share of the true neighbours", ylim=(None, 1.01))
     found.legend(loc="lower right")
     time.set(title="Milliseconds per query", ylim=(0, None))
     for panel in (found, time):
