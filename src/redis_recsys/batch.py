@@ -23,6 +23,7 @@ from .history import History
 from .machine import cores
 from .progress import progress
 from .recommender import Recommender, Scored
+from .store.forgotten import BundleUsers
 from .store.recommendations import GenerationWriter
 
 
@@ -58,13 +59,20 @@ def batch(bundle: Bundle, client: redis.Redis, settings: BatchSettings) -> Batch
     with GenerationWriter.begin(client, fingerprint, settings.grace) as writer:
         writer.done -= writer.done % settings.block  # a block that was cut in the middle is scored and written again
         resumed_at = writer.done
+        people = BundleUsers(client, bundle.made, writer.remove)
         with progress("scoring users", bundle.manifest.users) as advance:
             advance(resumed_at)
             for users, scored in score(bundle, settings, skip=resumed_at):
-                writer.write(users.raw_ids, raw_items[np.maximum(scored.items, 1) - 1], scored.scores, scored.counts)
+                with people.block(users.raw_ids) as kept:
+                    for user in users.raw_ids[~kept].tolist():  # a run that was cut off may have written them
+                        writer.remove(user)
+                    counts = np.where(kept, scored.counts, 0)
+                    writer.write(users.raw_ids, raw_items[np.maximum(scored.items, 1) - 1], scored.scores, counts)
                 advance(len(users))
         items, counts = bundle.popularity
         writer.publish(raw_items[items[: settings.popular] - 1], counts[: settings.popular])
+        if not resumed_at:  # else nobody knows who is among those that were written before
+            people.live()
         return BatchReport(writer.generation, bundle.manifest.users, resumed_at, time.perf_counter() - started)
 
 

@@ -13,6 +13,7 @@ generations of every kind have in common is in ``generations``.
     recs:lock            who writes at present
     recs:{gen}           hash: fingerprint of the input, users done, topk, type of the item ids
     recs:{gen}:{user}    {"items": [...], "scores": [...]}, best first
+    recs:forgotten       who must not be written: see ``forgotten``
     popular:{gen}        sorted set: item -> count
 
 Integer ids are written as decimal text. The users of a generation are all integers or all strings, so a key means
@@ -57,6 +58,11 @@ class Recommendations:
     generation: str
 
 
+def key(gen: str, user: int | str) -> str:
+    """Where the recommendations of one user lie."""
+    return f"recs:{gen}:{user}"
+
+
 def get(client: redis.Redis, user: int | str) -> Recommendations:
     """The recommendations of one user, or the popular items if there are none; two round trips, or four.
 
@@ -80,7 +86,7 @@ def get_many(client: redis.Redis, users: Sequence[int | str]) -> list[Recommenda
             gen = live.decode()
             values: list[Any] = []
             for start in range(0, len(users), PIPELINE):
-                values += client.mget([f"recs:{gen}:{user}" for user in users[start : start + PIPELINE]])
+                values += client.mget([key(gen, user) for user in users[start : start + PIPELINE]])
             items: list[int] | list[str] = []
             counts: list[float] = []
             if None in values:
@@ -152,12 +158,21 @@ class GenerationWriter(Generation):
             with self._room_made(), self._client.pipeline(transaction=False) as pipe:
                 for user, value in zip(users, values, strict=True):
                     if value is not None:
-                        pipe.execute_command("SET", f"recs:{self.generation}:{user}", value)
+                        pipe.execute_command("SET", key(self.generation, user), value)
                 pipe.get(LOCK)
                 self._lock.check(pipe.execute()[-1])
                 # Only now: an answer above may have been an error, and what is counted as done is never written again.
                 self.done += len(users)
                 self._client.hset(f"recs:{self.generation}", mapping={"done": self.done, "topk": items.shape[1]})
+
+    def remove(self, user: int | str) -> None:
+        """Remove what was written of a user.
+
+        Raises:
+            StoreError: Redis fails.
+        """
+        with store_errors(self._client):
+            self._client.unlink(key(self.generation, user))
 
     def publish(self, popular_items: np.ndarray, popular_counts: np.ndarray) -> None:
         """Add the popular items, switch readers to this generation, let the old one expire.
