@@ -83,7 +83,8 @@ def packed(client: redis.Redis, bundle: Bundle, gen: str, side: Side, raw_ids: l
 def through_feast(
     client: redis.Redis, bundle: Bundle, gen: str, settings: Settings, side: Side, raw_ids: list[Any]
 ) -> tuple[np.ndarray, ...]:
-    return FeastGeneration(client, settings.data, gen, bundle.schema, bundle.id_kinds).read(side, raw_ids)
+    project = deployments.read(client, gen).project
+    return FeastGeneration(client, settings.data, gen, project, bundle.schema, bundle.id_kinds).read(side, raw_ids)
 
 
 def keys_of(client: redis.Redis, gen: str) -> set[bytes]:
@@ -374,7 +375,8 @@ def test_what_the_death_of_redis_leaves_is_removed_by_the_next_deployment(
         assert not keys_of(client, dead)
         assert deployments.known(client) == [last]
         assert {path.name for path in settings.deploy.models.iterdir()} == {folder_of(client, trained.bundle)}
-        projects = {deployments.feast_project(client, gen) for gen in (live, last)}
+        owner: Any = client.get("deploy:id")
+        projects = {f"recsys_{owner.decode()}_{gen}" for gen in (live, last)}
         assert {path.name for path in (settings.data / "feast").iterdir()} == projects
 
 
@@ -434,7 +436,8 @@ def test_the_replaced_deployment_expires_and_its_files_are_removed_later(
     fourth = deploy(new, client, settings).generation
     assert not client.exists(late)
     assert [path.name for path in folders[0].iterdir()] == [folder_of(client, new)]
-    projects = {deployments.feast_project(client, gen) for gen in (second, third, fourth)}
+    owner: Any = client.get("deploy:id")
+    projects = {f"recsys_{owner.decode()}_{gen}" for gen in (second, third, fourth)}
     assert {path.name for path in folders[1].iterdir()} == projects
 
 

@@ -53,6 +53,12 @@ def another(bundle: Bundle, folder: Path) -> Bundle:
     return Bundle(path)
 
 
+def opened(client: redis.Redis, settings: Settings, gen: str, bundle: Bundle) -> FeastGeneration:
+    """A deployment in Feast."""
+    project = deployments.read(client, gen).project
+    return FeastGeneration(client, settings.data, gen, project, bundle.schema, bundle.id_kinds)
+
+
 def with_histories(bundle: Bundle, folder: Path, items: list[int]) -> Bundle:
     """The bundle, but every user has interacted with the same items."""
     users = bundle.manifest.users
@@ -113,8 +119,8 @@ def test_a_failed_deployment_leaves_the_same_bundle_live_in_another_redis(
             deploy(trained.bundle, other, settings)
     assert files(settings) == had
     assert shown(client, settings, trained.bundle) == before
-    features = FeastGeneration(client, settings.data, "1", trained.bundle.schema, trained.bundle.id_kinds)
-    assert features.read("user", [1])[2].all()
+    feast = opened(client, settings, "1", trained.bundle)
+    assert feast.read("user", [1])[2].all()
 
 
 def test_an_expired_deployment_takes_no_files_of_another_redis_with_it(
@@ -132,8 +138,8 @@ def test_an_expired_deployment_takes_no_files_of_another_redis_with_it(
     mine = {path for path in had if folders[1].partition("-")[0] not in str(path)}
     assert len(mine) == len(had) / 2
     assert mine <= files(settings)
-    features = FeastGeneration(client, settings.data, "1", trained.bundle.schema, trained.bundle.id_kinds)
-    assert features.read("user", [1])[2].all()
+    feast = opened(client, settings, "1", trained.bundle)
+    assert feast.read("user", [1])[2].all()
     shown(client, settings, trained.bundle)
 
 
@@ -167,8 +173,8 @@ def test_a_redis_restored_from_its_backup_goes_on_with_its_files(
     shown(client, settings, trained.bundle)
     assert deploy(trained.bundle, client, settings).generation == "2"
     shown(client, settings, trained.bundle)
-    features = FeastGeneration(client, settings.data, "2", trained.bundle.schema, trained.bundle.id_kinds)
-    assert features.read("user", [1])[2].all()
+    feast = opened(client, settings, "2", trained.bundle)
+    assert feast.read("user", [1])[2].all()
 
 
 # Deployments of earlier versions

@@ -66,7 +66,8 @@ def deploying(client: redis.Redis, bundle: Bundle, settings: Settings) -> Iterat
             packed = features.pack(users.categorical, users.numeric)
             features.write_many(client, gen, "user", users.raw_ids.tolist(), packed)
         if settings.deploy.feast:
-            FeastGeneration(client, settings.data, gen, bundle.schema, kinds).materialize(bundle)
+            feast = FeastGeneration(client, settings.data, gen, writer.project, bundle.schema, kinds)
+            feast.materialize(bundle)
         average = np.ones(8, np.float32)
         record = (gen, bundle.fingerprint, 128, 1.0, kinds["user"], kinds["item"], settings.deploy.feast, average)
         writer.announce(DeploymentRecord(*record))
@@ -155,7 +156,8 @@ def test_feast_holds_the_same_as_the_packed_rows(
         for n in range(30):
             name = publish(client, users[n % 6], items[n % 20], "click")
         eventually(lambda: settled(client, name))
-    feast = FeastGeneration(client, settings.data, gen, bundle.schema, bundle.id_kinds)
+    project = deployments.read(client, gen).project
+    feast = FeastGeneration(client, settings.data, gen, project, bundle.schema, bundle.id_kinds)
     categorical, numeric, known = feast.read("user", users)
     assert known.all()
     for n, user in enumerate(users):

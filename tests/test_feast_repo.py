@@ -37,7 +37,7 @@ def users_of(bundle: Bundle) -> Entities:
 
 
 def opened(client: redis.Redis, bundle: Bundle, data: Path, gen: str = "7") -> FeastGeneration:
-    return FeastGeneration(client, data, gen, bundle.schema, bundle.id_kinds)
+    return FeastGeneration(client, data, gen, f"recsys_{gen}", bundle.schema, bundle.id_kinds)
 
 
 def same(feast: FeastGeneration, side: Any, expected: Entities) -> None:

@@ -25,6 +25,7 @@ from .machine import cores
 from .progress import progress
 from .recommender import Recommender, Scored
 from .rules import Rules
+from .store.forgotten import BundleUsers
 from .store.recommendations import GenerationWriter
 
 log = logging.getLogger(__name__)
@@ -66,15 +67,21 @@ def batch(bundle: Bundle, client: redis.Redis, settings: Settings) -> BatchRepor
     with GenerationWriter.begin(client, _fingerprint(bundle, settings), how.grace) as writer:
         writer.done -= writer.done % how.block  # a block that was cut in the middle is scored and written again
         resumed_at = writer.done
+        people = BundleUsers(client, bundle.made, writer.remove)
         with progress("scoring users", bundle.manifest.users) as advance:
             advance(resumed_at)
             for users, scored in score(bundle, how, rules.allowed, skip=resumed_at):
                 items = raw_items[np.maximum(scored.items, 1) - 1]
-                writer.write(users.raw_ids, items, scored.scores, scored.counts, scored.unknown)
+                with people.block(users.raw_ids) as kept:
+                    for user in users.raw_ids[~kept].tolist():  # a run that was cut off may have written them
+                        writer.remove(user)
+                    writer.write(users.raw_ids, items, scored.scores, scored.counts, scored.unknown, kept)
                 advance(len(users))
         popular = bundle.popularity.among(rules.allowed)
         best = slice(how.popular_kept)
         writer.publish(raw_items[popular.items[best] - 1], popular.scores[best])
+        if not resumed_at:  # else nobody knows who is among those that were written before
+            people.live()
         return BatchReport(writer.generation, bundle.manifest.users, resumed_at, time.perf_counter() - started)
 
 

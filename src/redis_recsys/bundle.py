@@ -128,6 +128,11 @@ class Bundle:
         """Changes whenever any file of the bundle does."""
         return sha256(self.path / "manifest.json")[:16]
 
+    @property
+    def made(self) -> int:
+        """When it was made, epoch milliseconds."""
+        return int(datetime.fromisoformat(self.manifest.created).timestamp() * 1000)
+
     @cached_property
     def id_kinds(self) -> dict[Side, IdKind]:
         """Whether the raw ids of users and of items are integers or texts."""

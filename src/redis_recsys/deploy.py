@@ -29,7 +29,9 @@ from .progress import progress
 from .rules import Rules
 from .store import deployments, features, history, popular, vectors
 from .store.deployments import DeploymentRecord, DeploymentWriter
+from .store.forgotten import BundleUsers
 from .store.replay import replay
+from .store.users import remove_all
 
 if TYPE_CHECKING:
     from .feast_repo import FeastGeneration
@@ -100,14 +102,21 @@ def deploy(bundle: Bundle, client: redis.Redis, settings: Settings) -> DeployRep
             bundle = _copied(bundle, settings.deploy.models / writer.folder)
         for warning in Rules.of(bundle, settings.online).warnings:
             log.warning("%s", warning)
-        _write(bundle, client, settings, writer, report)
+        people = BundleUsers(client, bundle.made, lambda user: remove_all(client, user))
+        _write(bundle, client, settings, writer, report, people)
         with report.step("switch"):
             writer.switch()
+        people.live()
     return report
 
 
 def _write(
-    bundle: Bundle, client: redis.Redis, settings: Settings, writer: DeploymentWriter, report: DeployReport
+    bundle: Bundle,
+    client: redis.Redis,
+    settings: Settings,
+    writer: DeploymentWriter,
+    report: DeployReport,
+    people: BundleUsers,
 ) -> None:
     """Everything but the switch."""
     gen, kinds = writer.generation, bundle.id_kinds
@@ -116,10 +125,10 @@ def _write(
         with report.step("feast"):
             from .feast_repo import FeastGeneration
 
-            feast = FeastGeneration(client, settings.data, gen, bundle.schema, kinds)
-            feast.materialize(bundle)
+            feast = FeastGeneration(client, settings.data, gen, writer.project, bundle.schema, kinds)
+            feast.materialize(bundle, people)
     with report.step("users"):
-        average, queries = _write_users(bundle, client, settings, writer)
+        average, queries, report.users = _write_users(bundle, client, settings, writer, people)
     with report.step("items"):
         items = bundle.items
         features.write_many(client, gen, "item", items.raw_ids.tolist(), _packed(items))
@@ -181,28 +190,33 @@ def _packed(entities: Entities) -> list[bytes]:
 
 
 def _write_users(
-    bundle: Bundle, client: redis.Redis, settings: Settings, writer: DeploymentWriter
-) -> tuple[np.ndarray, np.ndarray]:
-    """Features and histories of all users; returns their mean embedding float32[D] and some float32[n, D]."""
+    bundle: Bundle, client: redis.Redis, settings: Settings, writer: DeploymentWriter, people: BundleUsers
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Write features and histories of all users; returns their mean embedding float32[D], some float32[n, D], and the
+    number of users that were written.
+    """
     tower = Tower(bundle.path / "user_tower.onnx")
     total = np.zeros(bundle.manifest.embedding_dim)
     count = bundle.manifest.users
     chosen = np.random.default_rng(0).choice(count, min(QUERIES, count), replace=False)
-    queries, start = [], 0
+    queries, start, written = [], 0, 0
     with progress("writing users", count) as advance:
         for users, seen in bundle.users(BLOCK):
             embeddings = tower.embed(users.categorical, users.numeric)
             total += embeddings.sum(axis=0)
             queries.append(embeddings[chosen[(chosen >= start) & (chosen < start + len(users))] - start])
             start += len(users)
-            raw_ids = users.raw_ids.tolist()
-            features.write_many(client, writer.generation, "user", raw_ids, _packed(users))
-            lists = [seen[number] for number in range(1, len(users) + 1)]
-            history.write_many(client, writer.generation, raw_ids, lists, settings.deploy.history)
+            with people.block(users.raw_ids) as kept:
+                remaining = users.rows(kept)
+                raw_ids = remaining.raw_ids.tolist()
+                features.write_many(client, writer.generation, "user", raw_ids, _packed(remaining))
+                lists = [seen[number] for number in (np.flatnonzero(kept) + 1).tolist()]
+                history.write_many(client, writer.generation, raw_ids, lists, settings.deploy.history)
+            written += len(remaining)
             writer.check()
             advance(len(users))
     mean = (total / (np.linalg.norm(total) or 1)).astype(np.float32)
-    return mean, np.concatenate([np.empty((0, len(total)), np.float32), *queries])
+    return mean, np.concatenate([np.empty((0, len(total)), np.float32), *queries]), written
 
 
 def _replay(bundle: Bundle, client: redis.Redis, gen: str, feast: FeastGeneration | None = None) -> int:

@@ -26,6 +26,8 @@ from .schema import IdKind, Schema, Side
 from .store import deployments
 from .store.deployments import DeploymentRecord
 from .store.events import Event, Group, Placement
+from .store.forgotten import forgotten_at, guarded, marks
+from .store.users import remove_all
 
 if TYPE_CHECKING:
     from .feast_repo import FeastGeneration
@@ -69,7 +71,7 @@ class Rows:
             from .feast_repo import FeastGeneration
 
             kinds: dict[Side, IdKind] = {"user": record.user_ids, "item": record.item_ids}
-            feast = FeastGeneration(client, settings.data, record.generation, bundle.schema, kinds)
+            feast = FeastGeneration(client, settings.data, record.generation, record.project, bundle.schema, kinds)
         return cls(record, bundle.schema, Numbers(np.concatenate(parts) if parts else np.empty(0, np.int64)), feast)
 
     def place(self, events: list[Event]) -> list[Placement | None]:
@@ -139,6 +141,7 @@ class Consumer:
         self._wait_ms = int(1000 * min(WAIT_SECONDS, timeout / 2))
         self._rows: dict[tuple[str, str], Rows] = {}
         self._live: DeploymentRecord | None = None
+        self._unchecked: dict[str, int] = {}  # users of a step that was cut off: when they had been forgotten
         self.ready = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -195,11 +198,32 @@ class Consumer:
             StoreError: Redis fails.
             BundleError, DataError: a deployed bundle cannot be read here.
         """
+        self._check_again()
         events = self._group.read(self._wait_ms)
         self._refresh()  # without events too, so that a new bundle is mostly opened while nothing waits
         self.ready.set()
         if not events:
             return
+        users = list({event.user for event in events})
+        with guarded(self._client, users, lambda user: remove_all(self._client, user)) as before:
+            since = self._unchecked = {user: forgotten_at(mark) for user, mark in zip(users, before, strict=True)}
+            wanted = [event for event in events if event.accepted > since[event.user]]
+            good, wrong = self._apply(wanted)
+        self._unchecked = {}
+        self._group.refuse(wrong)
+        self._group.acknowledge([*good, *(event for event in events if event.accepted <= since[event.user])])
+        self.applied += len(good)
+        self.refused += len(wrong)
+
+    def _check_again(self) -> None:
+        """Remove users who were forgotten while Redis failed in the middle of a step."""
+        for user, mark in zip(self._unchecked, marks(self._client, list(self._unchecked)), strict=True):
+            if forgotten_at(mark) != self._unchecked[user]:
+                remove_all(self._client, user)
+        self._unchecked = {}
+
+    def _apply(self, events: list[Event]) -> tuple[list[Event], list[tuple[Event, str]]]:
+        """Give events their effects; returns those that have them, and those that cannot, with the reasons."""
         wrong = [(event, reason) for event in events if (reason := self._objection(event)) is not None]
         good = [event for event in events if self._objection(event) is None] if wrong else events
         places = [rows.place(good) for rows in self._rows.values()]
@@ -207,11 +231,8 @@ class Consumer:
         wrong += self._group.apply(good, placements or [[]] * len(good), self._settings.deploy.history)
         for rows in self._rows.values():
             rows.follow({event.user for event in good})
-        self._group.refuse(wrong)
         gone = {event.id for event, _ in wrong}
-        self._group.acknowledge([event for event in good if event.id not in gone])
-        self.applied += len(events) - len(wrong)
-        self.refused += len(wrong)
+        return [event for event in good if event.id not in gone], wrong
 
     def _refresh(self) -> None:
         """Follow deployments: open bundles of new generations, drop those that nobody reads any more."""

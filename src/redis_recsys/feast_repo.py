@@ -40,7 +40,7 @@ from .progress import progress
 from .schema import Column, IdKind, Schema, Side
 from .store import features
 from .store.connection import store_errors
-from .store.deployments import feast_project
+from .store.forgotten import BundleUsers
 
 BLOCK = 4096  # entities that are written together
 SIDES: tuple[Side, Side] = ("user", "item")
@@ -97,8 +97,23 @@ def _entities(bundle: Bundle, side: Side) -> Iterator[Entities]:
     return (items.rows(slice(start, start + BLOCK)) for start in range(0, len(items), BLOCK))
 
 
-def write_sources(bundle: Bundle, folder: Path) -> None:
+@contextmanager
+def _remembered(side: Side, block: Entities, people: BundleUsers | None) -> Iterator[Entities]:
+    """The entities of a block that are to be written, while they are written."""
+    if side == "item" or people is None:
+        yield block
+    else:
+        with people.block(block.raw_ids) as kept:
+            yield block.rows(kept)
+
+
+def write_sources(bundle: Bundle, folder: Path, people: BundleUsers | None = None) -> None:
     """Write what the feature views read: the bundle's tables with the join key and the bundle's time as event time.
+
+    Args:
+        bundle: the bundle.
+        folder: made if it is not there.
+        people: leaves users out who are forgotten; default: all are written.
 
     Raises:
         DataError: the folder cannot be written.
@@ -109,9 +124,10 @@ def write_sources(bundle: Bundle, folder: Path) -> None:
             path, writer = _source(folder, side), None
             aside = path.with_suffix(".new")
             for block in _entities(bundle, side):
-                table = _table(bundle.schema, side, block, datetime.fromisoformat(bundle.manifest.created))
-                writer = writer or pq.ParquetWriter(aside, table.schema)
-                writer.write_table(table)
+                with _remembered(side, block, people) as remaining:
+                    table = _table(bundle.schema, side, remaining, datetime.fromisoformat(bundle.manifest.created))
+                    writer = writer or pq.ParquetWriter(aside, table.schema)
+                    writer.write_table(table)
             if writer is not None:
                 writer.close()
                 aside.replace(path)
@@ -141,21 +157,20 @@ class FeastGeneration:
         store: Feast's own interface to it.
     """
 
-    def __init__(self, client: redis.Redis, data: Path, gen: str, schema: Schema, kinds: dict[Side, IdKind]) -> None:
-        """Open a generation; nothing is read yet but the name of its project.
+    def __init__(
+        self, client: redis.Redis, data: Path, gen: str, project: str, schema: Schema, kinds: dict[Side, IdKind]
+    ) -> None:
+        """Open a generation; nothing is read or written yet.
 
         Args:
             client: a connected Redis. Feast connects to the same one. The login stays in memory.
             data: folder of data, ``settings.data``.
             gen: name of the generation.
+            project: its name in Feast, from the record of the deployment.
             schema: of its bundle.
             kinds: of the raw ids, ``Bundle.id_kinds``.
-
-        Raises:
-            StoreError: Redis fails.
         """
         self._client, self._gen, self._schema, self._kinds = client, gen, schema, kinds
-        project = feast_project(client, gen)
         self.folder = data / "feast" / project
         self._registry = self.folder.absolute() / "registry.db"
         self.store = FeatureStore(
@@ -171,17 +186,21 @@ class FeastGeneration:
         )
         self._views: dict[Side, FeatureView] = {}
 
-    def materialize(self, bundle: Bundle) -> None:
+    def materialize(self, bundle: Bundle, people: BundleUsers | None = None) -> None:
         """Apply the definitions and write all users and items, in bounded memory.
 
         ``FeatureStore.materialize`` does the same over the whole table at once, and takes three times as long.
+
+        Args:
+            bundle: the bundle.
+            people: leaves users out who are forgotten; default: all are written.
 
         Raises:
             DataError: the folder cannot be written.
             StoreError: Redis or Feast fails.
         """
         shutil.rmtree(self.folder, ignore_errors=True)  # of a Redis that lost what came after its backup
-        write_sources(bundle, self.folder)
+        write_sources(bundle, self.folder, people)
         counts = {"user": bundle.manifest.users, "item": bundle.manifest.items}
         time = datetime.fromisoformat(bundle.manifest.created)
         with self._errors():
@@ -189,7 +208,8 @@ class FeastGeneration:
             for side in SIDES:
                 with progress(f"materializing {side} features", counts[side]) as advance:
                     for block in _entities(bundle, side):
-                        self._write(side, block, time)
+                        with _remembered(side, block, people) as remaining:
+                            self._write(side, remaining, time)
                         advance(len(block))
                 # as FeatureStore.materialize does when it is done
                 self.store.registry.apply_materialization(self._view(side), self.store.project, time, time)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def _open(deployment: Deployment, client: redis.Redis) -> FeastGeneration:
     from ..feast_repo import FeastGeneration  # takes seconds, and only these stages need it
 
-    bundle = deployment.bundle
-    return FeastGeneration(client, deployment.data, deployment.generation, bundle.schema, bundle.id_kinds)
+    bundle, project = deployment.bundle, deployment.record.project
+    return FeastGeneration(client, deployment.data, deployment.generation, project, bundle.schema, bundle.id_kinds)
 
 
 class UserFeaturesFromFeast(UserFeatures):

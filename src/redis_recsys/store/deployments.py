@@ -71,6 +71,11 @@ class DeploymentRecord:
         return _folder(self.owner, self.fingerprint)
 
     @property
+    def project(self) -> str:
+        """Name of the project in Feast; the keys that Feast writes into Redis end with it."""
+        return _project(self.generation, self.owner)
+
+    @property
     def legacy(self) -> bool:
         """Whether an earlier version made it, which put the histories of the bundle among the live events."""
         return not self.owner
@@ -82,17 +87,6 @@ def _folder(owner: str, fingerprint: str) -> str:
 
 def _project(gen: str, owner: str) -> str:
     return f"recsys_{owner}_{gen}" if owner else f"recsys_{gen}"
-
-
-def feast_project(client: redis.Redis, gen: str) -> str:
-    """Name of a generation's project in Feast; the keys that Feast writes into Redis end with it.
-
-    Raises:
-        StoreError: Redis fails.
-    """
-    with store_errors(client):
-        owner: Any = client.hget(f"deploy:{gen}", "owner")
-    return _project(gen, (owner or b"").decode())
 
 
 def live(client: redis.Redis) -> str | None:
@@ -159,10 +153,11 @@ class DeploymentWriter(Generation):
     Attributes:
         owner: ``deploy:id`` of the Redis.
         folder: name of the bundle's folder among the deployed ones.
+        project: name of the project in Feast.
     """
 
     prefix, resumes = "deploy", False
-    owner = folder = ""
+    owner = folder = project = ""
 
     @staticmethod
     def keys(gen: str) -> tuple[list[str], list[str | bytes]]:
@@ -177,6 +172,7 @@ class DeploymentWriter(Generation):
         owner: Any = self._client.get(ID)
         self.owner = owner.decode()
         self.folder = _folder(self.owner, fingerprint)
+        self.project = _project(self.generation, self.owner)
         self._client.hset(f"deploy:{self.generation}", "owner", self.owner)
         self._client.hset(FOLDERS, self.generation, self.folder)
 

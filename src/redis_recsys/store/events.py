@@ -31,6 +31,7 @@ import redis
 from ..errors import DataError
 from . import features, history
 from .connection import store_errors
+from .forgotten import forgotten_at, guarded
 
 STREAM, DEAD, USERS, GROUP = "events", "events:dead", "events:users", "features"
 BATCH = 500  # events read at once
@@ -40,6 +41,7 @@ REMEMBER_SECONDS = 86_400  # after a user's last event, that its key is kept to 
 AGAIN_SECONDS = 600  # within which a client may add an event again whose acceptance it did not hear of
 FORGET_SECONDS = 3600  # after which a consumer without work and without life is removed from the group
 DEAD_KEPT = 10_000
+SHOWN = 200  # bytes of a value that are put aside
 ID_BYTES = 512
 TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
 
@@ -86,6 +88,58 @@ for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
     redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], consumer[2])
   end
 end
+"""
+
+
+# Removed entries stay in the memory of a stream as long as their neighbours do, so it is written anew: what is left of
+# it, its groups, and which consumer has what. KEYS: stream, aside. ARGV: the user, as the whole of the field `user`,
+# then texts that name the user within the field `entry`.
+REWRITE = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+local function list(values)
+  local found = {}
+  for at = 1, #values, 2 do found[values[at]] = values[at + 1] end
+  return found
+end
+local function named(fields)
+  for at = 1, #fields, 2 do
+    if fields[at] == 'user' and fields[at + 1] == ARGV[1] then return true end
+    for k = 2, #ARGV do
+      if fields[at] == 'entry' and string.find(fields[at + 1], ARGV[k], 1, true) then return true end
+    end
+  end
+  return false
+end
+local stream, removed = list(redis.call('XINFO', 'STREAM', KEYS[1])), 0
+local last = stream['last-generated-id']
+redis.call('DEL', KEYS[2])
+local from = '-'
+repeat
+  local page = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', 1000)
+  for _, entry in ipairs(page) do
+    if named(entry[2]) then removed = removed + 1 else redis.call('XADD', KEYS[2], entry[1], unpack(entry[2])) end
+    from = '(' .. entry[1]
+  end
+until #page == 0
+if last ~= '0-0' then
+  if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('XADD', KEYS[2], 'MAXLEN', 0, last, 'x', 'x') end
+  redis.call('XSETID', KEYS[2], last, 'ENTRIESADDED', stream['entries-added'], 'MAXDELETEDID',
+    stream['max-deleted-entry-id'])
+end
+for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+  group = list(group)
+  redis.call('XGROUP', 'CREATE', KEYS[2], group['name'], group['last-delivered-id'], 'MKSTREAM', 'ENTRIESREAD',
+    group['entries-read'] or -1)
+  for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], group['name'])) do
+    redis.call('XGROUP', 'CREATECONSUMER', KEYS[2], group['name'], list(consumer)['name'])
+  end
+  for _, waiting in ipairs(redis.call('XPENDING', KEYS[1], group['name'], '-', '+', group['pending'])) do
+    redis.call('XCLAIM', KEYS[2], group['name'], waiting[2], 0, waiting[1], 'IDLE', waiting[3], 'RETRYCOUNT',
+      waiting[4], 'FORCE', 'JUSTID', 'LASTID', group['last-delivered-id'])
+  end
+end
+if redis.call('EXISTS', KEYS[2]) == 1 then redis.call('RENAME', KEYS[2], KEYS[1]) else redis.call('DEL', KEYS[1]) end
+return removed
 """
 
 
@@ -217,6 +271,48 @@ def waiting(client: redis.Redis) -> int:
         return int(client.xlen(STREAM))
 
 
+def keys_of(user: int | str) -> list[str]:
+    """The keys that events make of one user, besides the history: those applied, and counters."""
+    return [f"applied:{{{user}}}", f"counts:{{{user}}}"]
+
+
+def newest(client: redis.Redis) -> int:
+    """When the newest event was accepted, epoch milliseconds; 0 if there never was one.
+
+    Raises:
+        StoreError: Redis fails.
+    """
+    with store_errors(client):
+        try:
+            stream: Any = client.xinfo_stream(STREAM)
+        except redis.ResponseError as error:
+            if "no such key" not in str(error):
+                raise
+            return 0
+    return _order(stream["last-generated-id"].decode())[0]
+
+
+def remove_user(client: redis.Redis, stream: str, user: int | str) -> int:
+    """Remove a user's entries from a stream, without a trace of those that were removed before.
+
+    Args:
+        client: a connected Redis.
+        stream: ``events`` or ``events:dead``.
+        user: raw id.
+
+    Returns:
+        number of entries that were removed.
+
+    Raises:
+        StoreError: Redis fails.
+    """
+    raw = str(user).encode(errors="replace")
+    # as it is put aside: an event, or the fields of an entry, cut short
+    named = f"user={str(user)!r},", f"b'user': {raw[:SHOWN]!r}"
+    with store_errors(client):
+        return int(client.eval(REWRITE, 2, stream, f"{{{stream}}}:aside", raw, *named))
+
+
 class Group:
     """One consumer's view of the group: reads events, applies them, acknowledges them, and tidies up."""
 
@@ -293,8 +389,9 @@ class Group:
             try:
                 events.append(_event(name.decode(), fields))
             except DataError as error:
-                shown = {key[:100]: value[:200] for key, value in islice(fields.items(), 16)}
-                refused.append((name.decode(), str(error), repr(shown)))
+                shown = {key[:100]: value[:SHOWN] for key, value in islice(fields.items(), 16)}
+                user = (fields.get(b"user") or b"").decode(errors="replace")
+                refused.append((name.decode(), user, str(error), repr(shown)))
         self._put_aside(refused)
         return events
 
@@ -305,15 +402,23 @@ class Group:
             StoreError: Redis fails.
         """
         with store_errors(self._client):
-            self._put_aside([(event.id, reason, repr(event)) for event, reason in reasons])
+            self._put_aside([(event.id, event.user, reason, repr(event)) for event, reason in reasons])
 
-    def _put_aside(self, refused: Sequence[tuple[str, str, str]]) -> None:
-        if refused:
-            with self._client.pipeline(transaction=False) as pipe:
-                for name, reason, entry in refused:
-                    pipe.xadd(DEAD, {"id": name, "reason": reason, "entry": entry}, maxlen=DEAD_KEPT, approximate=True)
-                pipe.execute()  # only what is safely there is acknowledged
-                self._client.xack(STREAM, GROUP, *[name for name, _, _ in refused])
+    def _put_aside(self, refused: Sequence[tuple[str, str, str, str]]) -> None:
+        """Put aside entries, each with its id, user, reason and content; not those of users forgotten since."""
+        if not refused:
+            return
+        users = [user for _, user, _, _ in refused]
+        with (
+            guarded(self._client, users, lambda user: remove_user(self._client, DEAD, user)) as marks,
+            self._client.pipeline(transaction=False) as pipe,
+        ):
+            for (name, _, reason, entry), mark in zip(refused, marks, strict=True):
+                if forgotten_at(mark) < _order(name)[0]:
+                    told: dict[Any, Any] = {"id": name, "reason": reason, "entry": entry}
+                    pipe.xadd(DEAD, told, maxlen=DEAD_KEPT, approximate=True)
+            pipe.execute()  # only what is safely there is acknowledged
+        self._client.xack(STREAM, GROUP, *[name for name, _, _, _ in refused])
 
     def apply(
         self, events: Sequence[Event], placements: Sequence[Sequence[Placement]], cap: int
@@ -352,7 +457,8 @@ class Group:
 
     def _command(self, event: Event, placed: Sequence[Placement], cap: int) -> list[Any]:
         user = event.user
-        keys = [f"applied:{{{user}}}", history.key(user), f"counts:{{{user}}}"]
+        applied, counts = keys_of(user)
+        keys = [applied, history.key(user), counts]
         keys += [features.key(p.generation, "user", user) for p in placed]
         arguments: list[Any] = [event.key, event.accepted, self._horizon - AGAIN_SECONDS * 1000, REMEMBER_SECONDS]
         arguments += [event.item, event.recency, cap, event.type]

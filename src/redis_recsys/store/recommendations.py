@@ -14,6 +14,7 @@ generations of every kind have in common is in ``generations``.
     recs:{gen}           hash: fingerprint of the input, users done, topk, type of the item ids
     recs:{gen}:{user}    {"items": [...], "scores": [...]}, best first; empty for who has had everything; with
                          "source": "popular" where nothing is known of the user
+    recs:forgotten       who must not be written: see ``forgotten``
     popular:{gen}        sorted set: item -> popularity
 
 Integer ids are written as decimal text. The users of a generation are all integers or all strings, so a key means
@@ -58,6 +59,11 @@ class Recommendations:
     generation: str
 
 
+def key(gen: str, user: int | str) -> str:
+    """Where the recommendations of one user lie."""
+    return f"recs:{gen}:{user}"
+
+
 def get(client: redis.Redis, user: int | str) -> Recommendations:
     """The recommendations of one user, or the popular items for one who is not there; two round trips, or four.
 
@@ -81,7 +87,7 @@ def get_many(client: redis.Redis, users: Sequence[int | str]) -> list[Recommenda
             gen = live.decode()
             values: list[Any] = []
             for start in range(0, len(users), PIPELINE):
-                values += client.mget([f"recs:{gen}:{user}" for user in users[start : start + PIPELINE]])
+                values += client.mget([key(gen, user) for user in users[start : start + PIPELINE]])
             items: list[int] | list[str] = []
             counts: list[float] = []
             if None in values:
@@ -137,6 +143,7 @@ class GenerationWriter(Generation):
         scores: np.ndarray,
         counts: np.ndarray,
         unknown: np.ndarray | None = None,
+        kept: np.ndarray | None = None,
     ) -> None:
         """Add the next users.
 
@@ -149,24 +156,36 @@ class GenerationWriter(Generation):
             scores: float32[n, k].
             counts: int[n], how many of a row count; a user with 0 has an empty list.
             unknown: bool[n], users of whom nothing is known, so that their items are the popular ones; default: none.
+            kept: bool[n], users to be written, the others are left out; default: all.
 
         Raises:
             StoreError: Redis fails or this run lost its lock; the generation can be taken up again. When Redis is
                 out of memory the generation is removed, to make room for what is live.
         """
         unknown = np.zeros(len(user_ids), bool) if unknown is None else unknown
+        kept = np.ones(len(user_ids), bool) if kept is None else kept
         for start in range(0, len(user_ids), PIPELINE):
             part = slice(start, start + PIPELINE)
             users = user_ids[part].tolist()
             values = _encode(items[part], scores[part], counts[part], unknown[part])
             with self._room_made(), self._client.pipeline(transaction=False) as pipe:
-                for user, value in zip(users, values, strict=True):
-                    pipe.execute_command("SET", f"recs:{self.generation}:{user}", value)
+                for user, value, wanted in zip(users, values, kept[part].tolist(), strict=True):
+                    if wanted:
+                        pipe.execute_command("SET", key(self.generation, user), value)
                 pipe.get(LOCK)
                 self._lock.check(pipe.execute()[-1])
                 # Only now: an answer above may have been an error, and what is counted as done is never written again.
                 self.done += len(users)
                 self._client.hset(f"recs:{self.generation}", mapping={"done": self.done, "topk": items.shape[1]})
+
+    def remove(self, user: int | str) -> None:
+        """Remove what was written of a user.
+
+        Raises:
+            StoreError: Redis fails.
+        """
+        with store_errors(self._client):
+            self._client.unlink(key(self.generation, user))
 
     def publish(self, popular_items: np.ndarray, popularity: np.ndarray) -> None:
         """Add the popular items, switch readers to this generation, let the old one expire.

@@ -17,6 +17,8 @@ from ..entities import Numbers, int64
 from ..schema import IdKind, Schema, Side
 from . import events, features, history
 from .connection import store_errors
+from .forgotten import guarded
+from .users import remove_all
 
 BLOCK = 100  # users whose rows are filled together, and again if an event of one of them comes in between
 
@@ -48,9 +50,10 @@ def replay(
         while block := list(islice(names, BLOCK)):
             users = [user for name in block if (user := _raw(name, kinds["user"])) is not None]
             if users:
-                while not _fill(client, gen, schema, numbers, kinds["item"], users):
-                    pass
-                yield users
+                with guarded(client, users, lambda user: remove_all(client, user)):
+                    while not _fill(client, gen, schema, numbers, kinds["item"], users):
+                        pass
+                    yield users
 
 
 def _raw(name: bytes, kind: IdKind) -> int | str | None:

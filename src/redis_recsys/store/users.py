@@ -1,0 +1,101 @@
+"""Forgetting a user: everything of one user is removed from Redis, and nothing that is being written brings it back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import redis
+
+from ..entities import int64
+from . import events, features, forgotten, history, recommendations
+from .connection import store_errors
+from .generations import COUNTER
+
+PIPELINE = 3000  # keys removed at a time
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """What was removed of a user.
+
+    Attributes:
+        keys: number of keys: features, histories, counters, recommendations, Feast's.
+        events: entries removed from the stream, which were not applied yet or a moment ago.
+        dead: entries removed from those put aside.
+    """
+
+    keys: int
+    events: int
+    dead: int
+
+
+def forget(client: redis.Redis, user: int | str) -> Forgotten:
+    """Remove all that Redis holds of a user, and keep what is being written from bringing it back.
+
+    The streams of events are written anew in one step each, which holds Redis up for some microseconds per entry.
+
+    Args:
+        client: a connected Redis, with the rights of those who deploy.
+        user: raw id.
+
+    Raises:
+        StoreError: Redis fails; repeat it.
+    """
+    ms = forgotten.mark(client, user, events.newest(client))
+    removed = remove_all(client, user)
+    with store_errors(client):
+        while 0 <= ms - _clock(client) < 1000:  # what is accepted from now on counts again
+            pass
+    return removed
+
+
+def remove_all(client: redis.Redis, user: int | str) -> Forgotten:
+    """Remove all that Redis holds of a user.
+
+    Raises:
+        StoreError: Redis fails.
+    """
+    in_stream, dead = (events.remove_user(client, stream, user) for stream in (events.STREAM, events.DEAD))
+    with store_errors(client):
+        client.zrem(events.USERS, str(user))
+        keys = 0
+        found = _keys(client, str(user))
+        while page := list(islice(found, PIPELINE)):
+            keys += int(client.unlink(*page))
+    return Forgotten(keys, in_stream, dead)
+
+
+def _keys(client: redis.Redis, user: str) -> Iterator[str | bytes]:
+    """Names of all keys that may hold something of a user, in every generation that there ever was."""
+    yield from (history.key(user), *events.keys_of(user))
+    last: Any = client.get(COUNTER)
+    for gen in range(1, int(last or 0) + 1):
+        name = f"{gen}"
+        yield from (features.key(name, "user", user), history.brought_key(name, user), recommendations.key(name, user))
+    # Feast's: the number 1 of join keys, the type code 2 of text, the join key, then the value with type and length
+    number = int64(user)
+    values = [b"\x02\0\0\0" + _counted(user.encode())]
+    if number is not None:
+        values.append(b"\x04\0\0\0" + _counted(number.to_bytes(8, "little", signed=True)))
+    for value in values:
+        pattern = b"\x01\0\0\0\x02\0\0\0*" + _literal(value) + b"recsys_*"
+        for row in client.scan_iter(pattern, count=1000):
+            if client.hexists(row, "_ts:user_features"):  # an item may have the same id
+                yield row
+
+
+def _clock(client: redis.Redis) -> int:
+    seconds, micros = client.time()
+    return int(seconds) * 1000 + int(micros) // 1000
+
+
+def _counted(value: bytes) -> bytes:
+    return len(value).to_bytes(4, "little") + value
+
+
+def _literal(value: bytes) -> bytes:
+    """A pattern that matches this alone."""
+    return b"".join(b"\\" + bytes([byte]) if byte in b"*?[]\\^-" else bytes([byte]) for byte in value)
