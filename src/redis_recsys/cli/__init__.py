@@ -9,10 +9,10 @@ import signal
 import sys
 
 from ..errors import RecsysError
-from . import check, data, demo, dlrm, dlrm_train, merlin, offline, online
+from . import check, data, demo, dlrm, dlrm_train, merlin, offline, online, perf_analyzer
 from .app import app
 
-__all__ = ["check", "data", "demo", "dlrm", "dlrm_train", "main", "merlin", "offline", "online"]
+__all__ = ["check", "data", "demo", "dlrm", "dlrm_train", "main", "merlin", "offline", "online", "perf_analyzer"]
 
 INTERRUPTED = 130  # what Typer exits with after Ctrl-C
 
