@@ -17,6 +17,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -35,10 +36,12 @@ from redis_recsys import pipeline
 from redis_recsys.bundle import Bundle
 from redis_recsys.config import DeploySettings, OnlineSettings, RedisSettings, Settings, TritonSettings
 from redis_recsys.deploy import deploy
+from redis_recsys.errors import ServingError
 from redis_recsys.plots import COLORS, styled
 from redis_recsys.serving import serving
 from redis_recsys.store.connection import connect
 from redis_recsys.store.embedded import EmbeddedRedis
+from redis_recsys.triton.perf_analyzer import perf_analyzer
 from redis_recsys.triton.server import EmbeddedTriton
 
 RESULTS = Path("benchmarks/results-online.json")
@@ -48,7 +51,6 @@ REPEATED = 1000  # users who come again and again where hits of the cache are me
 KEPT = re.compile("recsys_(?!.*_bucket)|nv_inference_")  # metrics in the results
 SECONDS = re.compile(r'recsys_stage_seconds_sum\{stage="(\w+)"\}')
 WINDOWS = 3  # that perf_analyzer measures, at least so many
-LIBRARIES = {"libb64": "libb64.so.0d", "libcudart": "libcudart.so.12"}  # that perf_analyzer needs and pytriton has
 HEADINGS = ("revision", "per second", "p50 ms", "p99 ms", "p99 ms at half the load", "CPU µs per request", "errors",
             "per second by perf_analyzer", "published per second")  # fmt: skip
 PROGRAMS = {"tritonserver": "Triton", "triton_python_b": "Python models", "redis-server": "Redis"}
@@ -202,14 +204,9 @@ def _perf_analyzer(address: str, scale: Scale, per_second: float) -> dict[str, A
     Returns:
         per_second, p50_ms and p99_ms, or ``note``, why there are none.
     """
-    environment = TritonSettings().environment.absolute()
     users = order(scale.users)[: -round(2 * per_second * scale.seconds) - 1 : -1]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for path in environment.glob("lib/python3*/site-packages/nvidia_pytriton.libs/*"):
-            library = LIBRARIES.get(path.name.split("-")[0])
-            if library is not None:
-                (folder / library).symlink_to(path)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         (folder / "users.json").write_text(json.dumps({"data": [{"user_id": [user]} for user in users]}))
         options = {
             "concurrency-range": 16,
@@ -219,21 +216,21 @@ def _perf_analyzer(address: str, scale: Scale, per_second: float) -> dict[str, A
             "max-trials": WINDOWS,
             "stability-percentage": 999,
         }
-        program = str(environment / "bin" / "perf_analyzer")
-        command = [program, "-m", "recommender", "-i", "grpc", "-u", address]
-        command += ["-f", "out.csv", *(f"--{name}={value}" for name, value in options.items())]
         try:
+            program, variables = stack.enter_context(perf_analyzer(TritonSettings().environment))
+            command = [program, "-m", "recommender", "-i", "grpc", "-u", address]
+            command += ["-f", "out.csv", *(f"--{name}={value}" for name, value in options.items())]
             done = subprocess.run(
                 command,
                 cwd=folder,
-                env=os.environ | {"LD_LIBRARY_PATH": name},
+                env=variables,
                 capture_output=True,
                 text=True,
                 timeout=4 * scale.seconds + 30,
             )
             with (folder / "out.csv").open() as file:
                 row = next(csv.DictReader(file))
-        except (OSError, subprocess.TimeoutExpired, StopIteration) as error:
+        except (OSError, ServingError, subprocess.TimeoutExpired, StopIteration) as error:
             return {"note": f"perf_analyzer does not run here: {error}"}
         if done.returncode:
             return {"note": f"perf_analyzer fails: {(done.stderr or done.stdout).strip()[-300:]}"}

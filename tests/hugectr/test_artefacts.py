@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -27,12 +28,15 @@ def weights() -> list[dense.Layer]:
     ]
 
 
-def saved_by_hugectr(**changes: object) -> dict[str, object]:
-    """A network as HugeCTR's graph_to_json writes it: other names, training layers and fields."""
+def saved_by_hugectr(**changes: dict[str, Any]) -> dict[str, object]:
+    """A network as HugeCTR's graph_to_json writes it: layers without names, other tensors, training layers and fields.
+
+    ``changes`` are by the names that layers have here.
+    """
     fc = lambda name, below, width: {  # noqa: E731
         "type": "InnerProduct", "name": name, "bottom": below, "top": name, "fc_param": {"num_output": width}
     }  # fmt: skip
-    layers = [
+    layers: list[dict[str, Any]] = [
         {
             "name": "data",
             "type": "Data",
@@ -60,7 +64,8 @@ def saved_by_hugectr(**changes: object) -> dict[str, object]:
         fc("d", "rc", 1),
         {"type": "BinaryCrossEntropyLoss", "name": "loss", "bottom": ["d", "label"], "top": "loss"},
     ]
-    return {"layers": [changes.get(str(layer["name"]), layer) for layer in layers]}
+    layers = [changes.get(str(layer["name"]), layer) for layer in layers]
+    return {"layers": [{key: value for key, value in layer.items() if key != "name"} for layer in layers]}
 
 
 def test_the_public_graph_has_the_public_number_of_weights() -> None:
@@ -78,18 +83,35 @@ def test_a_network_saved_by_hugectr_is_read(tmp_path: Path) -> None:
     assert network.read(tmp_path / "n.json") == Dlrm(3, (0, 0, 0), 2, (4, 2), (3, 1))
 
 
+def of(kind: str, bottom: object, top: str, **more: object) -> dict[str, Any]:
+    """A layer."""
+    return {"type": kind, "bottom": bottom, "top": top, **more}
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"ra": {"type": "Sigmoid", "name": "ra", "bottom": "a", "top": "ra"}}, "no Interaction reads|ReLU"),
-        ({"i": {"type": "Concat", "name": "i", "bottom": ["rb", "emb"], "top": "i"}}, "no Interaction reads 'rb'"),
-        ({"i": {"type": "Interaction", "name": "i", "bottom": ["emb", "rb"], "top": "i"}}, "not the bottom MLP"),
-        ({"emb": {"type": "ReLU", "name": "emb", "bottom": "data1", "top": "emb"}}, "0 embedding layers"),
-        ({"d": {"type": "InnerProduct", "name": "d", "bottom": "rc", "top": "d"}}, "lacks .*'fc_param'"),
-        ({"loss": {"type": "MultiCrossEntropyLoss", "name": "l", "bottom": ["d", "label"], "top": "l"}}, "Sigmoid"),
+        ({"ra": of("Sigmoid", "a", "ra")}, r"layer 4 of 11 \(Sigmoid\) reads 'a', which goes into Interaction|layer 3"),
+        ({"i": of("Concat", ["rb", "emb"], "i")}, r"layer 7 of 11 \(Concat\) reads 'rb', which goes into Interaction"),
+        ({"i": of("Interaction", ["emb", "rb"], "i")}, r"layer 7 of 11 \(Interaction\) reads \['emb', 'rb'\], not the"),
+        ({"emb": of("ReLU", "data1", "emb")}, "0 embedding layers"),
+        ({"d": of("InnerProduct", "rc", "d")}, r"layer 10 of 11 \(InnerProduct\) lacks fc_param.num_output"),
+        ({"d": of("InnerProduct", "rc", "d", fc_param={"num_output": "1"})}, r"layer 10 .* '1', no whole"),
+        (
+            {"loss": of("MultiCrossEntropyLoss", ["d", "label"], "l")},
+            r"layer 11 of 11 \(MultiCross.* or Binary",
+        ),
+        (
+            {"b": of("InnerProduct", "a", "b", fc_param={"num_output": 2})},
+            r"both layer 4 .* and layer 5 .* read 'a'",
+        ),
+        ({"rc": of("Dropout", "c", "rc")}, r"layer 9 of 11 \(Dropout\) reads 'c'"),
+        ({"a": of("MLP", "dense", "a")}, r"layer 3 of 11 \(MLP\) reads 'dense', which goes into Interaction"),
+        ({"ra": {"type": "ReLU", "top": "ra"}}, r"layer 4 of 11 \(ReLU\) lacks bottom"),
+        ({"data": {"type": "Data", "dense": {"top": "dense"}}}, r"layer 1 of 11 \(Data\) lacks sparse"),
     ],
 )
-def test_another_graph_is_refused_with_its_reason(tmp_path: Path, changes: dict[str, object], reason: str) -> None:
+def test_another_graph_is_refused_with_its_reason(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
     (tmp_path / "n.json").write_text(json.dumps(saved_by_hugectr(**changes)))
     with pytest.raises(DataError, match=reason):
         network.read(tmp_path / "n.json")

@@ -97,6 +97,8 @@ def test_the_published_file_is_taken(tmp_path: Path) -> None:
         (changed("models", 0, "sparse_files", value="one"), r"models\.0\.sparse_files: .*valid list"),
         (changed("models", 0, "embedding_vecsize_per_table", value=[16, 16]), "has 2 entries, and sparse_files has 1"),
         (changed("models", 0, "embedding_vecsize_per_table", value=["128"]), r"embedding_vecsize_per_table\.0"),
+        (changed("models", 0, "maxnum_catfeature_query_per_table_per_sample", value=[26, 26]), "has 2 entries, and"),
+        (changed("models", 0, "slot_num", value="26"), r"models\.0\.slot_num: .*valid integer"),
         ({}, "models: Field required"),
         ([], "must hold an object"),
     ],
@@ -104,6 +106,32 @@ def test_the_published_file_is_taken(tmp_path: Path) -> None:
 def test_a_wrong_value_is_named(tmp_path: Path, document: object, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         read(written(tmp_path, document))
+
+
+@pytest.mark.parametrize("path", [("supportlonglong",), ("models", 0, "i64_input_key")])
+def test_keys_of_32_bits_are_refused_with_what_to_do(tmp_path: Path, path: tuple[str | int, ...]) -> None:
+    with pytest.raises(ConfigError, match=rf"{path[-1]}: .*keys of 32 bits .* set it to true, .*load --again"):
+        read(written(tmp_path, changed(*path, value=False)))
+    read(written(tmp_path, changed(*path, value=True)))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "remark"),
+    [
+        (("models", 0, "refresh_interval"), 5, "is 5 and has no effect here: rows that others write to Redis reach"),
+        (("models", 0, "cache_refresh_percentage_per_iteration"), 0.2, "rows that others write to Redis"),
+        (("models", 0, "use_mixed_precision"), True, "the dense part is computed in float32"),
+        (("models", 0, "embedding_cache_type"), "static", 'is "static" and has no effect here: the cache holds'),
+        (("volatile_db", "tls_server_name_identification"), "redis", "the certificate has to be for the address"),
+    ],
+)
+def test_what_would_change_answers_or_safety_in_hps_is_said(
+    tmp_path: Path, path: tuple[str | int, ...], value: object, remark: str
+) -> None:
+    remarks = read(written(tmp_path, changed(*path, value=value))).remarks
+    (said,) = (line for line, serious in remarks.items() if serious)
+    assert said.startswith(".".join(map(str, path)))
+    assert remark in said
 
 
 def test_all_wrong_values_are_named_at_once(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from redis_recsys.errors import ConfigError, DataError
 from redis_recsys.hugectr import dense, sparse
 from redis_recsys.hugectr.network import Dlrm
 from redis_recsys.parameter_server.layout import partitions
+from redis_recsys.parameter_server.loading import load
 from redis_recsys.parameter_server.server import ParameterServer
 from redis_recsys.store.cluster import EmbeddedCluster
 
@@ -114,6 +117,93 @@ def test_a_rocksdb_folder_of_hps_is_read(tmp_path: Path, cluster: EmbeddedCluste
         np.testing.assert_array_equal(server.lookup("dlrm.sparse_embedding0", np.arange(6)), ROWS)
 
 
+def short_keys(client: RedisCluster) -> None:
+    """As HPS writes them with supportlonglong false."""
+    for key, row in enumerate(ROWS):
+        client.hset("hps_et{hps_et.dlrm.sparse_embedding0/p3}v", struct.pack("<I", key), struct.pack("<4f", *row))
+
+
+def short_rows(client: RedisCluster) -> None:
+    """Of another dimension than ps.json says."""
+    (partition,) = partitions(np.array([5]), 8).tolist()
+    client.hset(
+        f"hps_et{{hps_et.dlrm.sparse_embedding0/p{partition}}}v", struct.pack("<q", 5), struct.pack("<2f", 1, 2)
+    )
+
+
+def in_sixteen_partitions(client: RedisCluster) -> None:
+    keys = np.arange(40)
+    for key, partition in zip(keys.tolist(), partitions(keys, 16).tolist(), strict=True):
+        name = f"hps_et{{hps_et.dlrm.sparse_embedding0/p{partition}}}v"
+        client.hset(name, struct.pack("<q", key), struct.pack("<4f", *ROWS[0]))
+
+
+@pytest.mark.parametrize(
+    ("fill", "reason"),
+    [
+        (
+            short_keys,
+            r"Redis has keys of 4 bytes in hps_et\.dlrm\.sparse_embedding0, not of 8: .*supportlonglong false",
+        ),
+        (short_rows, r"Redis has rows of 8 bytes in hps_et\.dlrm\.sparse_embedding0, and .* says 4 float32, 16 bytes"),
+        (in_sixteen_partitions, r"Redis has key \d+ of .* in partition \d, and with num_partitions 8 it belongs into"),
+    ],
+)
+def test_a_table_in_the_cluster_that_has_another_form_is_refused_until_it_is_loaded_anew(
+    tmp_path: Path, cluster: EmbeddedCluster, cluster_client: RedisCluster, fill: Any, reason: str
+) -> None:
+    fill(cluster_client)
+    ps = left_by_hugectr(tmp_path, cluster)
+    with (
+        ParameterServer.open(ps, settings_of(cluster)) as server,
+        pytest.raises(DataError, match=reason) as caught,
+    ):
+        load(server)
+    assert "\n" not in str(caught.value)
+    sparse.write(tmp_path / "gone.model", [(np.arange(6), ROWS)])
+    with ParameterServer.open(ps, settings_of(cluster)) as server:
+        with pytest.raises(DataError, match=reason):
+            load(server)
+        assert load(server, again=True) == {"dlrm.sparse_embedding0": 6}
+        assert load(server) == {"dlrm.sparse_embedding0": 0}
+        names = [key.split(b"/p")[1] for key in cluster_client.keys("*}v", target_nodes="primaries")]
+        assert max(int(name[:-2]) for name in names) < 8
+        np.testing.assert_array_equal(server.lookup("dlrm.sparse_embedding0", np.arange(6)), ROWS)
+
+
+@pytest.mark.parametrize(("form", "dim", "reason"), [("<I", 4, "keys of 4 bytes"), ("<q", 2, "rows of 8 bytes")])
+def test_a_rocksdb_folder_that_has_another_form_is_refused(
+    tmp_path: Path, cluster: EmbeddedCluster, form: str, dim: int, reason: str
+) -> None:
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.create_missing_column_families(True)
+    name = "hps_et.dlrm.sparse_embedding0"
+    with contextlib.closing(Rdict(str(tmp_path / "rocks"), options, {name: options})) as database:
+        table = database.get_column_family(name)
+        table[struct.pack(form, 5)] = struct.pack(f"<{dim}f", *range(dim))
+        table.flush()
+        table.close()
+    ps = left_by_hugectr(tmp_path, cluster)
+    document = json.loads(ps.read_text())
+    document |= {"volatile_db": {"type": "disabled"}, "persistent_db": {"type": "rocks_db", "path": "rocks"}}
+    ps.write_text(json.dumps(document))
+    with (
+        ParameterServer.open(ps, settings_of(cluster)) as server,
+        pytest.raises(DataError, match=f"RocksDB in .*rocks has {reason} in hps_et"),
+    ):
+        load(server)
+
+
+def test_a_node_that_is_away_does_not_keep_a_table_from_being_looked_at(
+    tmp_path: Path, cluster: EmbeddedCluster, cluster_client: RedisCluster
+) -> None:
+    in_the_cluster(cluster_client)
+    with ParameterServer.open(left_by_hugectr(tmp_path, cluster), settings_of(cluster)) as server:
+        cluster.kill(1)
+        assert load(server) == {}
+
+
 def test_dumped_tables_are_hugectrs_folders(
     tmp_path: Path, cluster: EmbeddedCluster, cluster_client: RedisCluster
 ) -> None:
@@ -131,9 +221,25 @@ def test_dumped_tables_are_hugectrs_folders(
 @pytest.mark.parametrize(
     ("changes", "error", "reason"),
     [
-        ({"embedding_vecsize_per_table": [8]}, DataError, r"embeddings of 4, and embedding_vecsize_per_table says 8"),
+        (
+            {"embedding_vecsize_per_table": [8]},
+            DataError,
+            r"vecsize_per_table in ps.json says 8, .* has embeddings of 4",
+        ),
+        ({"slot_num": 3}, DataError, r"slot_num in ps.json says 3, .*dlrm\.json has slots: 2: one of them is of"),
+        ({"label_dim": 2}, DataError, "label_dim in ps.json says 2, .* has labels: 1"),
+        ({"maxnum_des_feature_per_sample": 1}, DataError, "maxnum_des_feature_per_sample .* 1, .* dense features: 2"),
+        ({"maxnum_catfeature_query_per_table_per_sample": [1]}, DataError, "per_sample in ps.json says 1, .* each: 2"),
         ({"network_file": "gone.json"}, DataError, r"no network file at .*gone\.json"),
-        ({"sparse_files": ["a", "b"], "embedding_vecsize_per_table": [4, 4]}, ConfigError, "has 2 tables"),
+        (
+            {
+                "sparse_files": ["a", "b"],
+                "embedding_vecsize_per_table": [4, 4],
+                "maxnum_catfeature_query_per_table_per_sample": [2, 2],
+            },
+            ConfigError,
+            "has 2 tables",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_said(

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc
+import tritonclient.http as httpclient
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from redis_recsys.config import Settings, load_settings
@@ -31,6 +36,7 @@ from redis_recsys.store.cluster import EmbeddedCluster
 from redis_recsys.triton.server import EmbeddedTriton
 
 ROOT = Path(__file__).parents[2]
+RECSYS = Path(sys.executable).parent / "recsys"
 SHAPE = Dlrm(13, (40,) * 26, 16, (32, 16), (32, 1))
 TABLE = "dlrm.sparse_embedding0"
 
@@ -109,6 +115,43 @@ def test_the_public_notebooks_request_is_answered_like_the_trained_model(world: 
     found = answer.as_numpy("OUTPUT0")
     assert found.shape == (10,)  # as HugeCTR answers: one line
     np.testing.assert_allclose(found, world.expected(features, world.rows[keys]), atol=1e-5)
+
+
+def test_the_public_notebooks_http_client_gets_the_same(world: World) -> None:
+    features, keys = some(10)
+    values = {"DES": features.reshape(1, -1), "CATCOLUMN": keys.reshape(1, -1), "ROWINDEX": np.arange(261)[None]}
+    types = {"DES": np.float32, "CATCOLUMN": np.int64, "ROWINDEX": np.int32}
+    inputs = []
+    for name, value in values.items():
+        inputs.append(httpclient.InferInput(name, value.shape, np_to_triton_dtype(types[name])))
+        inputs[-1].set_data_from_numpy(value.astype(types[name]))
+    with httpclient.InferenceServerClient(f"localhost:{world.triton.http_port}") as client:
+        answer = client.infer("dlrm", inputs, request_id="1", outputs=[httpclient.InferRequestedOutput("OUTPUT0")])
+    np.testing.assert_allclose(answer.as_numpy("OUTPUT0"), world.expected(features, world.rows[keys]), atol=1e-5)
+    # HugeCTR's answers had NumSample and DeviceID here, and so have ours from Triton 25.02 on; this is 24.10
+    assert "parameters" not in answer.get_response()
+
+
+class Response:
+    """Triton's, from 25.02 on."""
+
+    def __init__(self, output_tensors: Sequence[Any], parameters: dict[str, Any] | None = None) -> None:
+        self.output_tensors, self.parameters = output_tensors, parameters
+
+
+def test_answers_say_how_many_samples_and_on_which_device_where_triton_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = SimpleNamespace(InferenceResponse=Response, Tensor=lambda name, values: (name, values))
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", backend)
+    for name in ("redis_recsys.triton.dlrm", "redis_recsys.triton.model"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    module = importlib.import_module("redis_recsys.triton.dlrm")
+    assert module.takes_parameters(Response)
+    assert not module.takes_parameters(lambda output_tensors, error=None: None)
+    model = object.__new__(module.TritonPythonModel)
+    model._told, model._device = True, 1
+    assert model._response(np.zeros(10, np.float32)).parameters == {"NumSample": 10, "DeviceID": 1}
+    for name in ("redis_recsys.triton.dlrm", "redis_recsys.triton.model"):
+        monkeypatch.delitem(sys.modules, name)
 
 
 def test_the_same_over_http(world: World) -> None:
@@ -240,17 +283,13 @@ def test_perf_analyzer_measures_it_as_it_measured_hugectr(world: World, tmp_path
     data = {"DES": features.ravel().tolist(), "CATCOLUMN": keys.ravel().tolist(), "ROWINDEX": list(range(64 * 26 + 1))}
     content = {name: {"content": value, "shape": [len(value)]} for name, value in data.items()}
     (tmp_path / "64.json").write_text(json.dumps({"data": [content]}))
-    environment = ROOT / ".venv-serving"
-    for library in environment.glob("lib/python3*/site-packages/nvidia_pytriton.libs/*"):
-        link = {"libb64": "libb64.so.0d", "libcudart": "libcudart.so.12"}.get(library.name.split("-")[0])
-        if link is not None:
-            (tmp_path / link).symlink_to(library)
-    command = [str(environment / "bin" / "perf_analyzer"), "-m", "dlrm", "-u", f"localhost:{world.triton.http_port}"]
+    command = [str(RECSYS), "perf-analyzer", "-m", "dlrm", "-u", f"localhost:{world.triton.http_port}"]
     command += ["--input-data", str(tmp_path / "64.json")]
     command += ["--shape", "CATCOLUMN:1664", "--shape", "DES:832", "--shape", "ROWINDEX:1665"]
     command += ["--measurement-interval", "300", "--max-trials", "3", "-s", "999"]
-    variables = os.environ | {"LD_LIBRARY_PATH": str(tmp_path)}
+    variables = os.environ | {"RECSYS_TRITON_ENVIRONMENT": str(ROOT / ".venv-serving")}
     answer = subprocess.run(command, capture_output=True, text=True, timeout=120, env=variables)
+    assert answer.returncode == 0
     assert "Throughput:" in answer.stdout, answer.stdout + answer.stderr
     assert "error" not in answer.stderr.lower()
 

@@ -9,10 +9,22 @@ import sys
 
 from ..errors import RecsysError
 from ..interrupts import interruptible
-from . import check, data, demo, dlrm, dlrm_train, merlin, offline, online, user
+from . import check, data, demo, dlrm, dlrm_train, merlin, offline, online, perf_analyzer, user
 from .app import app
 
-__all__ = ["check", "data", "demo", "dlrm", "dlrm_train", "main", "merlin", "offline", "online", "user"]
+__all__ = [
+    "check",
+    "data",
+    "demo",
+    "dlrm",
+    "dlrm_train",
+    "main",
+    "merlin",
+    "offline",
+    "online",
+    "perf_analyzer",
+    "user",
+]
 
 INTERRUPTED = 130  # what Typer exits with after Ctrl-C
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -40,6 +41,7 @@ app.add_typer(dlrm, name="dlrm")
 
 FOLDER = Path("data/dlrm")
 PS = FOLDER / "ps.json"
+SAMPLE = "sample.npz"
 TABLE = "dlrm.sparse_embedding0"
 WAIT_SECONDS = 1.0  # between looks for a ps.json
 
@@ -130,8 +132,9 @@ def serve(
 
 @dlrm.command()
 def infer(
-    sample: Annotated[Path, typer.Argument(help="npz with dense and keys, as training leaves it")] = FOLDER
-    / "sample.npz",
+    sample: Annotated[
+        Path, typer.Argument(help="folder of the trained model, or its sample.npz with dense and keys")
+    ] = FOLDER,
     rows: Annotated[int, typer.Option(min=1, help="first rows of it")] = 10,
     host: Annotated[str | None, setting(TritonSettings, "host")] = None,
     grpc_port: Annotated[int | None, setting(TritonSettings, "grpc_port")] = None,
@@ -241,16 +244,22 @@ def _show(shown: Shown) -> None:
     )
 
 
-def hits_table(found: dict[str, Counts]) -> Table:
-    """What the tiers of each table gave."""
-    table = Table()
-    names = ("lookups", "keys", "cache", "redis", "rocksdb", "default", "deferred", "unreachable")
-    for name in ("table", *names, "hit rate of the cache"):
-        table.add_column(name)
+def hits_table(found: dict[str, Counts]) -> Group:
+    """What the tiers gave, one table below the other, since their names alone fill a line."""
+    meanings = {
+        "cache": "in the cache", "redis": "in Redis", "rocksdb": "in RocksDB", "default": "nowhere: default vector",
+        "deferred": "default vector, fetched in the background", "unreachable": "Redis node away",
+    }  # fmt: skip
+    tables = []
     for name, counts in found.items():
-        cells = [f"{getattr(counts, each):,}" for each in names]
-        table.add_row(*map(Text, (name, *cells, f"{counts.cache / max(1, counts.keys):.1%}")))
-    return table
+        table = Table(title=Text(f"{name}: {counts.lookups:,} lookups of {counts.keys:,} keys"), title_justify="left")
+        for heading in ("keys", "", "share"):
+            table.add_column(heading, justify="left" if not heading else "right")
+        for field, meaning in meanings.items():
+            value = getattr(counts, field)
+            table.add_row(*map(Text, (f"{value:,}", meaning, f"{value / max(1, counts.keys):.1%}")))
+        tables.append(table)
+    return Group(*tables)
 
 
 def _settings(**flags: dict[str, object]) -> Settings:
@@ -271,6 +280,7 @@ def _remote(ps: Path) -> Iterator[Remote]:
 def _sample(path: Path) -> dict[str, np.ndarray]:
     import numpy as np
 
+    path = path / SAMPLE if path.is_dir() else path
     try:
         with np.load(path, allow_pickle=False) as columns:
             found = dict(columns)

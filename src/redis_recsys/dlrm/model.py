@@ -5,6 +5,7 @@ Requests come in HugeCTR's form: dense features, keys, and row pointers that say
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,10 @@ import numpy as np
 
 from ..errors import ConfigError, DataError
 from ..hugectr import dense, graph, network
+from ..hugectr.network import Dlrm
 from ..inference import session
 from ..machine import cores
+from ..parameter_server.config import Model
 from ..parameter_server.server import ParameterServer
 from ..stages.stage import stack
 
@@ -51,7 +54,7 @@ class DlrmModel:
 
         Raises:
             ConfigError: there is no such model, or it has more than one table.
-            DataError: a file of it is missing or damaged, or another dimension than the table's.
+            DataError: a file of it is missing or damaged, or ``ps.json`` contradicts the network.
         """
         models = {model.model: model for model in server.config.models}
         if name not in models:
@@ -60,11 +63,7 @@ class DlrmModel:
         if len(model.sparse_files) != 1:
             raise ConfigError(f"model {name!r} has {len(model.sparse_files)} tables; a DLRM has one for all slots")
         self.shape = network.read(Path(model.network_file))
-        if self.shape.dim != model.embedding_vecsize_per_table[0]:
-            raise DataError(
-                f"{model.network_file} has embeddings of {self.shape.dim}, and embedding_vecsize_per_table says "
-                f"{model.embedding_vecsize_per_table[0]}"
-            )
+        _check(model, self.shape)
         layers = dense.read(Path(model.dense_file), self.shape)
         self.table = f"{name}.{model.embedding_table_names[0]}"
         self._server = server
@@ -124,3 +123,26 @@ class DlrmModel:
         if self.shape.combiner == "mean":
             combined[filled] /= counts[filled, None]
         return combined.reshape(shape)
+
+
+def _check(model: Model, shape: Dlrm) -> None:
+    """Compare what ``ps.json`` says of a model with its network.
+
+    Raises:
+        DataError: they contradict each other; a field that may be larger than needed must not be smaller.
+    """
+    queries = next(iter(model.maxnum_catfeature_query_per_table_per_sample or ()), None)
+    same, most = operator.eq, operator.ge
+    compared = [
+        ("embedding_vecsize_per_table", model.embedding_vecsize_per_table[0], same, shape.dim, "embeddings of"),
+        ("slot_num", model.slot_num, same, shape.slots, "slots:"),
+        ("label_dim", model.label_dim, same, 1, "labels:"),
+        ("maxnum_des_feature_per_sample", model.maxnum_des_feature_per_sample, most, shape.dense, "dense features:"),
+        ("maxnum_catfeature_query_per_table_per_sample", queries, most, shape.slots, "slots with a key each:"),
+    ]
+    for name, said, fits, needed, what in compared:
+        if said is not None and not fits(said, needed):
+            raise DataError(
+                f"{name} in ps.json says {said}, and the network {model.network_file} has {what} {needed}: one of them "
+                "is of another model"
+            )

@@ -132,7 +132,7 @@ def read(path: Path) -> Dlrm:
     """Read a network file of the DLRM graph, of this project or saved by HugeCTR.
 
     Raises:
-        DataError: the file is missing or no JSON, or its graph is another one; the layer is named.
+        DataError: the file is missing or no JSON, or its graph is another one; the layer is told by place and type.
     """
     try:
         layers = json.loads(path.read_text())["layers"]
@@ -144,8 +144,8 @@ def read(path: Path) -> Dlrm:
         return _Graph(layers).dlrm()
     except _OtherGraphError as error:
         raise DataError(f"{path}: {error}; only the DLRM graph can be read") from None
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise DataError(f"{path} is no DLRM graph: a layer lacks or has a wrong {error}") from None
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise DataError(f"{path} is no network file: its layers are not a list of objects ({error!r})") from None
 
 
 class _OtherGraphError(Exception):
@@ -153,63 +153,106 @@ class _OtherGraphError(Exception):
 
 
 class _Graph:
-    """Walks from the dense features up to the sigmoid."""
+    """Walks from the dense features up to the sigmoid.
+
+    Layers are told by their place in the file and their type: HugeCTR writes no names.
+    """
 
     def __init__(self, layers: list[dict[str, Any]]) -> None:
+        self._layers = layers
         self._above: dict[str, dict[str, Any]] = {}
         self._data = layers[0]
-        if self._data["type"] != "Data":
-            raise _OtherGraphError(f"the first layer is {self._data['type']!r}, not 'Data'")
-        embeddings = [layer for layer in layers if layer["type"] in EMBEDDINGS]
+        if self._get(self._data, "type") != "Data":
+            raise _OtherGraphError(f"{self._said(self._data)} is first, not 'Data'")
+        embeddings = [layer for layer in layers if self._get(layer, "type") in EMBEDDINGS]
         if len(embeddings) != 1:
             raise _OtherGraphError(f"there are {len(embeddings)} embedding layers, not one")
         self._embedding = embeddings[0]
         for layer in layers[1:]:
-            bottoms = layer["bottom"] if isinstance(layer["bottom"], list) else [layer["bottom"]]
-            for bottom in bottoms:
+            bottoms = self._get(layer, "bottom")
+            for bottom in bottoms if isinstance(bottoms, list) else [bottoms]:
                 if bottom in self._above:
-                    raise _OtherGraphError(
-                        f"both {self._above[bottom]['name']!r} and {layer.get('name')!r} read {bottom!r}"
-                    )
+                    both = f"{self._said(self._above[bottom])} and {self._said(layer)}"
+                    raise _OtherGraphError(f"both {both} read {bottom!r}")
                 self._above[bottom] = layer
 
     def dlrm(self) -> Dlrm:
-        hparam, sparse = self._embedding["sparse_embedding_hparam"], self._data["sparse"]
+        """The widths.
+
+        Raises:
+            _OtherGraphError: a layer is not where the DLRM graph has it, or lacks something.
+        """
+        sparse = self._get(self._data, "sparse")
         if len(sparse) != 1:
-            raise _OtherGraphError(f"the data has {len(sparse)} sparse inputs, not one")
-        slots = int(sparse[0]["slot_num"])
+            raise _OtherGraphError(f"{self._said(self._data)} has {len(sparse)} sparse inputs, not one")
+        slots = self._number(self._data, "sparse", 0, "slot_num")
+        hparam = self._get(self._embedding, "sparse_embedding_hparam")
         sizes = tuple(int(size) for size in hparam.get("slot_size_array", [0] * slots))
         if len(sizes) != slots:
-            raise _OtherGraphError(f"slot_size_array names {len(sizes)} slots, the data has {slots}")
+            raise _OtherGraphError(
+                f"{self._said(self._embedding)} has a slot_size_array of {len(sizes)} slots, the data has {slots}"
+            )
         combiner = hparam.get("combiner", "sum")
         if combiner not in COMBINERS:
-            raise _OtherGraphError(f"combiner {combiner!r} is neither sum nor mean")
-        bottom, end = self._mlp(self._data["dense"]["top"], last_relu=True)
-        interaction = self._above.get(end)
-        if interaction is None or interaction["type"] != "Interaction":
-            raise _OtherGraphError(f"no Interaction reads {end!r}")
-        if list(interaction["bottom"]) != [end, self._embedding["top"]]:
+            raise _OtherGraphError(f"{self._said(self._embedding)} has combiner {combiner!r}, neither sum nor mean")
+        bottom, end = self._mlp(self._get(self._data, "dense", "top"), last_relu=True)
+        interaction = self._reader(end, ("Interaction",))
+        inputs = list(self._get(interaction, "bottom"))
+        if inputs != [end, self._get(self._embedding, "top")]:
             raise _OtherGraphError(
-                f"the Interaction reads {interaction['bottom']}, not the bottom MLP and then the embeddings"
+                f"{self._said(interaction)} reads {inputs}, not the bottom MLP and then the embeddings"
             )
-        top, end = self._mlp(interaction["top"], last_relu=False)
-        if self._above.get(end, {}).get("type") not in ENDS:
-            raise _OtherGraphError(f"{end!r} goes neither into a Sigmoid nor into a BinaryCrossEntropyLoss")
-        dense = int(self._data["dense"]["dense_dim"])
-        return Dlrm(dense, sizes, int(hparam["embedding_vec_size"]), bottom, top, COMBINERS[combiner])
+        top, end = self._mlp(self._get(interaction, "top"), last_relu=False)
+        self._reader(end, ENDS)
+        dense = self._number(self._data, "dense", "dense_dim")
+        dim = self._number(self._embedding, "sparse_embedding_hparam", "embedding_vec_size")
+        return Dlrm(dense, sizes, dim, bottom, top, COMBINERS[combiner])
 
     def _mlp(self, below: str, last_relu: bool) -> tuple[tuple[int, ...], str]:
         """Widths of the fully connected layers above ``below``, and the name of the last one's output."""
         widths: list[int] = []
-        relu = True
+        relu, last = True, self._data
         while (layer := self._above.get(below)) is not None and layer["type"] == "InnerProduct":
             if not relu:
-                raise _OtherGraphError(f"no ReLU between {below!r} and {layer['name']!r}")
-            widths.append(int(layer["fc_param"]["num_output"]))
-            below = layer["top"]
+                raise _OtherGraphError(f"no ReLU between {self._said(last)} and {self._said(layer)}")
+            widths.append(self._number(layer, "fc_param", "num_output"))
+            last, below = layer, self._get(layer, "top")
             following = self._above.get(below, {})
             relu = following.get("type") == "ReLU"
-            below = following["top"] if relu else below
+            below = self._get(following, "top") if relu else below
         if widths and relu != last_relu:
-            raise _OtherGraphError(f"the last layer below {below!r} has {'a' if relu else 'no'} ReLU")
+            above = self._above.get(below)
+            followed = f"{self._said(above)} follows" if above is not None and not relu else "of this MLP the last one"
+            raise _OtherGraphError(f"{self._said(last)} has {'a' if relu else 'no'} ReLU: {followed}")
         return tuple(widths), below
+
+    def _reader(self, tensor: str, types: tuple[str, ...]) -> dict[str, Any]:
+        """The layer that reads a tensor, which has to be of one of some types."""
+        layer = self._above.get(tensor)
+        if layer is None or layer["type"] not in types:
+            found = f"{self._said(layer)} reads" if layer is not None else "nothing reads"
+            raise _OtherGraphError(f"{found} {tensor!r}, which goes into {' or '.join(types)} in a DLRM")
+        return layer
+
+    def _get(self, layer: dict[str, Any], *path: str | int) -> Any:
+        """A part of a layer."""
+        try:
+            found: Any = layer
+            for step in path:
+                found = found[step]
+            return found
+        except (KeyError, IndexError, TypeError):
+            raise _OtherGraphError(f"{self._said(layer)} lacks {'.'.join(map(str, path))}") from None
+
+    def _number(self, layer: dict[str, Any], *path: str | int) -> int:
+        """A whole number in a layer."""
+        value = self._get(layer, *path)
+        if not isinstance(value, int):
+            raise _OtherGraphError(f"{self._said(layer)} has {'.'.join(map(str, path))} {value!r}, no whole number")
+        return value
+
+    def _said(self, layer: dict[str, Any]) -> str:
+        """A layer's place, from 1, its type, and its name if it has one."""
+        place = next(place for place, each in enumerate(self._layers, 1) if each is layer)
+        name = f" {layer['name']!r}" if "name" in layer else ""
+        return f"layer {place} of {len(self._layers)} ({layer.get('type', 'of no type')}{name})"

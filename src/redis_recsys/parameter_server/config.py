@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -26,17 +26,24 @@ NAME = r"^[a-zA-Z0-9_\-]{1,120}$"  # what HPS allows for models and tables
 NO_LIMIT = 2**64 - 1
 EVERYTHING = ["^hps_.+$"]
 WITHOUT_EFFECT = {
-    "supportlonglong", "fuse_embedding_table", "allocation_rate", "algorithm", "shared_memory_size",
-    "shared_memory_name", "shared_memory_auto_remove", "num_node_connections", "num_threads", "brokers",
-    "metadata_refresh_interval_ms", "receive_buffer_size", "max_receive_buffer_size", "max_commit_interval",
-    "failure_backoff_ms", "num_of_worker_buffer_in_pool", "num_of_refresher_buffer_in_pool", "deployed_device_list",
-    "cache_refresh_percentage_per_iteration", "refresh_delay", "refresh_interval", "use_static_table",
-    "use_context_stream", "embedding_cache_type", "thread_pool_size", "i64_input_key", "use_mixed_precision",
-    "scaler", "use_cuda_graph", "use_algorithm_search", "label_dim", "init_ec", "max_batch_size",
-    "maxnum_des_feature_per_sample", "maxnum_catfeature_query_per_table_per_sample", "slot_num",
-    "max_set_batch_size", "refresh_time_after_fetch", "tls_server_name_identification", "enable_pagelock",
-    "fp8_quant",
+    "fuse_embedding_table", "allocation_rate", "algorithm", "shared_memory_size", "shared_memory_name",
+    "shared_memory_auto_remove", "num_node_connections", "num_threads", "brokers", "metadata_refresh_interval_ms",
+    "receive_buffer_size", "max_receive_buffer_size", "max_commit_interval", "failure_backoff_ms",
+    "num_of_worker_buffer_in_pool", "num_of_refresher_buffer_in_pool", "deployed_device_list", "refresh_delay",
+    "use_context_stream", "thread_pool_size", "scaler", "use_cuda_graph", "use_algorithm_search", "init_ec",
+    "max_batch_size", "max_set_batch_size", "refresh_time_after_fetch", "enable_pagelock",
 }  # fmt: skip
+REFRESH = "rows that others write to Redis reach the cache only by 'recsys dlrm update'"
+# Fields that change what HPS does and nothing here: the values that change nothing there either, and what happens here
+OTHERWISE: dict[str, tuple[tuple[Any, ...], str]] = {
+    "refresh_interval": ((0,), REFRESH),
+    "cache_refresh_percentage_per_iteration": ((0,), REFRESH),
+    "use_mixed_precision": ((False,), "the dense part is computed in float32"),
+    "fp8_quant": ((False,), "rows are float32"),
+    "use_static_table": ((False,), "the cache holds gpucacheper of the rows"),
+    "embedding_cache_type": (("dynamic",), "the cache holds gpucacheper of the rows, those used last"),
+    "tls_server_name_identification": (("",), "the certificate has to be for the address itself"),
+}
 
 OFF = ("disabled", "disable", "none", "null")
 
@@ -57,6 +64,19 @@ def _one_of(names: dict[str, tuple[str, ...]], hint: str) -> BeforeValidator:
         raise ValueError(f"{value!r} is not supported: {hint}")
 
     return BeforeValidator(chosen)
+
+
+def _long(value: object) -> object:
+    """Refuses keys of 32 bits."""
+    if value is False:
+        raise ValueError(
+            "false means keys of 32 bits in Redis, of which no row would be found: set it to true, and fill Redis anew "
+            "with 'recsys dlrm load --again' (a model's key file has 64 bits either way)"
+        )
+    return value
+
+
+LongKeys = Annotated[bool, BeforeValidator(_long)]
 
 
 class VolatileDatabase(Group):
@@ -128,6 +148,9 @@ class UpdateSource(Group):
     poll_timeout_ms: int = Field(100, ge=1)
 
 
+PER_TABLE = ("embedding_vecsize_per_table", "embedding_table_names", "maxnum_catfeature_query_per_table_per_sample")
+
+
 class Model(Group):
     """A model and its tables.
 
@@ -137,6 +160,9 @@ class Model(Group):
         gpucacheper: rows of the cache as a share of the table's.
         hit_rate_threshold: a lookup of which at least this share is in the cache answers the rest with the default
             vector and fetches it in the background; below, it waits. Above 1 it always waits.
+        i64_input_key: true, or not said.
+        slot_num, label_dim, maxnum_des_feature_per_sample, maxnum_catfeature_query_per_table_per_sample: what HPS
+            reserves memory for; here they must not contradict the network.
     """
 
     model: str = Field(pattern=NAME)
@@ -150,6 +176,11 @@ class Model(Group):
     gpucache: bool = True
     gpucacheper: float = Field(0.2, ge=0, le=1)
     hit_rate_threshold: float = Field(0.9, ge=0)
+    i64_input_key: LongKeys = True
+    slot_num: int | None = None
+    label_dim: int | None = None
+    maxnum_des_feature_per_sample: int | None = None
+    maxnum_catfeature_query_per_table_per_sample: list[int] | None = None
 
     @model_validator(mode="after")
     def _one_value_per_table(self) -> Model:
@@ -159,10 +190,10 @@ class Model(Group):
         # HPS fills up a list of defaults that is short, and does not look at what is too many
         first = self.default_value_for_each_table[0] if self.default_value_for_each_table else 0.0
         self.default_value_for_each_table = (self.default_value_for_each_table + [first] * tables)[:tables]
-        for name in ("embedding_vecsize_per_table", "embedding_table_names"):
-            found = len(getattr(self, name))
-            if found != tables:
-                raise ValueError(f"{name} has {found} entries, and sparse_files has {tables}")
+        for name in PER_TABLE:
+            values = getattr(self, name)
+            if values is not None and len(values) != tables:
+                raise ValueError(f"{name} has {len(values)} entries, and sparse_files has {tables}")
         if len(set(self.embedding_table_names)) < tables:
             raise ValueError("embedding_table_names names a table twice")
         return self
@@ -190,8 +221,13 @@ class TableConfig:
 
 
 class Config(Group):
-    """The whole file."""
+    """The whole file.
 
+    Attributes:
+        supportlonglong: whether keys have 64 bits; they must.
+    """
+
+    supportlonglong: LongKeys = True
     volatile_db: VolatileDatabase = VolatileDatabase()
     persistent_db: PersistentDatabase = PersistentDatabase()
     update_source: UpdateSource = UpdateSource()
@@ -226,8 +262,11 @@ class Config(Group):
         groups |= {"update_source.": self.update_source}
         groups |= {f"models.{number}.": model for number, model in enumerate(self.models)}
         for place, group in groups.items():
-            for name in group.model_extra or {}:
-                if name in WITHOUT_EFFECT:
+            for name, value in (group.model_extra or {}).items():
+                same, instead = OTHERWISE.get(name, ((), ""))
+                if instead and value not in same:
+                    found[f"{place}{name} is {json.dumps(value)} and has no effect here: {instead}"] = True
+                elif instead or name in WITHOUT_EFFECT:
                     found[f"{place}{name} has no effect here"] = False
                 else:
                     found[f"{place}{name} is not a field of ps.json: a slip of the pen?"] = True

@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..errors import DataError
+
 PREFIX = "hps_et"
 ROWS, TIMES, UPDATES, LOADED = b"v", b"t", b"u", b"l"
+KEY_BYTES = 8
 
 
 def full_name(model: str, table: str) -> str:
@@ -46,6 +49,30 @@ def partitions(keys: np.ndarray, count: int) -> np.ndarray:
     x = (x ^ _rotated(x, 24) ^ _rotated(x, 49)) * np.uint64(0x9FB21C651E98DF25)
     x ^= x >> np.uint64(28)
     return (x % np.uint64(count)).astype(np.int64)
+
+
+def check_row(name: str, dim: int, field: bytes, value: bytes, where: str) -> None:
+    """See that a row that somebody else wrote has the sizes of this table's.
+
+    Args:
+        name, dim: of the table.
+        field, value: the row's key and the row, as they lie in the tier.
+        where: the tier.
+
+    Raises:
+        DataError: one of them has another size.
+    """
+    again = "load the table anew ('recsys dlrm load --again')"
+    if len(field) != KEY_BYTES:
+        raise DataError(
+            f"{where} has keys of {len(field)} bytes in {name}, not of {KEY_BYTES}: it was filled with supportlonglong "
+            f"false, and no row would be found; {again}"
+        )
+    if len(value) != 4 * dim:
+        raise DataError(
+            f"{where} has rows of {len(value)} bytes in {name}, and embedding_vecsize_per_table says {dim} float32, "
+            f"{4 * dim} bytes: correct it, or {again}"
+        )
 
 
 def newest(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -34,10 +34,15 @@ def load(server: ParameterServer, again: bool = False) -> dict[str, int]:
         Rows written, by table; 0 where nothing was to be done.
 
     Raises:
-        DataError: a folder is damaged.
+        DataError: a folder is damaged, or rows that are there already have another form than the configuration says.
         StoreError: a tier cannot take the rows.
     """
-    return {name: _load(server, table, again) for name, table in server.tables.items() if table.file is not None}
+    written = {name: _load(server, table, again) for name, table in server.tables.items() if table.file is not None}
+    for table in server.tables.values():
+        for tier in (server.volatile, server.persistent):
+            if tier is not None:
+                tier.check(table.full, table.dim)
+    return written
 
 
 def _load(server: ParameterServer, table: Table, again: bool) -> int:

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,12 @@ from rocksdict import (
 from ..errors import StoreError
 from ..machine import cores
 from .config import PersistentDatabase
-from .layout import as_bytes, newest
+from .layout import as_bytes, check_row, newest
 
 CACHE_BYTES = 256 << 20
 BLOOM_BITS = 10  # per key: one of a hundred absent keys costs a read
 DEFAULT = "default"
+FEW_ROWS = 8  # that are looked at before a table is served
 OWN_FILES = ("rocksdict-config.json", "LOCK", "LOG")
 CORRUPT = ("Corruption", "checksum")
 
@@ -98,6 +100,18 @@ class PersistentTier:
         present = b"".join(value for value, there in zip(values, found, strict=True) if there)
         rows[found] = np.frombuffer(present, "<f4").reshape(-1, rows.shape[1])
         return found
+
+    def check(self, name: str, dim: int) -> None:
+        """Look at the first few rows of a table: whoever filled it may have had other settings.
+
+        Raises:
+            DataError: keys or rows have another size than this table's.
+            StoreError: the folder is damaged.
+        """
+        with _store_errors(self.path):
+            few: list[Any] = list(islice(self._tables[name].items(), FEW_ROWS)) if name in self._tables else []
+        for field, value in few:
+            check_row(name, dim, field, value, f"RocksDB in {self.path}")
 
     def _values(self, table: Rdict, fields: list[Any]) -> list[bytes]:
         """The values of the fields; an empty one of a field that is not there or lies in a damaged part."""

@@ -16,15 +16,29 @@ from typing import Any
 import numpy as np
 import redis
 
-from ..errors import StoreError
+from ..errors import DataError, StoreError
 from .config import NO_LIMIT, VolatileDatabase
-from .layout import FIELD, LOADED, ROWS, TIMES, UPDATES, arguments, as_bytes, hmget, partitions, redis_key
+from .layout import (
+    FIELD,
+    KEY_BYTES,
+    LOADED,
+    ROWS,
+    TIMES,
+    UPDATES,
+    arguments,
+    as_bytes,
+    check_row,
+    hmget,
+    partitions,
+    redis_key,
+)
 from .nodes import Command, Nodes
 
 WRITE_SECONDS = 10.0  # for which a write is tried again while a node is away
 WRITE_ROWS = 2_000  # per command: a megabyte at 128 dimensions
 WRITE_BLOCKS = 8  # commands that are under way together
 SCAN_ROWS = 1_000
+FEW_ROWS = 8  # of a partition that are looked at before a table is served
 ENTRIES = 256  # of a stream of updates that are kept, at least; who missed more reads the whole partition
 ENTRY_ROWS = 256
 LOOK_SECONDS = 60.0  # between looks at how full the partitions are
@@ -210,13 +224,26 @@ class VolatileTier:
             StoreError: not all could be removed.
         """
         if keys is None:
-            parts = [redis_key(name, partition, ROWS) for partition in range(self._config.num_partitions)]
-            commands = [Command.of(rows, ("UNLINK", rows, rows[:-1] + TIMES)) for rows in parts]
+            commands = [self._unlinking(name, partition) for partition in range(self._config.num_partitions)]
+            self._evict_beyond(name)
         else:
             commands = [
                 self._removal(name, partition, as_bytes(keys[where])) for partition, where in self._by_partition(keys)
             ]
         raise_for(self._nodes.run(commands, WRITE_SECONDS), f"cannot remove rows of {name}")
+
+    @staticmethod
+    def _unlinking(name: str, partition: int) -> Command:
+        rows = redis_key(name, partition, ROWS)
+        return Command.of(rows, ("UNLINK", rows, rows[:-1] + TIMES))
+
+    def _evict_beyond(self, name: str) -> None:
+        """Remove the partitions that another, larger ``num_partitions`` has left."""
+        partition, removed = self._config.num_partitions, 1
+        while removed:
+            answers = self._nodes.run([self._unlinking(name, partition)], WRITE_SECONDS)
+            raise_for(answers, f"cannot remove rows of {name}")
+            partition, removed = partition + 1, answers[0]
 
     def count(self, name: str) -> int:
         """Number of rows of a table.
@@ -264,6 +291,32 @@ class VolatileTier:
                     yield _pairs(pairs, dim, key)
                 if cursor == b"0":
                     break
+
+    def check(self, name: str, dim: int) -> None:
+        """Look at a few rows of every partition: whoever filled the table may have had other settings.
+
+        With 32-bit keys, or with another number of partitions, no row would ever be found. A node that does not answer
+        is not waited for.
+
+        Raises:
+            DataError: keys or rows have another size than this table's, or a key lies in another partition than its.
+        """
+        count = self._config.num_partitions
+        keys = [redis_key(name, partition, ROWS) for partition in range(count + 1)]  # of twice as many, the half fits
+        answers = self._nodes.run([Command.of(key, ("HSCAN", key, "0", "COUNT", str(FEW_ROWS))) for key in keys])
+        for partition, answer in enumerate(answers):
+            pairs = answer[1] if isinstance(answer, list) else []
+            for field, value in zip(pairs[::2], pairs[1::2], strict=True):
+                check_row(name, dim, field, value, "Redis")
+            found = np.frombuffer(b"".join(pairs[::2]), "<i8")
+            astray = np.flatnonzero(partitions(found, count) != partition)
+            if len(astray):
+                key = found[astray[0]]
+                raise DataError(
+                    f"Redis has key {key} of {name} in partition {partition}, and with num_partitions {count} it "
+                    f"belongs into {partitions(found[astray[:1]], count)[0]}: set volatile_db.num_partitions to what "
+                    "it was when Redis was filled, or fill it anew ('recsys dlrm load --again')"
+                )
 
     def _keep_margin(self, name: str, partition: int, size: int) -> None:
         """Remove rows, those used longest ago or any, where there are more than ``overflow_margin``."""
@@ -376,7 +429,7 @@ def _all_of(width: int, values: list[bytes | None]) -> bool:
 
 def _pairs(pairs: list[bytes], dim: int, key: bytes) -> tuple[np.ndarray, np.ndarray]:
     fields, values = pairs[::2], pairs[1::2]
-    if any(len(field) != 8 for field in fields) or any(len(value) != 4 * dim for value in values):
+    if any(len(field) != KEY_BYTES for field in fields) or any(len(value) != 4 * dim for value in values):
         raise StoreError(f"{key.decode()} holds fields or rows of other sizes than 8 bytes and {dim} float32")
     return np.frombuffer(b"".join(fields), "<i8"), np.frombuffer(b"".join(values), "<f4").reshape(-1, dim)
 

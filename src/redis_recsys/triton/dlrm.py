@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import triton_python_backend_utils as pb
 
 from ..config import load_settings
@@ -23,6 +24,12 @@ COUNTED = tuple(field.name for field in fields(Counts))
 
 class TritonPythonModel(Batches):
     """What the Python backend looks for in ``model.py``."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Note what answers say of this instance, and open the model."""
+        self._device = int(args["model_instance_device_id"])
+        self._told = takes_parameters(pb.InferenceResponse)
+        super().initialize(args)
 
     def open(self, config: dict[str, Any], parameters: dict[str, str]) -> None:
         """Open the parameter server of the ``ps.json`` that the model's configuration names."""
@@ -46,9 +53,14 @@ class TritonPythonModel(Batches):
             rows.append(len(tensors[0]))
             samples += [Samples(*row) for row in zip(*tensors, strict=True)]
         chances = iter(self._model.predict(samples))
-        return [
-            pb.InferenceResponse([pb.Tensor(OUTPUT, stack([next(chances) for _ in range(count)]))]) for count in rows
-        ]
+        return [self._response(stack([next(chances) for _ in range(count)])) for count in rows]
+
+    def _response(self, chances: np.ndarray) -> Any:
+        """A response, which tells what HugeCTR's backend told with it, where Triton can."""
+        tensors = [pb.Tensor(OUTPUT, chances)]
+        if not self._told:
+            return pb.InferenceResponse(tensors)
+        return pb.InferenceResponse(tensors, parameters={"NumSample": len(chances), "DeviceID": self._device})
 
     def _counted(self) -> dict[tuple[str, ...], float]:
         return {
@@ -56,3 +68,16 @@ class TritonPythonModel(Batches):
             for table, counts in self._server.statistics().items()
             for name in COUNTED
         }
+
+
+def takes_parameters(response: Callable[..., Any]) -> bool:
+    """Whether responses of this Triton can have parameters: from 25.02 on. That of nvidia-pytriton is 24.10 (2.51).
+
+    Args:
+        response: ``pb.InferenceResponse``.
+    """
+    try:
+        response([], parameters={"NumSample": 0})
+    except TypeError:
+        return False
+    return True
