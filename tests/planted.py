@@ -33,7 +33,7 @@ ODD_NAMES = {
     "title": "Größe [/red]",
     "genres": "topic/sub*?",
     "age": "event_timestamp",
-    "price": "Long " * 100,
+    "price": "Long name " * 50 + ".",
     "click": "raw_id",
     "time": "time",
 }
