@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 
 from redis_recsys.data import movielens
+from redis_recsys.data.download import download
 from redis_recsys.errors import ConfigError, DataError
 from redis_recsys.schema import Schema
 
@@ -54,6 +55,7 @@ class Host:
         self.files: dict[str, bytes] = {}
         self.asked = 0
         self.cut: int | None = None
+        self.together: threading.Barrier | None = None  # at which requests meet when half is sent
         self._monkeypatch = monkeypatch
         host = self
 
@@ -64,6 +66,10 @@ class Host:
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
+                if host.together is not None:
+                    self.wfile.write(content[: len(content) // 2])
+                    host.together.wait()
+                    content = content[len(content) // 2 :]
                 self.wfile.write(content[: host.cut])
 
             def log_message(self, *args: object) -> None:
@@ -245,3 +251,27 @@ def test_without_the_publisher_pip_brings_100k(tmp_path: Path) -> None:
     assert (len(rows["part-0"]), len(rows["users"]), len(rows["items"])) == (100_000, 943, 1_682)
     assert rows["items"][0] == (1, "Toy Story (1995)", 1995, ["Animation", "Children's", "Comedy"])
     assert (196, 242, 881250949) in rows["part-0"]
+
+
+def test_two_that_fetch_the_same_at_once_both_get_it_whole(tmp_path: Path, host: Host) -> None:
+    """Each download waits in the server until the other has begun, so that they are under way at the same time."""
+    host.files["file"] = content = bytes(range(256)) * 20_000
+    host.together = threading.Barrier(2, timeout=30)
+    failed: list[BaseException] = []
+
+    def fetch() -> None:
+        try:
+            download(f"{host.url}/file", tmp_path / "file", hashlib.md5(content).hexdigest())
+        except BaseException as error:
+            failed.append(error)
+
+    for _ in range(3):
+        (tmp_path / "file").unlink(missing_ok=True)
+        threads = [threading.Thread(target=fetch) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not failed
+        assert (tmp_path / "file").read_bytes() == content
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "server"}

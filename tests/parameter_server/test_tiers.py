@@ -130,6 +130,14 @@ def test_without_redis_rocksdb_serves(tmp_path: Path) -> None:
         np.testing.assert_array_equal(server.lookup(TABLE, np.array([5])), row_of(np.array([5]), 1))
 
 
+def test_what_else_lies_in_the_folder_of_rocksdb_stays(tmp_path: Path) -> None:
+    (tmp_path / "rocks" / "loading").mkdir(parents=True)
+    (tmp_path / "rocks" / "loading" / "notes").write_text("mine")
+    with serving(configured(trained(tmp_path), tmp_path / "rocks", type="disabled"), None) as server:
+        load(server)
+    assert (tmp_path / "rocks" / "loading" / "notes").read_text() == "mine"
+
+
 def test_rocksdb_lies_on_disk_as_hps_would_put_it(tmp_path: Path) -> None:
     with serving(configured(trained(tmp_path), tmp_path / "rocks", type="disabled"), None) as server:
         load(server)

@@ -9,7 +9,7 @@ import pytest
 from tritons import ANSWER, CANDIDATES, USER, WHOLE, three
 
 from redis_recsys.config import TritonSettings
-from redis_recsys.errors import ServingError
+from redis_recsys.errors import DataError, ServingError
 from redis_recsys.pipeline import Model
 from redis_recsys.stages.stage import Field
 from redis_recsys.triton.repository import pbtxt, write
@@ -77,3 +77,14 @@ def test_a_repository_replaces_the_one_before(tmp_path: Path) -> None:
 def test_text_in_a_configuration_is_quoted() -> None:
     written = pbtxt({"a": 'x"y\n', "b": [{"c": True}, {"c": False}]})
     assert written == 'a: "x\\"y\\n"\nb {\n  c: true\n}\nb {\n  c: false\n}\n'
+
+
+def test_somebody_elses_repository_is_left_alone(tmp_path: Path) -> None:
+    write(tmp_path / "models", WHOLE, TritonSettings())
+    theirs = tmp_path / "models" / "resnet" / "1" / "model.py"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("class TritonPythonModel: ...\n")
+    with pytest.raises(DataError, match="models exists and is not a model repository: it holds recommender, resnet"):
+        write(tmp_path / "models", WHOLE, TritonSettings())
+    assert theirs.read_text() == "class TritonPythonModel: ...\n"
+    assert "recommender" in config(tmp_path / "models", "recommender")

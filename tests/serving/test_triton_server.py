@@ -133,6 +133,18 @@ def test_one_folder_has_one_server(triton: tuple[EmbeddedTriton, TritonSettings]
     assert answers(server)
 
 
+def test_backends_of_somebody_elses_triton_stay(tmp_path: Path) -> None:
+    theirs = tmp_path / "backends" / "python" / "libtriton_python.so"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"theirs")
+    with (
+        pytest.raises(ServingError, match=r"backends/python is not this project's: set RECSYS_TRITON_REPOSITORY"),
+        triton_of(settings_in(tmp_path), WHOLE),
+    ):
+        pass
+    assert theirs.read_bytes() == b"theirs"
+
+
 def test_without_a_serving_environment_it_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(ServingError, match="make serving"):
         triton_of(settings_in(tmp_path, environment=tmp_path / "none"), WHOLE).start()

@@ -138,7 +138,7 @@ class EmbeddedTriton:
         Raises:
             ServingError: the environment is not there, a model does not load, a port is taken, or another server
                 uses the folder.
-            DataError: the model repository cannot be written.
+            DataError: the model repository cannot be written, or another one is there.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
