@@ -231,7 +231,7 @@ def test_it_shows_what_goes_in_and_out_of_every_stage(components: tuple[Any, Pat
         "candidates": "sources",
         "filter": "items",
         "item_features": "item_vectors",
-        "ranking": "candidate_scores",
+        "ranking": "probability",
         "ordering": "item_ids",
     }.items():
         (table,) = shown(cell_with(components[0], f'call("{stage}")'), "text/plain")

@@ -11,6 +11,7 @@ from matplotlib import pyplot as plt
 from redis_recsys import plots
 from redis_recsys.errors import DataError
 from redis_recsys.metrics import Calibration
+from redis_recsys.schema import Column
 
 ERRORS = {"ndcg@10_error": 0.01, "recall@10_error": 0.02, "mrr_error": 0.04}
 RETRIEVAL = {
@@ -156,13 +157,19 @@ def test_reliability_curve_draws_every_bin_with_a_wilson_interval_and_the_diagon
 
 
 def test_rows_over_time_counts_every_row_in_the_colour_of_its_part():
-    day = 86_400
-    axes = plots.rows_over_time({"train": np.arange(50) * day, "test": np.arange(50, 60) * day}).axes[0]
+    day = 86_400_000
+    at = Column(name="at", side="time", kind="numeric", unit="ms")
+    axes = plots.rows_over_time({"train": np.arange(50) * day, "test": np.arange(50, 60) * day}, at).axes[0]
     counts = [sum(bar.get_height() for bar in bars) for bars in axes.containers]
     assert counts == [50, 10]
     legend = [text.get_text() for text in axes.get_legend().get_texts()]
     assert legend == ["train, 50 rows", "test, 10 rows"]
     assert axes.get_ylabel() == "rows per 1.0 days"
+
+
+def test_steps_have_no_place_on_an_axis_of_time():
+    with pytest.raises(DataError, match="'at' holds steps"):
+        plots.rows_over_time({"train": np.arange(50)}, Column(name="at", side="time", kind="numeric"))
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])

@@ -19,14 +19,14 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from .errors import ConfigError
+from .errors import ConfigError, DataError
 from .files import check_file, written_aside_file
 from .metrics import Calibration, title_of
+from .schema import Column
 
 COLORS = ("#d82c20", "#161f31", "#4c8dae", "#e6a23c", "#6a994e", "#8e6c8a", "#8d99ae", "#b5651d", "#2a9d8f", "#c9ada7")
 FORMATS = {".png": (b"\x89PNG",), ".svg": (b"<?xml", b"<svg")}  # suffix -> how such files begin
 INK, GRID, OTHERS = "#161f31", "#dfe3e8", "#9aa7b5"
-DAY = 86_400  # seconds
 BELOW_CACHE = {"redis": "Redis", "rocksdb": "RocksDB", "default": "no tier (default vector)"}
 STYLE: Any = {
     "figure.dpi": 110,
@@ -195,14 +195,17 @@ def reliability_curve(models: Mapping[str, Calibration], title: str = "Calibrati
 
 
 @styled
-def rows_over_time(parts: Mapping[str, np.ndarray], title: str = "Rows over time") -> Figure:
+def rows_over_time(parts: Mapping[str, np.ndarray], column: Column, title: str = "Rows over time") -> Figure:
     """Number of rows per stretch of time, coloured by the part of the split.
 
     Args:
-        parts: part -> times of its rows, int64[n] in seconds since 1970.
+        parts: part -> times of its rows, int64[n].
+        column: of the times, in whose unit they are.
         title: of the figure.
     """
-    days = {part: times / DAY for part, times in parts.items()}  # Matplotlib's dates
+    if column.ticks_per_day is None:
+        raise DataError(f"column {column.name!r} holds steps, not times: declare its unit in the schema")
+    days = {part: times / column.ticks_per_day for part, times in parts.items()}  # Matplotlib's dates
     edges = np.histogram_bin_edges(np.concatenate(list(days.values())), bins=60)
     figure, axes = plt.subplots(figsize=(8.2, 2.8))
     labels = [f"{part}, {len(times):,} rows" for part, times in parts.items()]
