@@ -396,5 +396,5 @@ def test_nothing_but_the_bundle_and_the_export_is_left(by_merlin: Trained) -> No
     exported = {path.name for path in by_merlin.export.iterdir()}
     assert exported == {
         "query_tower", "candidate_tower", "dlrm", "user_features.parquet", "item_features.parquet",
-        "item_embeddings.parquet", "categories", "workflow",
+        "item_embeddings.parquet", "categories", "workflow", "export.json",
     }  # fmt: skip
