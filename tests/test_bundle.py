@@ -64,7 +64,7 @@ def test_tables_are_those_of_the_dataset(variant: Trained) -> None:
 def test_it_has_a_vocabulary_for_every_categorical_column(variant: Trained) -> None:
     for side in ("user", "item"):
         for column in variant.bundle.schema.categorical(side):
-            name = variant.bundle.schema.vocabulary_name(column)
+            name = variant.bundle.schema.vocabulary_column(column).name
             values = pq.read_table(variant.bundle.path / "vocab" / f"{name}.parquet")["value"]
             assert len(values) + 1 == column.cardinality
 
