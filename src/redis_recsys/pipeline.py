@@ -358,7 +358,8 @@ class Runner:
             self._catch_up(self._current(upcoming))
         if live is None:  # Redis has lost its data: nobody is known any more, nor what had been removed
             self._live = replace(self._live, stages=None)
-            self._loaded.clear()
+            with self._loading:
+                self._loaded.clear()
         else:
             loaded = self._current(live)
             self._catch_up(loaded)

@@ -86,17 +86,19 @@ def _having(values: pa.ChunkedArray, wanted: Sequence[bool | int | str]) -> tupl
         column = pa.array([], column.type)
     lists = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
     flat = (column.flatten() if lists else column).dictionary_encode()
-    known = {_text(value): number for number, value in enumerate(flat.dictionary.to_pylist())}
+    known = [_text(value) for value in flat.dictionary.to_pylist()]  # several may be the same, such as True and true
     whole = pa.types.is_integer(flat.dictionary.type)
     texts = [BOOLEANS.get(_text(value), _text(value)) if whole else _text(value) for value in wanted]
-    ids = pa.array([known[text] for text in texts if text in known], pa.int32())
+    chosen = set(texts)
+    ids = pa.array([number for number, text in enumerate(known) if text in chosen], pa.int32())
     found = pc.is_in(flat.indices, ids).to_numpy(zero_copy_only=False)
     if lists:
         having = np.zeros(len(column), bool)
         having[pc.list_parent_indices(column).to_numpy()[found]] = True
         found = having
-    missing = [(value, text) for value, text in zip(wanted, texts, strict=True) if text not in known]
-    return found, [(repr(value), _close(list(known), text)) for value, text in missing]
+    there = set(known)
+    missing = [(value, text) for value, text in zip(wanted, texts, strict=True) if text not in there]
+    return found, [(repr(value), _close(known, text)) for value, text in missing]
 
 
 def _text(value: object) -> str:
