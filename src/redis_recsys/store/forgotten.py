@@ -27,6 +27,8 @@ import redis
 from .connection import store_errors
 
 KEY = "recs:forgotten"
+FEW = 64  # users that are looked up without asking first whether anybody is forgotten
+NOTHING = -2  # PTTL of a key that is not there
 
 # Sets a time later than every event so far and than an earlier mark. KEYS: forgotten. ARGV: digest, newest event.
 MARK = """
@@ -53,6 +55,8 @@ def marks(client: redis.Redis, users: Sequence[int | str]) -> list[bytes | None]
     if not users:
         return []
     with store_errors(client):
+        if len(users) > FEW and client.pttl(KEY) == NOTHING:
+            return [None] * len(users)
         found: Any = client.hmget(KEY, [digest(user) for user in users])
     return list(found)
 
