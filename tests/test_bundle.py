@@ -284,7 +284,7 @@ def test_a_cut_file_is_named(copied: Path) -> None:
 def test_another_version_is_refused(copied: Path) -> None:
     manifest = json.loads((copied / "manifest.json").read_text())
     (copied / "manifest.json").write_text(json.dumps(manifest | {"version": 3, "of the future": 1}))
-    assert f"{copied} has bundle version 3, this code reads 2" in refused(copied)
+    assert f"{copied} has bundle version 3, this code reads 1 to 2" in refused(copied)
 
 
 def test_a_manifest_that_leaves_out_a_file_is_refused(copied: Path) -> None:
@@ -292,6 +292,14 @@ def test_a_manifest_that_leaves_out_a_file_is_refused(copied: Path) -> None:
     del manifest["files"]["ranker.onnx"]
     (copied / "manifest.json").write_text(json.dumps(manifest))
     assert "does not list ranker.onnx" in refused(copied)
+
+
+def test_a_bundle_of_an_earlier_release_is_read(copied: Path) -> None:
+    manifest = json.loads((copied / "manifest.json").read_text())
+    of_then = {name: value for name, value in manifest.items() if name not in ("final", "learned_from")}
+    (copied / "manifest.json").write_text(json.dumps(of_then | {"version": 1}))
+    bundle = Bundle(copied)
+    assert (bundle.manifest.final, bundle.manifest.learned_from) == (False, {})
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"version": 2}', b"\xff\xfe", b"null"])

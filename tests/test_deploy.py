@@ -38,9 +38,8 @@ ClientOf = Callable[[EmbeddedRedis], redis.Redis]
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No server has to be waited for, and the lock of a writer that died runs out soon."""
+    """No server has to be waited for, and a writer that lives shows it soon."""
     monkeypatch.setattr(module, "PRELOAD_SECONDS", 0.0)
-    monkeypatch.setattr(lock, "LOCK_SECONDS", 1.0)
     monkeypatch.setattr(lock, "RENEW_SECONDS", 0.1)
 
 

@@ -12,12 +12,13 @@ import numpy as np
 import polars as pl
 import pytest
 import redis
-from planted import GROUPS, MERLIN_ENVIRONMENT, Outcome, planted, trained_on
+from planted import GROUPS, MERLIN_ENVIRONMENT, Outcome, planted, planted_dataset, trained_on
 
 from redis_recsys.bundle import Bundle
 from redis_recsys.config import Settings, TrainSettings, load_settings
 from redis_recsys.data.tabular import read
 from redis_recsys.dataset import PARTS, Dataset
+from redis_recsys.errors import DataError
 from redis_recsys.etl import encode
 from redis_recsys.inference import Tower
 from redis_recsys.pipeline import Runner, stages_of
@@ -355,3 +356,14 @@ def test_merlin_learns_from_every_row_too(
     assert {name: len(records) for name, records in again.items()} == {
         name: len(records) for name, records in curves.items()
     }
+
+
+def test_a_dataset_of_an_earlier_release_is_read_and_final_asks_for_a_new_one(tmp_path: Path) -> None:
+    dataset = planted_dataset(tmp_path)
+    manifest = json.loads((dataset.path / "manifest.json").read_text())
+    (dataset.path / "manifest.json").write_text(json.dumps(manifest | {"version": 1}))
+    shutil.rmtree(dataset.path / "final")
+    earlier = Dataset(dataset.path)
+    assert len(earlier.rows("train"))
+    with pytest.raises(DataError, match="make it again"):
+        _ = earlier.final

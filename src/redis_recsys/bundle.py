@@ -47,6 +47,7 @@ from .popularity import Clicks, Popular
 from .schema import IdKind, Schema, Side, explain
 
 BUNDLE_VERSION = 2
+READABLE = (1, BUNDLE_VERSION)  # bundles of version 1 do not hold what was clicked in the test part
 MODELS = ("user_tower.onnx", "item_tower.onnx", "ranker.onnx")
 TABLES = (
     "user_features.parquet",
@@ -98,9 +99,9 @@ class Bundle:
         try:
             document = json.loads(text)
             version = document.get("version")
-            if version != BUNDLE_VERSION:
+            if version not in READABLE:
                 raise BundleError(
-                    f"{self.path} has bundle version {version}, this code reads {BUNDLE_VERSION}: "
+                    f"{self.path} has bundle version {version}, this code reads 1 to {BUNDLE_VERSION}: "
                     "use the release that wrote it, or train again"
                 )
             self.manifest = Manifest.model_validate(document)

@@ -36,6 +36,7 @@ from .errors import DataError
 from .schema import Schema
 
 DATASET_VERSION = 2
+READABLE = (1, DATASET_VERSION)  # datasets of version 1 have no ``final/``
 Part = Literal["train", "valid", "test"]
 PARTS: tuple[Part, ...] = ("train", "valid", "test")
 BEFORE_TEST: tuple[Part, ...] = ("train", "valid")
@@ -108,8 +109,8 @@ class Dataset:
             raise DataError(f"no dataset at {self.path}: make one with 'recsys data ...'") from None
         except (ValueError, AttributeError) as error:
             raise DataError(f"{self.path / 'manifest.json'} is damaged: {error}; make the dataset again") from error
-        if version != DATASET_VERSION:
-            raise DataError(f"{self.path} has dataset version {version}, this code reads {DATASET_VERSION}")
+        if version not in READABLE:
+            raise DataError(f"{self.path} has dataset version {version}, this code reads 1 to {DATASET_VERSION}")
         self.schema = Schema.load(self.path / "schema.yaml")
 
     @cached_property
@@ -165,7 +166,13 @@ class Dataset:
 
     @cached_property
     def final(self) -> Dataset:
-        """The same interactions, encoded for models that learn from all of them."""
+        """The same interactions, encoded for models that learn from all of them.
+
+        Raises:
+            DataError: an earlier release made the dataset, without these tables.
+        """
+        if self.manifest["version"] == 1:
+            raise DataError(f"{self.path} was made by an earlier release, without what --final needs: make it again")
         return _Final(self)
 
     @property
