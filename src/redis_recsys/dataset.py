@@ -29,9 +29,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from .entities import Entities, read_entities, stream_parquet
+from .entities import Entities, count_rows, read_entities, stream_parquet
 from .errors import DataError
 from .schema import Schema
 
@@ -125,7 +124,7 @@ class Dataset:
 
     def count(self, part: Part) -> int:
         """Number of rows of a part, from file footers alone."""
-        return sum(pq.read_metadata(file).num_rows for file in self._files(part))
+        return sum(map(count_rows, self._files(part)))
 
     def rows(self, *parts: Part) -> Rows:
         """All rows of some parts (20 bytes each), one part after the other, in time order within partitions.

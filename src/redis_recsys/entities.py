@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -170,23 +171,37 @@ def read_entities(path: Path, schema: Schema, side: Side, labels: bool = False) 
     )
 
 
-def stream_parquet(path: Path, columns: list[str], block: int = ROW_GROUP) -> Iterator[pa.RecordBatch]:
-    """Record batches of some columns of one parquet file, with clear errors.
-
-    Raises:
-        DataError: the file is missing, truncated, or lacks a column.
-    """
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Errors of reading a parquet file as one clear line."""
     try:
-        with pq.ParquetFile(path) as file:
-            missing = [name for name in columns if name not in file.schema_arrow.names]
-            if missing:
-                raise DataError(
-                    f"{path} has no column {', '.join(missing)}: it has {', '.join(file.schema_arrow.names)}"
-                )
-            yield from file.iter_batches(batch_size=block, columns=columns)
+        yield
     except FileNotFoundError:
         raise DataError(f"{path} is missing") from None
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(
             f"{path} is not a readable parquet file (truncated?): {' '.join(str(error).split())}"
         ) from error
+
+
+def count_rows(path: Path) -> int:
+    """Number of rows of a parquet file, from its footer alone.
+
+    Raises:
+        DataError: the file is missing or truncated.
+    """
+    with _readable(path):
+        return int(pq.read_metadata(path).num_rows)
+
+
+def stream_parquet(path: Path, columns: list[str], block: int = ROW_GROUP) -> Iterator[pa.RecordBatch]:
+    """Record batches of some columns of one parquet file, with clear errors.
+
+    Raises:
+        DataError: the file is missing, truncated, or lacks a column.
+    """
+    with _readable(path), pq.ParquetFile(path) as file:
+        missing = [name for name in columns if name not in file.schema_arrow.names]
+        if missing:
+            raise DataError(f"{path} has no column {', '.join(missing)}: it has {', '.join(file.schema_arrow.names)}")
+        yield from file.iter_batches(batch_size=block, columns=columns)
