@@ -194,6 +194,8 @@ def read_table(export: Path, side: Side, reads: list[str]) -> FeatureTable:
     if not len(frame):
         raise BundleError(f"{path} holds no rows")
     keys = [name for name in frame.columns if f"{name}_raw" in frame.columns]
+    if len(keys) > 1:  # raw values of features, for business rules
+        keys = [name for name in keys if name in (f"{side}_id", side)]
     if not keys and f"{side}_id" in frame.columns:
         keys = [f"{side}_id"]
     if len(keys) != 1:
