@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..config import RedisSettings, load_settings
-from .app import Json, app, out, setting
+from .app import BEHIND, Json, TakesIds, app, out, setting
 
 user = typer.Typer(help="Remove what Redis holds of a user.", no_args_is_help=True)
 app.add_typer(user, name="user")
@@ -20,9 +20,9 @@ def verbs() -> None:
     """Remove what Redis holds of a user."""
 
 
-@user.command()
+@user.command(cls=TakesIds)
 def forget(
-    raw_id: Annotated[str, typer.Argument(help="raw user id", metavar="ID")],
+    raw_id: Annotated[str, typer.Argument(help=f"raw user id{BEHIND}", metavar="ID")],
     host: Annotated[str | None, setting(RedisSettings, "host")] = None,
     port: Annotated[int | None, setting(RedisSettings, "port")] = None,
     as_json: Json = False,
