@@ -17,6 +17,7 @@ from redis_recsys.errors import DataError
 from redis_recsys.evaluate import evaluate
 from redis_recsys.history import History, users_after
 from redis_recsys.inference import ItemSide, Ranker, RankerHead
+from redis_recsys.popularity import Clicks
 from redis_recsys.recommender import Everyone, Recommender, Scored
 
 CANDIDATES = 15
@@ -92,7 +93,9 @@ def with_tables(trained: Trained, target: Path, after: Rows) -> Bundle:
     folder = Path(shutil.copytree(trained.bundle.path, target))
     users, history = users_after(trained.dataset, after)
     write_entities(folder / "user_features.parquet", trained.bundle.schema, "user", users)
-    write_tables(folder, trained.bundle.item_embeddings, np.ones(trained.bundle.manifest.items), history, len(users))
+    write_tables(
+        folder, trained.bundle.item_embeddings, Clicks.of(after, len(trained.dataset.items)), history, len(users)
+    )
     return Bundle(folder, verify=False)
 
 

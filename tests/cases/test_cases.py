@@ -195,7 +195,7 @@ def test_a_log_becomes_lists_that_keep_what_is_promised(
     for name, value in server.variables.items():
         monkeypatch.setenv(name, value)
     good(encoded(recsys, case))
-    sizes = ("--epochs", 2, "--embedding-dim", 8, "--ranking-dim", 4, "--device", "cpu")
+    sizes = ("--epochs", 2, "--embedding-dim", 8, "--device", "cpu")
     good(recsys("train", "dataset", "--out", "bundle", *sizes, *case.train))
     assert set(json.loads(good(recsys("evaluate", "bundle", "--dataset", "dataset", "--json")))["retrieval"]) > {
         "popularity",
