@@ -37,6 +37,7 @@ from redis_recsys.trainers.merlin import flat
 from redis_recsys.trainers.merlin.categories import Categories
 from redis_recsys.trainers.merlin.environment import Worker
 from redis_recsys.trainers.merlin.graph import SIDES
+from redis_recsys.trainers.merlin.importing import import_export
 from redis_recsys.trainers.merlin.train import MerlinTrainer
 from redis_recsys.vocabularies import read_vocabulary
 
@@ -187,12 +188,32 @@ def test_columns_of_any_name_are_learnt_from(tmp_path: Path) -> None:
     train_settings = TrainSettings(trainer="merlin", epochs=1, patience=1, embedding_dim=8)
     merlin = MerlinSettings(environment=MERLIN_ENVIRONMENT, log=tmp_path / "merlin.log", encoder_dim=8, ranking_dim=8)
     made = Settings(train=train_settings, merlin=merlin)
-    bundle = train(Dataset(tmp_path / "dataset"), made, tmp_path / "bundle", tmp_path / "export")
+    dataset = Dataset(tmp_path / "dataset")
+    bundle = train(dataset, made, tmp_path / "bundle", tmp_path / "export")
     assert [c.name for c in bundle.schema.columns] == [
         c.name for c in Schema.load(tmp_path / "raw" / "schema.yaml").columns
     ]
-    assert len(Everyone(bundle, 20).recommend(np.arange(1, 6), 3)) == 5
+    assert len(Everyone(bundle, dataset, 20).recommend(np.arange(1, 6), 3)) == 5
     assert left_in(tmp_path) == {"bundle", "export"}
+
+
+def test_text_ids_are_learnt_from_exported_and_imported(tmp_path: Path) -> None:
+    dataset = planted_dataset(tmp_path, rows=1500, users=60, text_ids=True)
+    train_settings = TrainSettings(trainer="merlin", epochs=1, patience=1, embedding_dim=8)
+    merlin = MerlinSettings(environment=MERLIN_ENVIRONMENT, log=tmp_path / "merlin.log", encoder_dim=8, ranking_dim=8)
+    made = Settings(train=train_settings, merlin=merlin)
+    bundle = train(dataset, made, tmp_path / "bundle", tmp_path / "export")
+    clicks = dataset.rows("train").positives()
+    raw = {"user": dataset.users.raw_ids[clicks.user - 1], "item": dataset.items.raw_ids[clicks.item - 1]}
+    for side in SIDES:
+        frame = pl.read_parquet(tmp_path / "export" / f"{side}_features.parquet")
+        assert set(frame[f"{side}_raw"]) == set(raw[side].tolist())
+        categories = Categories.read(tmp_path / "export" / "categories", side)
+        assert categories.values[frame[side] - categories.first].to_list() == frame[f"{side}_raw"].to_list()
+    assert {item[0] for item in bundle.raw_ids("item").tolist()} == {"i"}
+    assert len(Everyone(bundle, dataset, 20).recommend(np.arange(1, 6), 3)) == 5
+    imported = import_export(tmp_path / "export", tmp_path / "imported", merlin)
+    assert set(imported.raw_ids("item").tolist()) == set(raw["item"].tolist())
 
 
 # On the command line

@@ -21,10 +21,10 @@ from typing import Any
 import polars as pl
 
 from ..dataset import DATASET_VERSION, PARTS, Dataset, Part
-from ..entities import ITEM_VALUES, Entities, write_entities
+from ..entities import ITEM_VALUES, Entities, read_entities, write_entities
 from ..errors import DataError
 from ..files import claimed, disk_error, keep_inputs, written_aside
-from ..history import users_after
+from ..history import History
 from ..output_kinds import DATASET
 from ..progress import progress
 from ..schema import INTERNAL, Schema, Side
@@ -171,8 +171,10 @@ def _write_tables(folder: Path, schema: Schema, entities: dict[Side, pl.DataFram
 def _fill_history(dataset: Dataset, *parts: Part) -> None:
     """Write every user's newest items after some parts into the table of users, if there is a column for them."""
     if dataset.schema.history:
-        users, _ = users_after(dataset, dataset.rows(*parts))
-        write_entities(dataset.path / "users.parquet", dataset.schema, "user", users)
+        path = dataset.path / "users.parquet"
+        users = read_entities(path, dataset.schema, "user", labels=True)
+        History.of(dataset.rows(*parts), len(users)).fill(users.categorical, dataset.schema)
+        write_entities(path, dataset.schema, "user", users)
 
 
 def _write_parts(aside: Path, source: Raw, rows: pl.LazyFrame, entities: dict[Side, pl.DataFrame]) -> None:

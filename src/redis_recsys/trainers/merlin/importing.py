@@ -174,7 +174,8 @@ def assemble(export: Path, onnx: Path, target: Path) -> None:
             for column in schema.categorical(side):
                 write_vocabulary(folder, schema, column, vocabularies[column.name].values.to_arrow())
             write_entities(folder / f"{side}_features.parquet", schema, side, entities[side])
-        _raw_values(tables["item"], schema, vocabularies)[order["item"]].write_parquet(folder / ITEM_VALUES)
+        raw_values = _raw_values(tables["item"], schema, vocabularies)
+        raw_values.select(pl.all().gather(order["item"])).write_parquet(folder / ITEM_VALUES)
         embeddings = Tower(folder / "item_tower.onnx").embed(items.categorical, items.numeric)
         popularity = _popularity(vocabularies[tables["item"].id], item_ids)
         nothing = History(np.zeros(len(users) + 2, np.int64), np.empty(0, np.int32))  # exports do not tell who clicked

@@ -87,8 +87,7 @@ def _transformed(job: Job, part: str, workflow: nvt.Workflow) -> Dataset:
     """A part with encoded features, raw ids and the target."""
     home = Path(job.rows)
     raw = Dataset(str(home / f"{part}.parquet"), part_size=PART_SIZE)
-    workflow.transform(raw).to_parquet(output_path=str(home / "processed" / part))
-    return Dataset(str(home / "processed" / part / "*.parquet"), part_size=PART_SIZE)
+    return _written(workflow.transform(raw), home / "processed" / part)
 
 
 def _workflow(job: Job, folder: Path) -> nvt.Workflow:
@@ -112,8 +111,13 @@ def _clicks(job: Job, part: str, data: Dataset) -> Dataset:
     """The rows with a click, which the two towers learn from."""
     target, folder = job.target, Path(job.rows) / "clicks" / part
     workflow = nvt.Workflow(data.schema.column_names >> ops.Filter(f=lambda rows: rows[target] == 1))
-    workflow.fit_transform(data).to_parquet(output_path=str(folder))
-    return Dataset(str(folder / "*.parquet"), part_size=PART_SIZE)
+    return _written(workflow.fit_transform(data), folder)
+
+
+def _written(data: Dataset, folder: Path) -> Dataset:
+    """The data, kept in a folder; the schema that NVTabular puts there knows no texts, so it is not read again."""
+    data.to_parquet(output_path=str(folder))
+    return Dataset(str(folder / "*.parquet"), part_size=PART_SIZE, schema=data.schema)
 
 
 def _two_tower(job: Job, schema: Schema) -> mm.TwoTowerModelV2:
