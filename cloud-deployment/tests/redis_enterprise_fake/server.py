@@ -210,6 +210,7 @@ RULE = re.compile(
     r"resetchannels|resetkeys|allkeys|allchannels|clearselectors|~\S+|%R?W?~\S+|&\S+"
     r"|[+-]@[a-z]+|[+-][a-zA-Z.]+(\|[a-z-]+)?"
 )
+SELECTOR = re.compile(r"(?<!\S)\(([^()]+)\)(?!\S)")  # further rules of their own, since Redis 7.0
 
 
 def _checked(body: Any, fields: Mapping[str, Check], status: int, needed: tuple[str, ...] = ()) -> Json:
@@ -441,7 +442,8 @@ class Fake:
 
     def put_acl(self, uid: str | None, body: Any) -> Json:
         fields = _checked(body, ACL, 400, () if uid else ("name", "acl"))
-        wrong = [rule for rule in fields.get("acl", "").split() if not RULE.fullmatch(rule)]
+        rules = SELECTOR.sub(r"\1", fields.get("acl", "")).split()
+        wrong = [rule for rule in rules if not RULE.fullmatch(rule)]
         if wrong:
             raise Refused(400, "invalid_param", f"acl: {wrong[0]}")
         if "name" in fields:
