@@ -20,6 +20,7 @@ from redis_recsys.events import Consumer
 from redis_recsys.feast_repo import FeastGeneration
 from redis_recsys.history import History
 from redis_recsys.pipeline import Runner, stages_of
+from redis_recsys.popularity import Clicks
 from redis_recsys.store import deployments, features, vectors
 from redis_recsys.store.embedded import EmbeddedRedis
 from redis_recsys.store.events import publish, settled_within
@@ -67,11 +68,9 @@ def with_histories(bundle: Bundle, folder: Path, items: list[int]) -> Bundle:
             (aside / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(bundle.path / name, aside / name)
         starts = np.concatenate([[0, 0], np.arange(1, users + 1) * len(items)]).astype(np.int64)
-        counts = np.zeros(len(bundle.items), np.int64)
-        counts[bundle.popularity[0] - 1] = bundle.popularity[1]
-        write_tables(
-            aside, bundle.item_embeddings, counts, History(starts, np.tile(items, users).astype(np.int32)), users
-        )
+        history, nobody = History(starts, np.tile(items, users).astype(np.int32)), np.zeros(len(bundle.items), np.int64)
+        write_tables(aside, bundle.item_embeddings, Clicks(nobody), history, users)
+        shutil.copyfile(bundle.path / "popularity.parquet", aside / "popularity.parquet")
         finish(aside, bundle.schema, "test", {}, bundle.manifest.embedding_dim, users, len(bundle.items))
     return Bundle(folder)
 

@@ -290,7 +290,8 @@ def test_outputs_among_the_sources_are_not_read_as_data(recsys: Recsys, tmp_path
 
 
 def test_a_plot_replaces_nothing_but_a_picture_of_its_format(recsys: Recsys, tmp_path: Path, thesis: Path) -> None:
-    values = {"random": {"ndcg@10": 0.1, "recall@10": 0.1, "mrr": 0.1}}
+    metrics = ("ndcg@10", "recall@10", "mrr")
+    values = {"random": {name: 0.1 for each in metrics for name in (each, f"{each}_error")}}
     (tmp_path / "plot.png").write_text("a text of mine")
     (tmp_path / "folder.svg").mkdir()
     (tmp_path / "null.png").symlink_to("/dev/null")
@@ -302,14 +303,14 @@ def test_a_plot_replaces_nothing_but_a_picture_of_its_format(recsys: Recsys, tmp
         (tmp_path / "null.png", DataError, "is a folder or a device, not a file"),
     ):
         with pytest.raises(error, match=re.escape(reason)):
-            plots.metric_bars(values, path=path)
+            plots.metric_bars(values, 7, path=path)
         # the verb says so before it evaluates, for which there is nothing here
         assert reason in recsys("evaluate", "no bundle", "--plot", path).error()
     assert contents(tmp_path) == before
     (tmp_path / "plot.png").unlink()
-    plots.metric_bars(values, path=tmp_path / "plot.png")
+    plots.metric_bars(values, 7, path=tmp_path / "plot.png")
     first = (tmp_path / "plot.png").read_bytes()
-    plots.metric_bars(values, path=tmp_path / "plot.png")
+    plots.metric_bars(values, 7, path=tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes() == first
     assert first.startswith(b"\x89PNG")
 

@@ -33,7 +33,7 @@ from redis_recsys.store.users import Forgotten, forget
 
 ANN = "zebra-*[ann]?-Ω"
 RAW = ANN.encode()
-SMALL = BatchSettings(candidates=10, topk=5, block=16)
+SMALL = Settings(batch=BatchSettings(candidates=10, topk=5, block=16))
 
 
 @pytest.fixture(autouse=True)

@@ -75,7 +75,7 @@ def test_degraded_answers_are_as_long_as_asked_for(
         found = runner(ids(np.array([1])))
         assert found["degraded"].all()
         assert len(set(found["item_ids"][0].tolist()) - {-1}) == 200
-    (settings.deploy.models / three_hundred.bundle.fingerprint / "ranker.onnx").unlink()
+    (settings.deploy.models / deployments.read(client, "1").folder / "ranker.onnx").unlink()
     with running(settings) as runner:  # without the bundle, from Redis
         assert runner(ids(np.array([2])))["item_ids"].tolist() == found["item_ids"].tolist()
 
@@ -245,8 +245,8 @@ def test_without_the_bundle_nothing_is_shown_once_something_was_removed(
     trained: Trained, deployed: Deployed, client: redis.Redis
 ) -> None:
     settings = deployed(trained.bundle)
-    (settings.deploy.models / trained.bundle.fingerprint / "ranker.onnx").unlink()
     users, generation = ids(np.array([1])), deployments.live(client) or ""
+    (settings.deploy.models / deployments.read(client, generation).folder / "ranker.onnx").unlink()
     with running(settings) as runner:
         assert (runner(users)["item_ids"] > 0).all()
         vectors.remove(client, generation, int(trained.bundle.popularity.items[0]))

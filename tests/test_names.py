@@ -58,7 +58,7 @@ def test_names_make_no_difference_to_what_is_encoded(odd: Trained, tmp_path: Pat
 
 def test_feast_knows_features_of_any_name(client: redis.Redis, odd: Trained, tmp_path: Path) -> None:
     bundle = odd.bundle
-    feast = FeastGeneration(client, tmp_path, "7", bundle.schema, bundle.id_kinds)
+    feast = FeastGeneration(client, tmp_path, "7", "recsys_7", bundle.schema, bundle.id_kinds)
     feast.materialize(bundle)
     users, _ = next(bundle.users())
     for side, entities in (("user", users), ("item", bundle.items)):

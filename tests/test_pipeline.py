@@ -18,7 +18,7 @@ from redis_recsys.batch import score
 from redis_recsys.bundle import Bundle
 from redis_recsys.config import BatchSettings, OnlineSettings, RedisSettings, Settings, TritonSettings
 from redis_recsys.data.movielens import fetch
-from redis_recsys.dataset import Dataset
+from redis_recsys.dataset import PARTS, Dataset
 from redis_recsys.deploy import deploy
 from redis_recsys.errors import StoreError
 from redis_recsys.etl import encode
@@ -118,13 +118,13 @@ def test_users_of_whom_nothing_is_known_get_what_is_popular_now_less_what_they_h
     trained: Trained, deployed: Deployed, client: redis.Redis, how: dict[str, Any], partition: str
 ) -> None:
     settings = deployed(trained.bundle, {"partition": partition}, **how, temperature=0.5)
-    clicks = trained.dataset.rows("train").positives() + trained.dataset.rows("valid").positives()
+    clicks = trained.dataset.rows(*PARTS).positives()
     ever = np.bincount(clicks.item, minlength=trained.bundle.manifest.items + 1)
     edge = np.sort(clicks.time)[::-1][-(-len(clicks) // 10) - 1]
     recent = np.bincount(clicks.item[clicks.time >= edge], minlength=len(ever))
     number = trained.bundle.items.number_of
     second = int(trained.bundle.items.raw_ids[trained.bundle.popularity.items[1] - 1])
-    client.zadd(history.key(-3), {str(second): 1.0})
+    client.zadd(history.key(-3), {str(second): time.time() * 1000})
     users = {"user_id": np.array([[10**15], [-3], [1]])}
     found = answer(settings, users)
     assert not found["degraded"].any()

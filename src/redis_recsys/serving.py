@@ -62,7 +62,7 @@ def serving(settings: Settings, events: bool = True, wait: bool = False) -> Iter
                 live,
                 (settings.deploy.models / record.folder).absolute(),
             )
-        _check_rules(settings, record.fingerprint)
+        _check_rules(settings, record.folder)
         parts = models(settings, record.user_ids, record.item_ids)
         outward = {*OUTWARD, *(field.name for field in STATUS), *(EXPLAINING if settings.triton.explain else ())}
         environment = variables(reached(settings, client), SECTIONS)
@@ -74,14 +74,14 @@ def serving(settings: Settings, events: bool = True, wait: bool = False) -> Iter
         yield triton
 
 
-def _check_rules(settings: Settings, fingerprint: str) -> None:
+def _check_rules(settings: Settings, folder: str) -> None:
     """Say which values of the business rules no item of a deployed bundle has.
 
     Raises:
         ConfigError: the rules do not fit the bundle.
     """
     with suppress(BundleError, DataError):  # one that is not there or damaged is for the models to wait for
-        for warning in Rules.of(Bundle(settings.deploy.models / fingerprint, verify=False), settings.online).warnings:
+        for warning in Rules.of(Bundle(settings.deploy.models / folder, verify=False), settings.online).warnings:
             log.warning("%s", warning)
 
 

@@ -21,8 +21,8 @@ def _quick_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "RENEW_SECONDS", 0.1)
 
 
-def record(gen: str) -> DeploymentRecord:
-    return DeploymentRecord(gen, "4f2a", 128, 0.98, "int", "str", True, np.array([0.6, -0.8], np.float32))
+def record(gen: str, owner: str = "") -> DeploymentRecord:
+    return DeploymentRecord(gen, "4f2a", 128, 0.98, "int", "str", True, np.array([0.6, -0.8], np.float32), owner)
 
 
 def test_no_two_generations_share_a_name(client: redis.Redis) -> None:
@@ -77,10 +77,12 @@ def test_a_writer_can_ask_whether_it_still_has_the_lock(client: redis.Redis) -> 
 
 def test_a_record_is_read_as_it_was_written(client: redis.Redis) -> None:
     with DeploymentWriter.begin(client, "4f2a", 60) as writer:
-        written = record(writer.generation)
+        written = record(writer.generation, writer.owner)
         writer.announce(written)
         found = deployments.read(client, writer.generation)
         writer.switch()
+    assert found.owner
+    assert (found.folder, found.project) == (writer.folder, writer.project)
     np.testing.assert_array_equal(found.average_user, written.average_user)
     assert {**vars(found), "average_user": 0} == {**vars(written), "average_user": 0}
 
@@ -114,9 +116,10 @@ def test_a_deployment_that_does_not_go_live_is_removed_at_once(client: redis.Red
     with DeploymentWriter.begin(client, "4f2a", 60) as writer:
         gen = writer.generation
         client.set(f"features:{gen}:user:{{1}}", "row")
-        client.hset(b"\x01\0\0\0\x02\0\0\0\x04\0\0\0user...recsys_" + gen.encode(), "field", "value")
+        for project in (writer.project, f"recsys_{gen}"):  # and as an earlier version named it
+            client.hset(b"\x01\0\0\0\x02\0\0\0\x04\0\0\0user..." + project.encode(), "field", "value")
         writer.announce(record(gen))
-    assert set(client.keys("*")) == {b"recs:counter", b"deploy:folders"}
+    assert set(client.keys("*")) == {b"recs:counter", b"deploy:folders", b"deploy:id"}  # the files may still be there
 
 
 def test_generations_whose_names_end_alike_are_kept_apart(client: redis.Redis) -> None:
