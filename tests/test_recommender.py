@@ -107,7 +107,10 @@ def test_an_evaluation_gives_the_figures_that_tables_up_to_the_test_give(variant
     expected = evaluate(dataset, [before], (5, 10), before.predict)
     assert found.retrieval == expected.retrieval
     assert found.warm == expected.warm
+    curve, wanted = found.ranker.pop("calibration"), expected.ranker.pop("calibration")
     assert found.ranker == {name: pytest.approx(value, abs=1e-6) for name, value in expected.ranker.items()}
+    assert curve.rows == wanted.rows
+    assert curve.predicted == pytest.approx(wanted.predicted, abs=1e-6)
     leaking = FromTables(variant.bundle)  # the histories for production hold the very items that are to be found
     assert evaluate(dataset, [leaking], (5, 10)).retrieval[both.name]["hit_rate@10"] == 0
     assert found.retrieval[both.name]["hit_rate@10"] > 0

@@ -119,11 +119,11 @@ def _locked(place: Path, wait: bool) -> Iterator[None]:
             if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
                 break
         except BlockingIOError:
-            process = os.pread(descriptor, 20, 0).decode() or "another one"
+            process = os.pread(descriptor, 20, 0).decode()
             os.close(descriptor)
+            who = f" (process {process})" if process else ""  # one that has just begun has not written its number yet
             raise DataError(
-                f"{place} is being written by another run (process {process}): wait until it ends, or choose another "
-                "folder"
+                f"{place} is being written by another run{who}: wait until it ends, or choose another folder"
             ) from None
         except BaseException:
             os.close(descriptor)
