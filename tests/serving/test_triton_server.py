@@ -133,6 +133,14 @@ def test_one_folder_has_one_server(triton: tuple[EmbeddedTriton, TritonSettings]
     assert answers(server)
 
 
+def test_what_python_compiled_of_the_backend_is_no_obstacle_to_the_next_start(tmp_path: Path) -> None:
+    compiled = tmp_path / "backends" / "python" / "__pycache__"
+    compiled.mkdir(parents=True)
+    (compiled / "triton_python_backend_utils.cpython-311.pyc").touch()
+    with triton_of(settings_in(tmp_path), WHOLE) as server:
+        assert infer(server, [5])["rows"].tolist() == [[1]]
+
+
 def test_backends_of_somebody_elses_triton_stay(tmp_path: Path) -> None:
     theirs = tmp_path / "backends" / "python" / "libtriton_python.so"
     theirs.parent.mkdir(parents=True)

@@ -226,7 +226,8 @@ class EmbeddedTriton:
         self._triton = Path(found["triton"])
         stub = self._triton / "python_backend_stubs" / found["python"] / "triton_python_backend_stub"
         backend = self.folder / BACKENDS / "python"
-        if any(not path.is_symlink() for path in backend.glob("*")):  # of somebody's own Triton
+        # links of ours and what Python has compiled of them; anything else is of somebody's own Triton
+        if any(not path.is_symlink() and path.name != "__pycache__" for path in backend.glob("*")):
             raise ServingError(f"{backend} is not this project's: set RECSYS_TRITON_REPOSITORY to another folder")
         shutil.rmtree(backend, ignore_errors=True)
         backend.mkdir(parents=True)
