@@ -6,7 +6,6 @@ writes what is ready to Redis. Only a few blocks exist at a time, so memory does
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -27,8 +26,6 @@ from .recommender import Recommender, Scored
 from .rules import Rules
 from .store.forgotten import BundleUsers
 from .store.recommendations import GenerationWriter
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,8 +58,7 @@ def batch(bundle: Bundle, client: redis.Redis, settings: Settings) -> BatchRepor
     """
     started = time.perf_counter()
     rules, how = Rules.of(bundle, settings.online), settings.batch
-    for warning in rules.warnings:
-        log.warning("%s", warning)
+    rules.warn()
     raw_items = bundle.items.raw_ids
     with GenerationWriter.begin(client, _fingerprint(bundle, settings), how.grace) as writer:
         writer.done -= writer.done % how.block  # a block that was cut in the middle is scored and written again

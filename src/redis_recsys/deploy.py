@@ -6,7 +6,6 @@ removes what was written. Users are read in blocks, so memory does not grow with
 
 from __future__ import annotations
 
-import logging
 import shutil
 import time
 from collections.abc import Iterator
@@ -41,8 +40,6 @@ QUERIES = 500  # users whose neighbours are looked up to measure recall
 NEIGHBOURS = 100  # of which recall is measured, unless requests ask for more
 PRELOAD_SECONDS = 2.0  # that running servers have to load a deployment before it goes live
 SETTLE_SECONDS = 0.1  # until consumers of events have noticed a deployment, where no server runs yet
-
-log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -100,8 +97,7 @@ def deploy(bundle: Bundle, client: redis.Redis, settings: Settings) -> DeployRep
         report = DeployReport(writer.generation, bundle.fingerprint, writer.folder, *counts)
         with report.step("copy"):
             bundle = _copied(bundle, settings.deploy.models / writer.folder)
-        for warning in Rules.of(bundle, settings.online).warnings:
-            log.warning("%s", warning)
+        Rules.of(bundle, settings.online).warn()
         people = BundleUsers(client, bundle.made, lambda user: remove_all(client, user))
         _write(bundle, client, settings, writer, report, people)
         with report.step("switch"):

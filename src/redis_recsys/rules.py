@@ -6,6 +6,7 @@ list's length for the models, one that no training row has, all count.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -22,6 +23,8 @@ from .schema import Column
 LOOKED_THROUGH = 50_000  # values of a column that a mistyped one is compared with
 ALIKE = 0.75  # from which similarity on it may have been meant
 BOOLEANS = {"true": "1", "false": "0"}  # as numbers, which columns of truth values become in parquet
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,11 @@ class Rules:
                 f"settings online.allow and online.deny leave none of the {bundle.manifest.items:,} items{because}"
             )
         return cls(allowed, tuple(warnings))
+
+    def warn(self) -> None:
+        """Log the warnings."""
+        for warning in self.warnings:
+            log.warning("%s", warning)
 
 
 def _values(bundle: Bundle, rule: str, name: str) -> pa.ChunkedArray:

@@ -81,8 +81,7 @@ def _check_rules(settings: Settings, folder: str) -> None:
         ConfigError: the rules do not fit the bundle.
     """
     with suppress(BundleError, DataError):  # one that is not there or damaged is for the models to wait for
-        for warning in Rules.of(Bundle(settings.deploy.models / folder, verify=False), settings.online).warnings:
-            log.warning("%s", warning)
+        Rules.of(Bundle(settings.deploy.models / folder, verify=False), settings.online).warn()
 
 
 def reached(settings: Settings, client: redis.Redis) -> Settings:
