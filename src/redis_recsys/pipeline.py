@@ -366,7 +366,8 @@ class Runner:
             usable = self._live.stages is not None and deployments.exists(self._patient, self._live.generation)
             if loaded.stages is not None or not usable:
                 self._live = loaded
-        self._catch_up(self._live)
+            else:  # the one before goes on serving
+                self._catch_up(self._live)
 
     def _catch_up(self, loaded: _Loaded) -> None:
         """Take over what was put into the vectors and removed since the last look."""
