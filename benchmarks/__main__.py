@@ -14,8 +14,8 @@ import matplotlib.pyplot as plt
 from benchmarks import batch, etl, models
 from benchmarks.measure import FOLDER, machine
 from benchmarks.report import into_readme, markdown
-from redis_recsys.plots import metric_bars
-from redis_recsys.recommender import OURS
+from redis_recsys.evaluation.plots import metric_bars
+from redis_recsys.offline.recommender import OURS
 
 RESULTS = Path("benchmarks/results.json")
 

@@ -15,13 +15,13 @@ import numpy as np
 import redis
 
 from benchmarks.measure import FOLDER, in_child, matmul_rate
-from redis_recsys.batch import batch, score
-from redis_recsys.bundle import Bundle
+from redis_recsys.bundle.bundle import Bundle
+from redis_recsys.bundle.models import Ranker, Tower
 from redis_recsys.config import BatchSettings, RedisSettings, Settings, TrainSettings
-from redis_recsys.entities import Entities
-from redis_recsys.inference import Ranker, Tower
-from redis_recsys.popularity import Clicks
-from redis_recsys.schema import Column, Schema, Side
+from redis_recsys.dataset.entities import Entities
+from redis_recsys.dataset.popularity import Clicks
+from redis_recsys.dataset.schema import Column, Schema, Side
+from redis_recsys.offline.batch import batch, score
 from redis_recsys.store.connection import connect
 
 USER_VOCABULARY = 100_000
@@ -32,12 +32,12 @@ SEEN = 30
 
 def make_bundle(path: Path, users: int, items: int) -> Path:
     """A bundle with untrained models, unless ``path`` already has it."""
-    from redis_recsys.bundle import finish, write_tables, writing_bundle
-    from redis_recsys.entities import write_entities
-    from redis_recsys.history import History
-    from redis_recsys.trainers.torch.dlrm import DLRM
+    from redis_recsys.bundle.bundle import finish, write_tables, writing_bundle
+    from redis_recsys.dataset.entities import write_entities
+    from redis_recsys.dataset.user_history import History
     from redis_recsys.trainers.torch.export import export_ranker, export_towers
-    from redis_recsys.trainers.torch.features import Table
+    from redis_recsys.trainers.torch.inputs import Table
+    from redis_recsys.trainers.torch.ranker import DLRM
     from redis_recsys.trainers.torch.two_tower import TwoTower
 
     if path.exists():

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from benchmarks.measure import machine
-from redis_recsys.parameter_server.cache import Cache, HostCache
-from redis_recsys.parameter_server.device_cache import DeviceCache
+from redis_recsys.parameter_server.tiers.device_cache import DeviceCache
+from redis_recsys.parameter_server.tiers.host_cache import Cache, HostCache
 
 DIM = 128
 RATES = (1.0, 0.9)

@@ -25,15 +25,15 @@ from benchmarks import load
 from benchmarks.measure import in_child
 from benchmarks.tiers import BLOCK, DIM, SLOTS, draw
 from redis_recsys.config import LookupSettings, RedisSettings, Settings, TritonSettings
-from redis_recsys.data.criteo_synthetic import PUBLIC_SIZES, scaled
-from redis_recsys.dlrm.client import DlrmClient
+from redis_recsys.data.criteo.generate import PUBLIC_SIZES, scaled
 from redis_recsys.dlrm.configure import INPUTS, MODEL, OUTPUT, TABLE, Place, configure
-from redis_recsys.dlrm.serving import SECTIONS, serving, write_models
+from redis_recsys.dlrm.dlrm_client import DlrmClient
+from redis_recsys.dlrm.dlrm_serving import SECTIONS, serving, write_models
+from redis_recsys.embedded.redis_cluster import EmbeddedCluster
+from redis_recsys.embedded.triton_server import EmbeddedTriton
 from redis_recsys.hugectr import DENSE, NETWORK, SPARSE, dense, network, sparse
 from redis_recsys.hugectr.network import Dlrm
-from redis_recsys.serving import variables
-from redis_recsys.store.cluster import EmbeddedCluster
-from redis_recsys.triton.server import EmbeddedTriton
+from redis_recsys.online.serving import variables
 
 FEATURES, BOTTOM, TOP = 13, (512, 256, DIM), (1024, 1024, 512, 256, 1)  # the public shape
 TIERS, MEMORY = "tiers", "memory"

@@ -16,8 +16,8 @@ import typer
 from benchmarks.measure import FOLDER, machine
 from benchmarks.report import markdown
 from redis_recsys.config import DlrmSettings
-from redis_recsys.data.criteo import CriteoDataset
-from redis_recsys.data.criteo_synthetic import generate
+from redis_recsys.data.criteo.dataset import CriteoDataset
+from redis_recsys.data.criteo.generate import generate
 from redis_recsys.trainers.torchrec.launch import train
 
 PROCESSES = (1, 2)

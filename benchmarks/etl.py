@@ -47,8 +47,8 @@ def measure(rows: int = 10_000_000, runs: int = 3, by: str = "time") -> dict[str
 
 
 def _encode(raw: Path, target: Path, by: str) -> dict[str, Any]:
-    from redis_recsys.etl import encode
-    from redis_recsys.split import Split
+    from redis_recsys.dataset.encode import encode
+    from redis_recsys.dataset.split import Split
 
     started = time.perf_counter()
     encode(raw, target, Split.model_validate({"by": by}))

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from redis_recsys.dlrm.model import DlrmModel
+from redis_recsys.dlrm import dlrm_model as dlrm
+from redis_recsys.dlrm.inference import DlrmModel
 from redis_recsys.hugectr.sparse import SparseModel
-from redis_recsys.parameter_server.config import Config, read
+from redis_recsys.parameter_server.ps_json import Config, read
 from redis_recsys.parameter_server.server import ParameterServer
-from redis_recsys.triton import dlrm
 
 
 class Rows(ParameterServer):

@@ -16,9 +16,9 @@ import numpy as np
 
 from benchmarks.tiers import FULL, KEYS, SHAPE, SLOTS, Ours, alternated, draw, hit_rate, into_rocksdb, rates, read_files
 from redis_recsys.dlrm.configure import TABLE, Place, ps_json
-from redis_recsys.parameter_server.config import Config, PersistentDatabase
-from redis_recsys.parameter_server.persistent import PersistentTier
+from redis_recsys.parameter_server.ps_json import Config, PersistentDatabase
 from redis_recsys.parameter_server.server import ParameterServer
+from redis_recsys.parameter_server.tiers.rocksdb_tier import PersistentTier
 
 BATCH = 64
 ROUND = 20  # lookups between two looks at the clock

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from redis_recsys.machine import cores
+from redis_recsys.utils.machine import cores
 
 FOLDER = Path("data/bench")
 

@@ -23,11 +23,11 @@ from benchmarks.measure import FOLDER, in_child, machine
 from benchmarks.report import into_readme, markdown
 from redis_recsys.config import MerlinSettings, Settings, TrainSettings
 from redis_recsys.data.synthetic import generate
-from redis_recsys.dataset import Dataset
-from redis_recsys.etl import encode
-from redis_recsys.evaluate import evaluate
-from redis_recsys.recommender import Everyone
-from redis_recsys.split import Split
+from redis_recsys.dataset.encode import encode
+from redis_recsys.dataset.interactions import Dataset
+from redis_recsys.dataset.split import Split
+from redis_recsys.evaluation.evaluate import evaluate
+from redis_recsys.offline.recommender import Everyone
 
 RESULTS = Path("benchmarks/results-merlin.json")
 NOTEBOOK_EPOCHS = 3  # of the notebook's DLRM; its towers get 2
@@ -103,7 +103,7 @@ def _speed(curves: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
 
 def _quality(dataset: Dataset, path: Path) -> dict[str, Any]:
-    from redis_recsys.bundle import Bundle
+    from redis_recsys.bundle.bundle import Bundle
 
     bundle = Bundle(path)
     both = Everyone(bundle, dataset)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.measure import FOLDER, in_child
 
 if TYPE_CHECKING:
-    from redis_recsys.evaluate import Report
+    from redis_recsys.evaluation.evaluate import Report
 
 
 def synthetic(rows: int = 1_000_000) -> dict[str, Any]:
@@ -23,15 +23,15 @@ def movielens() -> dict[str, Any]:
 
 
 def _synthetic(rows: int) -> dict[str, Any]:
-    from redis_recsys.baselines import fit_baselines
     from redis_recsys.config import Settings
     from redis_recsys.data.synthetic import generate
-    from redis_recsys.dataset import Dataset
-    from redis_recsys.etl import encode
-    from redis_recsys.evaluate import evaluate
-    from redis_recsys.recommender import Everyone
-    from redis_recsys.split import Split
-    from redis_recsys.trainers import train
+    from redis_recsys.dataset.encode import encode
+    from redis_recsys.dataset.interactions import Dataset
+    from redis_recsys.dataset.split import Split
+    from redis_recsys.evaluation.baselines import fit_baselines
+    from redis_recsys.evaluation.evaluate import evaluate
+    from redis_recsys.offline.recommender import Everyone
+    from redis_recsys.trainers.training import train
 
     raw, home = FOLDER / f"synthetic-{rows}", FOLDER / f"models-{rows}"
     if not raw.exists():
@@ -57,7 +57,7 @@ def _synthetic(rows: int) -> dict[str, Any]:
 
 def _movielens() -> dict[str, Any]:
     from redis_recsys.config import RedisSettings, load_settings
-    from redis_recsys.demo import offline
+    from redis_recsys.demos.movielens_demo import offline
 
     settings = load_settings()
     settings.redis = RedisSettings(folder=Path(FOLDER / "redis"))
@@ -68,7 +68,7 @@ def _movielens() -> dict[str, Any]:
 
 def comparisons(report: Report) -> list[str]:
     """What the ranker changes, and how the better of our two recommenders compares with the best baseline."""
-    from redis_recsys.recommender import OURS
+    from redis_recsys.offline.recommender import OURS
 
     def ndcg(name: str) -> float:
         return report.retrieval[name]["ndcg@10"]

@@ -32,17 +32,17 @@ from benchmarks.batch import make_bundle
 from benchmarks.load import Load, order, run
 from benchmarks.measure import FOLDER, in_child, machine
 from benchmarks.report import into_readme, markdown
-from redis_recsys import pipeline
-from redis_recsys.bundle import Bundle
+from redis_recsys.bundle.bundle import Bundle
 from redis_recsys.config import DeploySettings, OnlineSettings, RedisSettings, Settings, TritonSettings
-from redis_recsys.deploy import deploy
+from redis_recsys.embedded.redis_server import EmbeddedRedis
+from redis_recsys.embedded.triton_server import EmbeddedTriton
 from redis_recsys.errors import ServingError
-from redis_recsys.plots import COLORS, styled
-from redis_recsys.serving import serving
+from redis_recsys.evaluation.plots import COLORS, styled
+from redis_recsys.online import pipeline
+from redis_recsys.online.deploy import deploy
+from redis_recsys.online.serving import serving
 from redis_recsys.store.connection import connect
-from redis_recsys.store.embedded import EmbeddedRedis
 from redis_recsys.triton.perf_analyzer import perf_analyzer
-from redis_recsys.triton.server import EmbeddedTriton
 
 RESULTS = Path("benchmarks/results-online.json")
 PLOT = Path("assets/online-speed.png")

@@ -21,8 +21,8 @@ from benchmarks import dlrm_load, large_table, tiers
 from benchmarks.measure import FOLDER, in_child, machine
 from benchmarks.report import into_readme
 from benchmarks.tables_report import SERVING_PLOT, SPEED_PLOT, serving_plot, speed_plot, tables
+from redis_recsys.embedded.redis_cluster import EmbeddedCluster
 from redis_recsys.parameter_server.nodes import Access
-from redis_recsys.store.cluster import EmbeddedCluster
 
 RESULTS = Path("benchmarks/results-tables.json")
 OTHERS = {  # measured elsewhere, shown if they are there

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.report import markdown
-from redis_recsys.plots import COLORS, INK, styled
+from redis_recsys.evaluation.plots import COLORS, INK, styled
 
 SPEED_PLOT, SERVING_PLOT = Path("assets/tables-speed.png"), Path("assets/dlrm-serving.png")
 BARE = "bare HMGET"

@@ -21,12 +21,12 @@ import redis
 
 from redis_recsys.dlrm.configure import EMBEDDING, MODEL, TABLE, Place, ps_json
 from redis_recsys.hugectr.network import Dlrm
-from redis_recsys.parameter_server.cache import HostCache
-from redis_recsys.parameter_server.config import Config
 from redis_recsys.parameter_server.layout import ROWS, as_bytes, full_name, partitions, redis_key
 from redis_recsys.parameter_server.nodes import Access, Nodes
-from redis_recsys.parameter_server.persistent import PersistentTier
+from redis_recsys.parameter_server.ps_json import Config
 from redis_recsys.parameter_server.server import Counts, ParameterServer
+from redis_recsys.parameter_server.tiers.host_cache import HostCache
+from redis_recsys.parameter_server.tiers.rocksdb_tier import PersistentTier
 
 Tier = Literal["cache", "redis", "rocksdb", "all"]
 TIERS: tuple[Tier, ...] = ("cache", "redis", "rocksdb", "all")

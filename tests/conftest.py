@@ -19,10 +19,10 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from redis_recsys import cli
-from redis_recsys.bundle import Bundle
+from redis_recsys.bundle.bundle import Bundle
 from redis_recsys.config import OnlineSettings, RedisSettings, Settings, TritonSettings
-from redis_recsys.deploy import deploy
-from redis_recsys.store.embedded import EmbeddedRedis
+from redis_recsys.embedded.redis_server import EmbeddedRedis
+from redis_recsys.online.deploy import deploy
 
 
 @pytest.fixture(autouse=True)

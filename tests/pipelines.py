@@ -11,7 +11,7 @@ import numpy as np
 import redis
 
 from redis_recsys.config import Settings
-from redis_recsys.pipeline import Runner, models, stages_of
+from redis_recsys.online.pipeline import Runner, models, stages_of
 from redis_recsys.store import deployments
 
 K = 10

@@ -13,15 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from redis_recsys.bundle import Bundle
+from redis_recsys.bundle.bundle import Bundle
+from redis_recsys.bundle.models import Ranker, Tower
 from redis_recsys.config import MerlinSettings, Settings, TrainSettings
-from redis_recsys.dataset import Dataset
-from redis_recsys.entities import Entities
-from redis_recsys.etl import encode
-from redis_recsys.history import History
-from redis_recsys.inference import Ranker, Tower
-from redis_recsys.schema import Column, Schema
-from redis_recsys.split import Split
+from redis_recsys.dataset.encode import encode
+from redis_recsys.dataset.entities import Entities
+from redis_recsys.dataset.interactions import Dataset
+from redis_recsys.dataset.schema import Column, Schema
+from redis_recsys.dataset.split import Split
+from redis_recsys.dataset.user_history import History
 
 GROUPS = 4
 MERLIN_ENVIRONMENT = Path(__file__).parents[1] / ".venv-merlin"
@@ -156,7 +156,7 @@ def trained_on(dataset: Dataset, target: Path, **settings: Any) -> Trained:
 
 def trained_by_merlin(dataset: Dataset, folder: Path) -> Trained:
     """Train a small bundle in the Merlin environment, and keep what Merlin exported."""
-    from redis_recsys.trainers import train
+    from redis_recsys.trainers.training import train
 
     settings = Settings(
         train=TrainSettings(trainer="merlin", epochs=25, patience=25, embedding_dim=16),

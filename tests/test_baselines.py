@@ -7,11 +7,11 @@ import warnings
 import numpy as np
 import pytest
 
-from redis_recsys.baselines import ALS, BPR, ItemKNN, Popularity, RecentPopularity
-from redis_recsys.dataset import Rows
+from redis_recsys.dataset.interactions import Rows
+from redis_recsys.dataset.popularity import Clicks
+from redis_recsys.dataset.user_history import History
 from redis_recsys.errors import TrainingError
-from redis_recsys.history import History
-from redis_recsys.popularity import Clicks
+from redis_recsys.evaluation.baselines import ALS, BPR, ItemKNN, Popularity, RecentPopularity
 
 BASELINES = (Popularity, RecentPopularity, ItemKNN, ALS, BPR)
 USERS, ITEMS = 60, 40

@@ -14,10 +14,10 @@ import redis
 from planted import Trained, one_by_one
 from scipy.stats import chisquare
 
-from redis_recsys import batch as module
-from redis_recsys.batch import BatchReport, batch, score
-from redis_recsys.bundle import Bundle
+from redis_recsys.bundle.bundle import Bundle
 from redis_recsys.config import BatchSettings, Settings
+from redis_recsys.offline import batch as module
+from redis_recsys.offline.batch import BatchReport, batch, score
 from redis_recsys.store import recommendations
 from redis_recsys.store.recommendations import GenerationWriter, get, get_many
 

@@ -12,15 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 from planted import Trained
 
-from redis_recsys import entities
-from redis_recsys.bundle import Bundle, finish, write_tables, writing_bundle
-from redis_recsys.dataset import PARTS, Rows
-from redis_recsys.entities import Entities, read_entities, write_entities
+from redis_recsys.bundle.bundle import Bundle, finish, write_tables, writing_bundle
+from redis_recsys.bundle.models import Ranker, Tower
+from redis_recsys.dataset import entities
+from redis_recsys.dataset.entities import Entities, read_entities, write_entities
+from redis_recsys.dataset.interactions import PARTS, Rows
+from redis_recsys.dataset.popularity import Clicks
+from redis_recsys.dataset.schema import Column, Schema
+from redis_recsys.dataset.user_history import History
 from redis_recsys.errors import BundleError
-from redis_recsys.history import History
-from redis_recsys.inference import Ranker, Tower
-from redis_recsys.popularity import Clicks
-from redis_recsys.schema import Column, Schema
 
 FILES = (
     "schema.yaml",
@@ -138,7 +138,7 @@ def test_onnx_equals_torch_on_every_user_and_item(torch_variant: Trained) -> Non
 def test_the_onnx_ranker_equals_torch_on_every_pair(torch_variant: Trained) -> None:
     import torch
 
-    from redis_recsys.trainers.torch.features import Batch, Packed
+    from redis_recsys.trainers.torch.inputs import Batch, Packed
 
     bundle, items = torch_variant.bundle, torch_variant.bundle.items
     users = read_entities(bundle.path / "user_features.parquet", bundle.schema, "user")
@@ -209,7 +209,7 @@ def test_users_come_in_blocks_of_any_size_across_row_groups(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
     monkeypatch.setattr(entities, "ROW_GROUP", 16)
-    monkeypatch.setattr("redis_recsys.bundle.ROW_GROUP", 16)
+    monkeypatch.setattr("redis_recsys.bundle.bundle.ROW_GROUP", 16)
     write(tmp_path / "bundle", users=100)
     blocks = list(Bundle(tmp_path / "bundle").users(block))
     assert {len(users) for users, _ in blocks[:-1]} <= {block}

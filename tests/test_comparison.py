@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
-from redis_recsys.comparison import compare
+from redis_recsys.evaluation.comparison import compare
 
 BEFORE = np.array([0.5, 0.2, 0.9, 0.4])
 

@@ -14,9 +14,9 @@ import pytest
 from planted import Outcome
 from test_cli import Recsys, good
 
-from redis_recsys import machine
-from redis_recsys.machine import memory
-from redis_recsys.store.embedded import EmbeddedRedis
+from redis_recsys.embedded.redis_server import EmbeddedRedis
+from redis_recsys.utils import machine
+from redis_recsys.utils.machine import memory
 
 START = Path(__file__).parents[1] / "docker" / "start-jupyter.sh"
 GIB = 1 << 30

@@ -16,21 +16,21 @@ import pytest
 import redis
 from planted import Outcome, Trained
 
-from redis_recsys import deploy as module
-from redis_recsys.bundle import Bundle, finish, write_tables, writing_bundle
+from redis_recsys.bundle.bundle import Bundle, finish, write_tables, writing_bundle
+from redis_recsys.bundle.models import Tower
 from redis_recsys.config import Settings
-from redis_recsys.deploy import deploy
-from redis_recsys.entities import Entities, write_entities
+from redis_recsys.dataset.entities import Entities, write_entities
+from redis_recsys.dataset.popularity import Clicks
+from redis_recsys.dataset.schema import Side
+from redis_recsys.dataset.user_history import History
+from redis_recsys.embedded.redis_server import EmbeddedRedis
 from redis_recsys.errors import BundleError, DataError, StoreError
-from redis_recsys.events import Consumer
-from redis_recsys.feast_repo import FeastGeneration
-from redis_recsys.history import History
-from redis_recsys.inference import Tower
-from redis_recsys.popularity import Clicks
-from redis_recsys.schema import Side
+from redis_recsys.online import deploy as module
+from redis_recsys.online.consumer import Consumer
+from redis_recsys.online.deploy import deploy
+from redis_recsys.online.feature_store import FeastGeneration
 from redis_recsys.store import deployments, features, history, lock, popular, vectors
 from redis_recsys.store.deployments import DeploymentWriter
-from redis_recsys.store.embedded import EmbeddedRedis
 from redis_recsys.store.events import publish, settled
 
 ClientOf = Callable[[EmbeddedRedis], redis.Redis]

@@ -12,17 +12,17 @@ import pytest
 import redis
 from planted import Trained
 
-from redis_recsys import deploy as module
-from redis_recsys.bundle import Bundle, finish, write_tables, writing_bundle
+from redis_recsys.bundle.bundle import Bundle, finish, write_tables, writing_bundle
 from redis_recsys.config import OnlineSettings, RedisSettings, Settings
-from redis_recsys.deploy import deploy
-from redis_recsys.events import Consumer
-from redis_recsys.feast_repo import FeastGeneration
-from redis_recsys.history import History
-from redis_recsys.pipeline import Runner, stages_of
-from redis_recsys.popularity import Clicks
+from redis_recsys.dataset.popularity import Clicks
+from redis_recsys.dataset.user_history import History
+from redis_recsys.embedded.redis_server import EmbeddedRedis
+from redis_recsys.online import deploy as module
+from redis_recsys.online.consumer import Consumer
+from redis_recsys.online.deploy import deploy
+from redis_recsys.online.feature_store import FeastGeneration
+from redis_recsys.online.pipeline import Runner, stages_of
 from redis_recsys.store import deployments, features, vectors
-from redis_recsys.store.embedded import EmbeddedRedis
 from redis_recsys.store.events import publish, settled_within
 
 THEN = 1_700_000_000_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from redis_recsys.entities import Entities, Numbers
+from redis_recsys.dataset.entities import Entities, Numbers
 
 
 def table(raw_ids: np.ndarray) -> Entities:

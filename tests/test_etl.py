@@ -14,11 +14,11 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from redis_recsys.dataset import Dataset, Part
+from redis_recsys.dataset.encode import encode
+from redis_recsys.dataset.interactions import Dataset, Part
+from redis_recsys.dataset.schema import Column, Schema
+from redis_recsys.dataset.split import Split
 from redis_recsys.errors import DataError, RecsysError, SchemaError
-from redis_recsys.etl import encode
-from redis_recsys.schema import Column, Schema
-from redis_recsys.split import Split
 
 USER = Column(name="user", side="user", kind="categorical", role="id")
 ITEM = Column(name="item", side="item", kind="categorical", role="id")
@@ -397,7 +397,7 @@ def test_many_batches_give_the_same_rows_as_one(tmp_path: Path, monkeypatch: pyt
             "time": random.permutation(5000),
         }
     )
-    monkeypatch.setattr("redis_recsys.etl.BATCH", 700)
+    monkeypatch.setattr("redis_recsys.dataset.encode.BATCH", 700)
     dataset = encoded(tmp_path, rows, files=7)
     assert len(list((dataset.path / "train").iterdir())) > 1
     for part, expected in (
@@ -652,7 +652,7 @@ def test_an_interruption_leaves_the_previous_dataset(tmp_path: Path, monkeypatch
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("redis_recsys.etl.encode_entities", interrupted)
+    monkeypatch.setattr("redis_recsys.dataset.encode.encode_entities", interrupted)
     with pytest.raises(KeyboardInterrupt):
         encode(tmp_path / "raw", tmp_path / "dataset", THIRDS)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "raw"]

@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from redis_recsys.baselines import fit_baselines
-from redis_recsys.dataset import DATASET_VERSION, Dataset, Rows
-from redis_recsys.entities import Entities, write_entities
+from redis_recsys.dataset.entities import Entities, write_entities
+from redis_recsys.dataset.interactions import DATASET_VERSION, Dataset, Rows
+from redis_recsys.dataset.schema import Column, Schema
 from redis_recsys.errors import DataError
-from redis_recsys.evaluate import NEGATIVES, evaluate, evaluate_ranker
-from redis_recsys.schema import Column, Schema
+from redis_recsys.evaluation.baselines import fit_baselines
+from redis_recsys.evaluation.evaluate import NEGATIVES, evaluate, evaluate_ranker
 
 USERS, ITEMS = 4, 6
 # (user, item, target, oracle)

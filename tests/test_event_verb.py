@@ -12,11 +12,11 @@ import pytest
 import redis
 from planted import Outcome
 
-from redis_recsys import events as consuming
 from redis_recsys.cli import online
 from redis_recsys.config import Settings
-from redis_recsys.events import Consumer
-from redis_recsys.store.embedded import EmbeddedRedis
+from redis_recsys.embedded.redis_server import EmbeddedRedis
+from redis_recsys.online import consumer as consuming
+from redis_recsys.online.consumer import Consumer
 
 README = Path(__file__).parents[1] / "multi-stage" / "README.md"
 Verb = Callable[..., Outcome]

@@ -21,17 +21,17 @@ import pytest
 import redis
 from planted import Outcome, Trained
 
-from redis_recsys import events as consuming
-from redis_recsys.bundle import Bundle
+from redis_recsys.bundle.bundle import Bundle
 from redis_recsys.cli import online
 from redis_recsys.config import Settings
+from redis_recsys.embedded.redis_binary import find_redis_server
+from redis_recsys.embedded.redis_server import EmbeddedRedis
 from redis_recsys.errors import StoreError
-from redis_recsys.events import Consumer
-from redis_recsys.feast_repo import FeastGeneration
+from redis_recsys.online import consumer as consuming
+from redis_recsys.online.consumer import Consumer
+from redis_recsys.online.feature_store import FeastGeneration
 from redis_recsys.store import deployments, events, features
-from redis_recsys.store.binary import find_redis_server
 from redis_recsys.store.deployments import DeploymentRecord, DeploymentWriter
-from redis_recsys.store.embedded import EmbeddedRedis
 from redis_recsys.store.events import Group, publish, settled
 
 ClientOf = Callable[[EmbeddedRedis], redis.Redis]

@@ -14,16 +14,16 @@ import pytest
 import redis
 from planted import GROUPS, MERLIN_ENVIRONMENT, Outcome, planted, planted_dataset, trained_on
 
-from redis_recsys.bundle import Bundle
+from redis_recsys.bundle.bundle import Bundle
+from redis_recsys.bundle.models import Tower
 from redis_recsys.config import Settings, TrainSettings, load_settings
 from redis_recsys.data.tabular import read
-from redis_recsys.dataset import PARTS, Dataset
+from redis_recsys.dataset.encode import encode
+from redis_recsys.dataset.interactions import PARTS, Dataset
+from redis_recsys.dataset.split import Split
 from redis_recsys.errors import DataError
-from redis_recsys.etl import encode
-from redis_recsys.inference import Tower
-from redis_recsys.pipeline import Runner, stages_of
-from redis_recsys.split import Split
-from redis_recsys.trainers import train
+from redis_recsys.online.pipeline import Runner, stages_of
+from redis_recsys.trainers.training import train
 
 Recsys = Callable[..., Outcome]
 

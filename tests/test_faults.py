@@ -475,7 +475,7 @@ def many_users(bundle: Path, target: Path, times: int) -> Path:
 
 
 def describe(path: Path) -> dict[str, object]:
-    from redis_recsys.files import sha256
+    from redis_recsys.utils.files import sha256
 
     return {"bytes": path.stat().st_size, "sha256": sha256(path)}
 

@@ -18,14 +18,14 @@ from feast import FeatureStore
 from feast.infra.online_stores.redis import RedisOnlineStore
 from planted import Trained
 
-from redis_recsys import feast_repo
-from redis_recsys.bundle import Bundle
-from redis_recsys.entities import Entities
+from redis_recsys.bundle.bundle import Bundle
+from redis_recsys.dataset.entities import Entities
+from redis_recsys.dataset.schema import Column, Schema
+from redis_recsys.embedded.redis_server import EmbeddedRedis
 from redis_recsys.errors import StoreError
-from redis_recsys.feast_repo import FeastGeneration, definitions
-from redis_recsys.schema import Column, Schema
+from redis_recsys.online import feature_store as feast_repo
+from redis_recsys.online.feature_store import FeastGeneration, definitions
 from redis_recsys.store import features
-from redis_recsys.store.embedded import EmbeddedRedis
 
 REPOSITORY = Path(__file__).parents[1] / "multi-stage" / "feature_repo"
 

@@ -17,21 +17,22 @@ import numpy as np
 import pytest
 from planted import Outcome, Trained
 
-from redis_recsys import plots
-from redis_recsys.bundle import finish, writing_bundle
-from redis_recsys.data import criteo_synthetic, synthetic
-from redis_recsys.data.criteo import CriteoDataset
-from redis_recsys.dataset import Dataset
+from redis_recsys.bundle.bundle import finish, writing_bundle
+from redis_recsys.data import synthetic
+from redis_recsys.data.criteo import generate as criteo_synthetic
+from redis_recsys.data.criteo.dataset import CriteoDataset
+from redis_recsys.dataset.encode import encode
+from redis_recsys.dataset.interactions import Dataset
+from redis_recsys.dataset.schema import Column, Schema
+from redis_recsys.dataset.split import Split
 from redis_recsys.dlrm.configure import Place, configure_hugectr
+from redis_recsys.embedded.redis_server import EmbeddedRedis
 from redis_recsys.errors import ConfigError, DataError
-from redis_recsys.etl import encode
-from redis_recsys.files import written_aside, written_aside_file
+from redis_recsys.evaluation import plots
 from redis_recsys.hugectr import sparse
 from redis_recsys.hugectr.network import Dlrm
-from redis_recsys.output_kinds import BUNDLE
-from redis_recsys.schema import Column, Schema
-from redis_recsys.split import Split
-from redis_recsys.store.embedded import EmbeddedRedis
+from redis_recsys.utils.files import written_aside, written_aside_file
+from redis_recsys.utils.output_kinds import BUNDLE
 
 Recsys = Callable[..., Outcome]
 RECSYS = Path(sys.executable).with_name("recsys")

@@ -16,17 +16,17 @@ import pytest
 import redis
 from planted import Outcome, Trained
 
-from redis_recsys import deploy as module
-from redis_recsys import events as consuming
-from redis_recsys.batch import batch
-from redis_recsys.bundle import Bundle, Manifest, finish, writing_bundle
+from redis_recsys.bundle.bundle import Bundle, Manifest, finish, writing_bundle
 from redis_recsys.config import BatchSettings, Settings
-from redis_recsys.deploy import deploy
-from redis_recsys.events import Consumer
-from redis_recsys.feast_repo import FeastGeneration
+from redis_recsys.embedded.redis_server import EmbeddedRedis
+from redis_recsys.offline.batch import batch
+from redis_recsys.online import consumer as consuming
+from redis_recsys.online import deploy as module
+from redis_recsys.online.consumer import Consumer
+from redis_recsys.online.deploy import deploy
+from redis_recsys.online.feature_store import FeastGeneration
 from redis_recsys.store import deployments, events, features, recommendations, vectors
 from redis_recsys.store.deployments import DeploymentWriter
-from redis_recsys.store.embedded import EmbeddedRedis
 from redis_recsys.store.events import Group, publish, settled_within
 from redis_recsys.store.recommendations import GenerationWriter, get
 from redis_recsys.store.users import Forgotten, forget

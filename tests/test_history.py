@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from redis_recsys.dataset import Rows
-from redis_recsys.history import History
+from redis_recsys.dataset.interactions import Rows
+from redis_recsys.dataset.user_history import History
 
 USERS = 12
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from redis_recsys.index import AllowedIndex, Change, LocalIndex
+from redis_recsys.retrieval.index import AllowedIndex, Change, LocalIndex
 
 NOBODY = np.zeros((1, 0), np.int32)
 

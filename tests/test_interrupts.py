@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from redis_recsys.interrupts import interruptible
+from redis_recsys.utils.interrupts import interruptible
 
 RECSYS = str(Path(sys.executable).with_name("recsys"))
 RANDOM = random.Random(16)

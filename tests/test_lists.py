@@ -15,16 +15,16 @@ import redis
 from pipelines import HOW, Ask, Deployed, K, answer, ids, running, running_all, wait
 from planted import Outcome, Trained, planted_dataset, trained_on
 
-from redis_recsys.batch import batch
-from redis_recsys.bundle import Bundle, finish
+from redis_recsys.bundle.bundle import Bundle, finish
 from redis_recsys.config import BatchSettings, OnlineSettings, Settings, load_settings
-from redis_recsys.dataset import Dataset
-from redis_recsys.deploy import deploy
-from redis_recsys.entities import read_entities, write_entities
+from redis_recsys.dataset.encode import encode
+from redis_recsys.dataset.entities import read_entities, write_entities
+from redis_recsys.dataset.interactions import Dataset
+from redis_recsys.dataset.schema import Column, Schema
+from redis_recsys.dataset.split import Split
 from redis_recsys.errors import ConfigError
-from redis_recsys.etl import encode
-from redis_recsys.schema import Column, Schema
-from redis_recsys.split import Split
+from redis_recsys.offline.batch import batch
+from redis_recsys.online.deploy import deploy
 from redis_recsys.store import deployments, history, vectors
 from redis_recsys.store.recommendations import get, get_many
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from redis_recsys.errors import DataError
-from redis_recsys.metrics import (
+from redis_recsys.evaluation.metrics import (
     auc,
     calibration,
     coverage,

@@ -22,9 +22,9 @@ import pytest
 import yaml
 
 from redis_recsys.config import OnlineSettings
+from redis_recsys.online.pipeline import BUCKETS, Timings, stages_of
 from redis_recsys.parameter_server.server import Counts
-from redis_recsys.pipeline import BUCKETS, Timings, stages_of
-from redis_recsys.triton.metrics import of_stages, of_tables
+from redis_recsys.triton.counters import of_stages, of_tables
 
 ROOT = Path(__file__).parents[1]
 MONITORING = ROOT / "monitoring"

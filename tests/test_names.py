@@ -16,15 +16,15 @@ import redis
 import yaml
 from planted import ODD_NAMES, Outcome, Trained, planted, planted_dataset, renamed, trained_on
 
-from redis_recsys.dataset import Dataset
+from redis_recsys.dataset.encode import encode
+from redis_recsys.dataset.interactions import Dataset
+from redis_recsys.dataset.schema import Column, Schema
+from redis_recsys.dataset.split import Split
+from redis_recsys.dataset.vocabularies import read_vocabulary, vocabulary_path, write_vocabulary
 from redis_recsys.errors import DataError, SchemaError
-from redis_recsys.etl import encode
-from redis_recsys.feast_repo import FeastGeneration
-from redis_recsys.schema import Column, Schema
-from redis_recsys.split import Split
+from redis_recsys.online.feature_store import FeastGeneration
 from redis_recsys.store import vectors
 from redis_recsys.trainers.merlin.flat import RowNames
-from redis_recsys.vocabularies import read_vocabulary, vocabulary_path, write_vocabulary
 
 ORDINARY = ["item_id", "Brand", "genres2", "user-agent", "price.net", "~x", "__index_level_0__"]
 

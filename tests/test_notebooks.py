@@ -16,10 +16,10 @@ import pytest
 from nbclient import NotebookClient
 
 from redis_recsys.config import load_settings
-from redis_recsys.dlrm.serving import reached
+from redis_recsys.dlrm.dlrm_serving import reached
+from redis_recsys.embedded.redis_cluster import EmbeddedCluster
 from redis_recsys.hugectr import sparse
 from redis_recsys.parameter_server.remote import Remote
-from redis_recsys.store.cluster import EmbeddedCluster
 
 ROOT = Path(__file__).parents[1]
 OFFLINE_BATCH = Path("offline-batch-recsys/Offline-Batch-Recommender-System.ipynb")

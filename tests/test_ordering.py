@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from redis_recsys.ordering import diversify, order
+from redis_recsys.retrieval.selection import diversify, order
 
 SCORES = np.array([0.1, 0.9, 0.5, 0.3], np.float32)
 DRAWS = 20_000

@@ -14,20 +14,20 @@ import redis
 from pipelines import HOW, PLAIN, Deployed, K, answer, ids, redis_of, running, wait
 from planted import Trained, trained_on
 
-from redis_recsys.batch import score
-from redis_recsys.bundle import Bundle
+from redis_recsys.bundle.bundle import Bundle
 from redis_recsys.config import BatchSettings, OnlineSettings, RedisSettings, Settings, TritonSettings
 from redis_recsys.data.movielens import fetch
-from redis_recsys.dataset import PARTS, Dataset
-from redis_recsys.deploy import deploy
+from redis_recsys.dataset.encode import encode
+from redis_recsys.dataset.interactions import PARTS, Dataset
+from redis_recsys.dataset.split import Split
+from redis_recsys.embedded.redis_server import EmbeddedRedis
 from redis_recsys.errors import StoreError
-from redis_recsys.etl import encode
-from redis_recsys.pipeline import STATUS, Runner, models, stages_of
-from redis_recsys.split import Split
-from redis_recsys.stages.stage import POPULAR
-from redis_recsys.stages.user_embedding import UserEmbedding
+from redis_recsys.offline.batch import score
+from redis_recsys.online.deploy import deploy
+from redis_recsys.online.pipeline import STATUS, Runner, models, stages_of
+from redis_recsys.online.stages.stage import POPULAR
+from redis_recsys.online.stages.user_embedding import UserEmbedding
 from redis_recsys.store import deployments, features, history, vectors
-from redis_recsys.store.embedded import EmbeddedRedis
 
 
 def offline(bundle: Bundle) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -157,7 +157,7 @@ def test_a_user_with_a_row_that_says_nothing_gets_the_popular_items(
 
 
 def trained_average(trained: Trained) -> np.ndarray:
-    from redis_recsys.inference import Tower
+    from redis_recsys.bundle.models import Tower
 
     users = next(trained.bundle.users(10_000))[0]
     embeddings = Tower(trained.bundle.path / "user_tower.onnx").embed(users.categorical, users.numeric)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
-from redis_recsys import plots
+from redis_recsys.dataset.schema import Column
 from redis_recsys.errors import DataError
-from redis_recsys.metrics import Calibration
-from redis_recsys.schema import Column
+from redis_recsys.evaluation import plots
+from redis_recsys.evaluation.metrics import Calibration
 
 ERRORS = {"ndcg@10_error": 0.01, "recall@10_error": 0.02, "mrr_error": 0.04}
 RETRIEVAL = {

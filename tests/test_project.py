@@ -25,14 +25,14 @@ from redis.cluster import RedisCluster
 
 from redis_recsys.cli import app
 from redis_recsys.config import DeploySettings, OnlineSettings, RedisSettings, Settings
-from redis_recsys.deploy import deploy
+from redis_recsys.embedded.redis_binary import find_redis_server
+from redis_recsys.embedded.redis_cluster import PORTS
+from redis_recsys.embedded.redis_server import EmbeddedRedis
 from redis_recsys.errors import StoreError
-from redis_recsys.pipeline import Runner, stages_of
+from redis_recsys.online.deploy import deploy
+from redis_recsys.online.pipeline import Runner, stages_of
 from redis_recsys.store import vectors
-from redis_recsys.store.binary import find_redis_server
-from redis_recsys.store.cluster import PORTS
 from redis_recsys.store.connection import connect
-from redis_recsys.store.embedded import EmbeddedRedis
 from redis_recsys.store.events import publish
 from redis_recsys.store.recommendations import GenerationWriter, get_many
 

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from planted import Trained, before_test, one_by_one, planted_dataset
 
-from redis_recsys.bundle import Bundle, write_tables
-from redis_recsys.dataset import Rows
-from redis_recsys.entities import write_entities
+from redis_recsys.bundle.bundle import Bundle, write_tables
+from redis_recsys.bundle.models import ItemSide, Ranker, RankerHead
+from redis_recsys.dataset.entities import write_entities
+from redis_recsys.dataset.interactions import Rows
+from redis_recsys.dataset.popularity import Clicks
+from redis_recsys.dataset.user_history import History, users_after
 from redis_recsys.errors import DataError
-from redis_recsys.evaluate import evaluate
-from redis_recsys.history import History, users_after
-from redis_recsys.inference import ItemSide, Ranker, RankerHead
-from redis_recsys.popularity import Clicks
-from redis_recsys.recommender import Everyone, Recommender, Scored
+from redis_recsys.evaluation.evaluate import evaluate
+from redis_recsys.offline.recommender import Everyone, Recommender, Scored
 
 CANDIDATES = 15
 

@@ -17,21 +17,21 @@ import redis
 from pipelines import HOW, Deployed, answer, ids, running
 from planted import Outcome, Trained, planted_dataset, trained_on
 
-from redis_recsys.batch import batch
-from redis_recsys.bundle import Bundle, File, Manifest
+from redis_recsys.bundle.bundle import Bundle, File, Manifest
+from redis_recsys.bundle.rules import Rules
 from redis_recsys.config import BatchSettings, OnlineSettings, Settings
-from redis_recsys.dataset import Dataset
-from redis_recsys.deploy import deploy
-from redis_recsys.entities import ITEM_VALUES
+from redis_recsys.dataset.encode import encode
+from redis_recsys.dataset.entities import ITEM_VALUES
+from redis_recsys.dataset.interactions import Dataset
+from redis_recsys.dataset.schema import Column, Schema
+from redis_recsys.dataset.split import Split
 from redis_recsys.errors import ConfigError
-from redis_recsys.etl import encode
-from redis_recsys.files import sha256
-from redis_recsys.rules import Rules
-from redis_recsys.schema import Column, Schema
-from redis_recsys.serving import serving
-from redis_recsys.split import Split
+from redis_recsys.offline.batch import batch
+from redis_recsys.online.deploy import deploy
+from redis_recsys.online.serving import serving
 from redis_recsys.store import deployments
 from redis_recsys.store.recommendations import get_many
+from redis_recsys.utils.files import sha256
 
 USERS, ITEMS, NEW = 40, 60, 6
 DENY = {"brand": ["alcohol", "rare"], "tags": ["adult"], "tier": ["silver"]}

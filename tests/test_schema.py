@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from redis_recsys.dataset.schema import Column, Schema
 from redis_recsys.errors import SchemaError
-from redis_recsys.schema import Column, Schema
 
 USER: dict[str, Any] = {"name": "user", "side": "user", "kind": "categorical", "role": "id"}
 ITEM: dict[str, Any] = {"name": "item", "side": "item", "kind": "categorical", "role": "id"}

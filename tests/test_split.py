@@ -6,8 +6,8 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
+from redis_recsys.dataset.split import Split, check_parts
 from redis_recsys.errors import DataError
-from redis_recsys.split import Split, check_parts
 
 
 def parts(split: Split, rows: dict[str, list[int]], time: str | None = "time") -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from redis_recsys.topk import topk
+from redis_recsys.retrieval.topk import topk
 
 
 @pytest.mark.parametrize("columns", [1, 7, 99, 1000, 4321])

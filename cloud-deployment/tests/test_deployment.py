@@ -24,7 +24,7 @@ USERS = [str(user) for user in range(1, 41)]
 ASK = """
 import sys
 from redis_recsys.config import load_settings
-from redis_recsys.triton.client import Client
+from redis_recsys.online.recommender_client import Client
 with Client(load_settings().triton) as client:
     for turn in range(300):
         client.recommend([sys.argv[1 + turn % (len(sys.argv) - 1)]])

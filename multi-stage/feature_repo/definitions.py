@@ -1,10 +1,10 @@
-"""Entities and feature views of a bundle, for ``feast apply``; ``redis_recsys.feast_repo`` makes them of its schema."""
+"""Entities and feature views of a bundle for ``feast apply``: ``redis_recsys.online.feature_store`` derives them."""
 
 import os
 from pathlib import Path
 
-from redis_recsys.bundle import Bundle
-from redis_recsys.feast_repo import definitions, write_sources
+from redis_recsys.bundle.bundle import Bundle
+from redis_recsys.online.feature_store import definitions, write_sources
 
 ROOT = Path(__file__).parents[2]
 

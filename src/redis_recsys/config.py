@@ -20,8 +20,8 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from .dataset.schema import explain
 from .errors import ConfigError
-from .schema import explain
 
 
 class Section(BaseModel):

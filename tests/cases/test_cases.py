@@ -22,7 +22,7 @@ import polars as pl
 import pytest
 from planted import Outcome
 
-from redis_recsys.store.embedded import EmbeddedRedis
+from redis_recsys.embedded.redis_server import EmbeddedRedis
 
 ROOT = Path(__file__).parents[2]
 RECSYS = str(Path(sys.executable).with_name("recsys"))

@@ -10,10 +10,10 @@ import polars as pl
 import yaml
 
 from redis_recsys.data import tabular
-from redis_recsys.dataset import Dataset
-from redis_recsys.etl import encode
-from redis_recsys.schema import Column, Schema
-from redis_recsys.split import Split
+from redis_recsys.dataset.encode import encode
+from redis_recsys.dataset.interactions import Dataset
+from redis_recsys.dataset.schema import Column, Schema
+from redis_recsys.dataset.split import Split
 
 USER: dict[str, Any] = {"name": "user", "side": "user", "kind": "categorical", "role": "id"}
 ITEM: dict[str, Any] = {"name": "item", "side": "item", "kind": "categorical", "role": "id"}

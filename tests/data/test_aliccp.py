@@ -8,11 +8,11 @@ import polars as pl
 import pytest
 
 from redis_recsys.data import aliccp
-from redis_recsys.dataset import Dataset
+from redis_recsys.dataset.encode import encode
+from redis_recsys.dataset.interactions import Dataset
+from redis_recsys.dataset.schema import Schema
+from redis_recsys.dataset.split import Split
 from redis_recsys.errors import DataError
-from redis_recsys.etl import encode
-from redis_recsys.schema import Schema
-from redis_recsys.split import Split
 
 
 def features(text: str) -> str:

@@ -13,10 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from redis_recsys.data import criteo, criteo_tsv, criteo_writer
-from redis_recsys.data.criteo import CriteoDataset, Part
-from redis_recsys.data.criteo_synthetic import generate
-from redis_recsys.data.criteo_tsv import read
+from redis_recsys.data.criteo import dataset as criteo
+from redis_recsys.data.criteo import part_writer as criteo_writer
+from redis_recsys.data.criteo import tsv as criteo_tsv
+from redis_recsys.data.criteo.dataset import CriteoDataset, Part
+from redis_recsys.data.criteo.generate import generate
+from redis_recsys.data.criteo.tsv import read
 from redis_recsys.errors import DataError
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from redis_recsys.data.criteo import PARTS, CriteoDataset, CriteoRows
-from redis_recsys.data.criteo_synthetic import AFFINITIES, PUBLIC_SIZES, generate, scaled
+from redis_recsys.data.criteo.dataset import PARTS, CriteoDataset, CriteoRows
+from redis_recsys.data.criteo.generate import AFFINITIES, PUBLIC_SIZES, generate, scaled
 from redis_recsys.errors import DataError
-from redis_recsys.metrics import auc
+from redis_recsys.evaluation.metrics import auc
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_an_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     def interrupted(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("redis_recsys.data.criteo_writer.pq.write_table", interrupted)
+    monkeypatch.setattr("redis_recsys.data.criteo.part_writer.pq.write_table", interrupted)
     with pytest.raises(KeyboardInterrupt):
         generate(tmp_path / "raw", 100)
     assert not list(tmp_path.iterdir())

@@ -15,8 +15,8 @@ import pytest
 
 from redis_recsys.data import movielens
 from redis_recsys.data.download import download
+from redis_recsys.dataset.schema import Schema
 from redis_recsys.errors import ConfigError, DataError
-from redis_recsys.schema import Schema
 
 NOWHERE = "http://127.0.0.1:9"  # the discard port: refused at once
 FLAGS = {name: "|".join("1" if i in on else "0" for i in range(19)) for name, on in

@@ -12,7 +12,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from redis_recsys.data import s3
+from redis_recsys.bundle import s3
 from redis_recsys.errors import ConfigError, DataError
 
 URL = "s3://assets/models/v1"

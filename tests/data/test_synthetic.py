@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from redis_recsys.data.synthetic import generate
+from redis_recsys.dataset.schema import Schema
 from redis_recsys.errors import DataError
-from redis_recsys.metrics import auc
-from redis_recsys.schema import Schema
+from redis_recsys.evaluation.metrics import auc
 
 ALI_CCP = {
     *("user_id", "user_shops", "user_profile", "user_group", "user_gender", "user_age", "user_consumption_2"),

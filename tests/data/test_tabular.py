@@ -11,10 +11,10 @@ import polars as pl
 import pytest
 
 from redis_recsys.data import tabular
-from redis_recsys.dataset import Dataset
+from redis_recsys.dataset.encode import encode
+from redis_recsys.dataset.interactions import Dataset
+from redis_recsys.dataset.split import Split
 from redis_recsys.errors import DataError, SchemaError
-from redis_recsys.etl import encode
-from redis_recsys.split import Split
 
 SCHEMA = """
 name: shop

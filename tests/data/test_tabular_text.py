@@ -12,8 +12,8 @@ import yaml
 from people import AT, BOUGHT, BRAND, ITEM, PRICE, TAGS, USER, People
 
 from redis_recsys.data import tabular
+from redis_recsys.dataset.schema import Schema
 from redis_recsys.errors import DataError, SchemaError
-from redis_recsys.schema import Schema
 
 LOG = "user,item,price\na,1,2.5\nb,2,\n"
 ROWS = [("a", 1, 2.5), ("b", 2, None)]

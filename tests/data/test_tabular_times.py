@@ -14,8 +14,8 @@ from people import AT, BOUGHT, People
 from planted import TINY
 
 from redis_recsys.config import TrainSettings
+from redis_recsys.dataset.split import Split
 from redis_recsys.errors import DataError, SchemaError, TrainingError
-from redis_recsys.split import Split
 from redis_recsys.trainers.torch.train import Trainer, recency_weights
 
 START = datetime(2026, 3, 1, tzinfo=timezone.utc)

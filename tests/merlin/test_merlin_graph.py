@@ -7,9 +7,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from redis_recsys.bundle.models import ItemSide, Ranker, RankerHead, session
 from redis_recsys.errors import BundleError
-from redis_recsys.inference import ItemSide, Ranker, RankerHead, session
-from redis_recsys.trainers.merlin.graph import Wire, packed_ranker
+from redis_recsys.trainers.merlin.wiring import Wire, packed_ranker
 
 USERS, ITEMS = 11, 7
 WIRES = {

@@ -17,16 +17,16 @@ import pytest
 import redis
 from planted import MERLIN_ENVIRONMENT, Outcome, Trained
 
-from redis_recsys.bundle import Bundle
+from redis_recsys.bundle.bundle import Bundle
+from redis_recsys.bundle.models import Ranker, Tower
+from redis_recsys.bundle.rules import Rules
 from redis_recsys.config import MerlinSettings, OnlineSettings
-from redis_recsys.entities import ITEM_VALUES, read_entities
+from redis_recsys.dataset.entities import ITEM_VALUES, read_entities
 from redis_recsys.errors import BundleError, ConfigError
-from redis_recsys.inference import Ranker, Tower
-from redis_recsys.rules import Rules
 from redis_recsys.trainers.merlin.categories import Categories
-from redis_recsys.trainers.merlin.environment import Worker
+from redis_recsys.trainers.merlin.conversion import unit
 from redis_recsys.trainers.merlin.importing import PIECES, assemble
-from redis_recsys.trainers.merlin.models import unit
+from redis_recsys.trainers.merlin.worker_process import Worker
 
 Recsys = Callable[..., Outcome]
 CANDIDATES, K = 20, 8

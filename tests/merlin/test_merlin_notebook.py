@@ -15,10 +15,10 @@ import redis
 import tritonclient.grpc as grpc
 from planted import MERLIN_ENVIRONMENT, Outcome
 
-from redis_recsys.bundle import Bundle
+from redis_recsys.bundle.bundle import Bundle
 from redis_recsys.config import load_settings
-from redis_recsys.serving import serving
-from redis_recsys.triton.client import Client
+from redis_recsys.online.recommender_client import Client
+from redis_recsys.online.serving import serving
 
 Recsys = Callable[..., Outcome]
 Lists = dict[str, list[list[Any]]]

@@ -18,9 +18,9 @@ from planted import MERLIN_ENVIRONMENT, Outcome, Trained
 from tritonclient.grpc import model_config_pb2
 
 from redis_recsys.config import MerlinSettings, TritonSettings
+from redis_recsys.embedded.triton_server import EmbeddedTriton
 from redis_recsys.errors import ConfigError, DataError, TrainingError
 from redis_recsys.trainers.merlin.exporting import export_systems
-from redis_recsys.triton.server import EmbeddedTriton
 
 ROOT = Path(__file__).parents[2]
 CONNECTION = "redis.internal:6379,password=${REDIS_PASSWORD}"

@@ -20,26 +20,26 @@ import pytest
 import redis
 from planted import GROUPS, MERLIN_ENVIRONMENT, ODD_NAMES, Outcome, Trained, planted_dataset, renamed
 
-from redis_recsys.bundle import Bundle
+from redis_recsys.bundle.bundle import Bundle
+from redis_recsys.bundle.models import Ranker
 from redis_recsys.config import MerlinSettings, Settings, TrainSettings
-from redis_recsys.dataset import PARTS, Dataset
-from redis_recsys.entities import Entities
+from redis_recsys.dataset.encode import encode
+from redis_recsys.dataset.entities import Entities
+from redis_recsys.dataset.interactions import PARTS, Dataset
+from redis_recsys.dataset.schema import Column, Schema
+from redis_recsys.dataset.split import Split
+from redis_recsys.dataset.user_history import History
+from redis_recsys.dataset.vocabularies import read_vocabulary
 from redis_recsys.errors import DataError, TrainingError
-from redis_recsys.etl import encode
-from redis_recsys.evaluate import evaluate
-from redis_recsys.history import History
-from redis_recsys.inference import Ranker
-from redis_recsys.recommender import Everyone
-from redis_recsys.schema import Column, Schema
-from redis_recsys.split import Split
-from redis_recsys.trainers import train
+from redis_recsys.evaluation.evaluate import evaluate
+from redis_recsys.offline.recommender import Everyone
 from redis_recsys.trainers.merlin import flat
 from redis_recsys.trainers.merlin.categories import Categories
-from redis_recsys.trainers.merlin.environment import Worker
-from redis_recsys.trainers.merlin.graph import SIDES
 from redis_recsys.trainers.merlin.importing import import_export
 from redis_recsys.trainers.merlin.train import MerlinTrainer
-from redis_recsys.vocabularies import read_vocabulary
+from redis_recsys.trainers.merlin.wiring import SIDES
+from redis_recsys.trainers.merlin.worker_process import Worker
+from redis_recsys.trainers.training import train
 
 ROOT = Path(__file__).parents[2]
 RECSYS = str(Path(sys.executable).parent / "recsys")
@@ -356,7 +356,7 @@ def test_the_worker_ends_when_its_starter_is_killed(dataset: Dataset, tmp_path: 
 def workers_of(starter: int) -> list[psutil.Process]:
     """Workers that a process runs."""
     started = psutil.Process(starter).children(recursive=True)
-    return [process for process in started if "recsys_merlin.worker" in " ".join(process.cmdline())]
+    return [process for process in started if "recsys_trainers.merlin.worker" in " ".join(process.cmdline())]
 
 
 def test_versions_that_drift_from_the_pins_are_named(tmp_path: Path, merlin: MerlinSettings) -> None:

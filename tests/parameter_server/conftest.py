@@ -9,7 +9,7 @@ import faults
 import pytest
 from redis.cluster import RedisCluster
 
-from redis_recsys.store.cluster import EmbeddedCluster
+from redis_recsys.embedded.redis_cluster import EmbeddedCluster
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from redis.cluster import RedisCluster
 from redis.crc import key_slot
 from redis.retry import Retry
 
-from redis_recsys.store.cluster import EmbeddedCluster
+from redis_recsys.embedded.redis_cluster import EmbeddedCluster
 
 
 def client_of(cluster: EmbeddedCluster) -> RedisCluster:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from redis_recsys.config import RedisSettings, Settings, load_settings
+from redis_recsys.embedded.redis_cluster import EmbeddedCluster
 from redis_recsys.hugectr import sparse
-from redis_recsys.parameter_server.config import Config
 from redis_recsys.parameter_server.nodes import Access, Nodes
+from redis_recsys.parameter_server.ps_json import Config
 from redis_recsys.parameter_server.server import ParameterServer
-from redis_recsys.store.cluster import EmbeddedCluster
 
 DIM = 8
 TABLE = "dlrm.sparse_embedding0"

@@ -10,11 +10,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from redis_recsys.parameter_server.cache import PIECE, WAYS, Cache, HostCache, mixed, set_of
+from redis_recsys.parameter_server.tiers.host_cache import PIECE, WAYS, Cache, HostCache, mixed, set_of
 
 torch = pytest.importorskip("torch")
 
-from redis_recsys.parameter_server.device_cache import DeviceCache  # noqa: E402
+from redis_recsys.parameter_server.tiers.device_cache import DeviceCache  # noqa: E402
 
 DIM = 5
 Make = Callable[[int], Cache]

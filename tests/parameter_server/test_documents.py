@@ -10,12 +10,12 @@ import pytest
 import redis
 from tables import TABLE, configured, row_of, trained
 
+from redis_recsys.embedded.redis_server import EmbeddedRedis
 from redis_recsys.errors import StoreError
 from redis_recsys.parameter_server.loading import load
 from redis_recsys.parameter_server.nodes import Access, Nodes
 from redis_recsys.parameter_server.remote import Remote
 from redis_recsys.parameter_server.server import ParameterServer
-from redis_recsys.store.embedded import EmbeddedRedis
 
 README = Path(__file__).parents[2] / "large-scale-recsys" / "README.md"
 

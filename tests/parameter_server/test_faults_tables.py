@@ -26,14 +26,14 @@ import torch
 from redis.cluster import RedisCluster
 from tables import DIM, FULL, TABLE, access, configured, row_of, serving, trained
 
+from redis_recsys.embedded.redis_cluster import EmbeddedCluster
 from redis_recsys.errors import ConfigError, DataError, StoreError
-from redis_recsys.parameter_server import volatile
 from redis_recsys.parameter_server.layout import ROWS, partitions, redis_key
 from redis_recsys.parameter_server.loading import load
 from redis_recsys.parameter_server.nodes import Command, Nodes
 from redis_recsys.parameter_server.remote import Remote
 from redis_recsys.parameter_server.server import ParameterServer
-from redis_recsys.store.cluster import EmbeddedCluster
+from redis_recsys.parameter_server.tiers import redis_tier as volatile
 
 KEYS = np.arange(1000)
 NOBODY = 65534

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from redis_recsys.errors import ConfigError
-from redis_recsys.parameter_server.config import finds, read
+from redis_recsys.parameter_server.ps_json import finds, read
 
 # as in the public notebook of Merlin and Redis
 PUBLISHED: dict[str, Any] = {

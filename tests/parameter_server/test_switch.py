@@ -15,14 +15,14 @@ from rocksdict import DBCompressionType, Options, Rdict
 from tables import settings_of
 from test_ps_json import PUBLISHED
 
-from redis_recsys.dlrm.model import DlrmModel, Samples
+from redis_recsys.dlrm.inference import DlrmModel, Samples
+from redis_recsys.embedded.redis_cluster import EmbeddedCluster
 from redis_recsys.errors import ConfigError, DataError
 from redis_recsys.hugectr import dense, sparse
 from redis_recsys.hugectr.network import Dlrm
 from redis_recsys.parameter_server.layout import partitions
 from redis_recsys.parameter_server.loading import load
 from redis_recsys.parameter_server.server import ParameterServer
-from redis_recsys.store.cluster import EmbeddedCluster
 
 SHAPE = Dlrm(2, (3, 3), 4, (4,), (1,))
 ROWS = np.arange(24, dtype=np.float32).reshape(6, 4) / 24

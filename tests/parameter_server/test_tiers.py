@@ -14,14 +14,14 @@ from redis.cluster import RedisCluster
 from rocksdict import Rdict
 from tables import DIM, FULL, TABLE, configured, row_of, serving, trained
 
+from redis_recsys.embedded.redis_cluster import EmbeddedCluster
+from redis_recsys.embedded.redis_server import EmbeddedRedis
 from redis_recsys.errors import ConfigError, DataError
 from redis_recsys.hugectr.sparse import SparseModel
 from redis_recsys.parameter_server.layout import ROWS, TIMES, UPDATES, partitions, redis_key
 from redis_recsys.parameter_server.loading import load
 from redis_recsys.parameter_server.nodes import Access, Nodes
 from redis_recsys.parameter_server.server import ParameterServer
-from redis_recsys.store.cluster import EmbeddedCluster
-from redis_recsys.store.embedded import EmbeddedRedis
 
 ABSENT = 5_000_000
 
@@ -185,7 +185,7 @@ def test_without_a_cache_every_lookup_asks_redis(tmp_path: Path, cluster: Embedd
 
 
 def test_several_tables_are_looked_up_at_once(tmp_path: Path, cluster: EmbeddedCluster) -> None:
-    from redis_recsys.parameter_server.config import Config
+    from redis_recsys.parameter_server.ps_json import Config
 
     document = configured(trained(tmp_path)).model_dump()
     model = document["models"][0]

@@ -9,7 +9,7 @@ from doubles import GATE
 from tritons import WHOLE, settings_in, triton_of
 
 from redis_recsys.config import TritonSettings
-from redis_recsys.triton.server import EmbeddedTriton
+from redis_recsys.embedded.triton_server import EmbeddedTriton
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import numpy as np
 
 from redis_recsys.config import Settings
 from redis_recsys.errors import StoreError
-from redis_recsys.pipeline import Timings
+from redis_recsys.online.pipeline import Timings
 
 FAILS, SLOW, HELD = -1, -2, -3  # users that make the model fail, take SECONDS, or wait until the test opens the gate
 SECONDS = 0.3

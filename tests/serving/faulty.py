@@ -22,16 +22,16 @@ from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 from tritons import ROOT
 
-from redis_recsys.bundle import Bundle
+from redis_recsys.bundle.bundle import Bundle
 from redis_recsys.config import DeploySettings, OnlineSettings, RedisSettings, Settings, TritonSettings
+from redis_recsys.embedded.redis_binary import find_redis_server
+from redis_recsys.embedded.triton_server import EmbeddedTriton
 from redis_recsys.errors import StoreError
-from redis_recsys.ports import free_ports
-from redis_recsys.serving import serving
-from redis_recsys.store.binary import find_redis_server
+from redis_recsys.online.recommender_client import Answer, Client
+from redis_recsys.online.serving import serving
 from redis_recsys.store.connection import client_of
 from redis_recsys.store.events import publish
-from redis_recsys.triton.client import Answer, Client
-from redis_recsys.triton.server import EmbeddedTriton
+from redis_recsys.utils.ports import free_ports
 
 HOST, PASSWORD = "127.0.0.1", "sesame"
 K = 5

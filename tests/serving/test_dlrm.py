@@ -24,16 +24,16 @@ import tritonclient.http as httpclient
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from redis_recsys.config import Settings, load_settings
-from redis_recsys.dlrm.client import DlrmClient
 from redis_recsys.dlrm.configure import PS, Place, configure, configure_hugectr
-from redis_recsys.dlrm.serving import reached, serving
+from redis_recsys.dlrm.dlrm_client import DlrmClient
+from redis_recsys.dlrm.dlrm_serving import reached, serving
 from redis_recsys.dlrm.statistics import statistics
+from redis_recsys.embedded.redis_cluster import EmbeddedCluster
+from redis_recsys.embedded.triton_server import EmbeddedTriton
 from redis_recsys.errors import DataError, ServingError
 from redis_recsys.hugectr import DENSE, NETWORK, SPARSE, dense, network, sparse
 from redis_recsys.hugectr.network import Dlrm
 from redis_recsys.parameter_server.remote import Remote
-from redis_recsys.store.cluster import EmbeddedCluster
-from redis_recsys.triton.server import EmbeddedTriton
 
 ROOT = Path(__file__).parents[2]
 RECSYS = Path(sys.executable).parent / "recsys"
@@ -142,15 +142,15 @@ class Response:
 def test_answers_say_how_many_samples_and_on_which_device_where_triton_can(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = SimpleNamespace(InferenceResponse=Response, Tensor=lambda name, values: (name, values))
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", backend)
-    for name in ("redis_recsys.triton.dlrm", "redis_recsys.triton.model"):
+    for name in ("redis_recsys.dlrm.dlrm_model", "redis_recsys.online.recommender_model"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    module = importlib.import_module("redis_recsys.triton.dlrm")
+    module = importlib.import_module("redis_recsys.dlrm.dlrm_model")
     assert module.takes_parameters(Response)
     assert not module.takes_parameters(lambda output_tensors, error=None: None)
     model = object.__new__(module.TritonPythonModel)
     model._told, model._device = True, 1
     assert model._response(np.zeros(10, np.float32)).parameters == {"NumSample": 10, "DeviceID": 1}
-    for name in ("redis_recsys.triton.dlrm", "redis_recsys.triton.model"):
+    for name in ("redis_recsys.dlrm.dlrm_model", "redis_recsys.online.recommender_model"):
         monkeypatch.delitem(sys.modules, name)
 
 

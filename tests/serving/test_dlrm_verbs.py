@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from redis_recsys.config import load_settings
-from redis_recsys.dlrm import demo as demonstration
+from redis_recsys.demos import large_scale_demo as demonstration
 from redis_recsys.hugectr import DENSE, NETWORK, SPARSE, dense, network, sparse
 from redis_recsys.hugectr.network import Dlrm
 

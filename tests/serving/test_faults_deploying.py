@@ -16,13 +16,13 @@ from faulty import BOUND, Expected, Load, Network, OwnRedis, certificate, left, 
 from planted import Trained, trained_on
 from tritons import settings_in, three, triton_of
 
-from redis_recsys import pipeline
-from redis_recsys.bundle import Bundle
+from redis_recsys.bundle.bundle import Bundle
 from redis_recsys.config import Settings
-from redis_recsys.deploy import deploy
 from redis_recsys.errors import RecsysError, ServingError
-from redis_recsys.serving import serving
-from redis_recsys.triton.client import Client
+from redis_recsys.online import pipeline
+from redis_recsys.online.deploy import deploy
+from redis_recsys.online.recommender_client import Client
+from redis_recsys.online.serving import serving
 
 USERS = range(1, 201)
 

@@ -46,13 +46,13 @@ from planted import Trained
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
-from redis_recsys.bundle import Bundle
+from redis_recsys.bundle.bundle import Bundle
 from redis_recsys.config import Settings
-from redis_recsys.deploy import deploy
+from redis_recsys.embedded.triton_server import EmbeddedTriton
 from redis_recsys.errors import ServingError, StoreError
+from redis_recsys.online.deploy import deploy
+from redis_recsys.online.recommender_client import Client
 from redis_recsys.store import deployments
-from redis_recsys.triton.client import Client
-from redis_recsys.triton.server import EmbeddedTriton
 
 USERS, ACTIVE = range(1, 151), range(151, 201)  # who asks, and who does something
 BACK = 10.0  # seconds in which recommendations are back once Redis is

@@ -17,9 +17,9 @@ from tritonclient.utils import InferenceServerException
 from tritons import ROOT, WHOLE, infer, settings_in, three, triton_of
 
 from redis_recsys.config import TritonSettings
+from redis_recsys.embedded.triton_server import EmbeddedTriton
 from redis_recsys.errors import ServingError
 from redis_recsys.triton.repository import write
-from redis_recsys.triton.server import EmbeddedTriton
 
 ALIAS = "ensemble-model"
 

@@ -15,9 +15,9 @@ from tritonclient.utils import InferenceServerException
 from tritons import infer, metric, settings_in, three, triton_of
 
 from redis_recsys.config import TritonSettings
+from redis_recsys.embedded.triton_server import EmbeddedTriton
 from redis_recsys.errors import ServingError
-from redis_recsys.triton.client import Client
-from redis_recsys.triton.server import EmbeddedTriton
+from redis_recsys.online.recommender_client import Client
 
 Served = tuple[EmbeddedTriton, TritonSettings]
 

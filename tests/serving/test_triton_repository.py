@@ -10,8 +10,8 @@ from tritons import ANSWER, CANDIDATES, USER, WHOLE, three
 
 from redis_recsys.config import TritonSettings
 from redis_recsys.errors import DataError, ServingError
-from redis_recsys.pipeline import Model
-from redis_recsys.stages.stage import Field
+from redis_recsys.online.pipeline import Model
+from redis_recsys.online.stages.stage import Field
 from redis_recsys.triton.repository import pbtxt, write
 
 

@@ -12,10 +12,10 @@ import numpy as np
 import tritonclient.grpc as grpc
 
 from redis_recsys.config import TritonSettings
-from redis_recsys.pipeline import Model
-from redis_recsys.stages.stage import Field
+from redis_recsys.embedded.triton_server import EmbeddedTriton
+from redis_recsys.online.pipeline import Model
+from redis_recsys.online.stages.stage import Field
 from redis_recsys.triton.repository import write
-from redis_recsys.triton.server import EmbeddedTriton
 
 ROOT = Path(__file__).parents[2]
 USER = Field("user_id", "int64")

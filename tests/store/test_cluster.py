@@ -18,14 +18,14 @@ from redis.backoff import NoBackoff
 from redis.cluster import RedisCluster
 from redis.retry import Retry
 
+from redis_recsys.embedded.redis_cluster import EmbeddedCluster
 from redis_recsys.errors import StoreError
-from redis_recsys.store.cluster import EmbeddedCluster
 
 KEYS = 300
 OWNER = """
 import sys, time
 from pathlib import Path
-from redis_recsys.store.cluster import EmbeddedCluster
+from redis_recsys.embedded.redis_cluster import EmbeddedCluster
 with EmbeddedCluster(Path(sys.argv[1])) as cluster:
     print(*cluster.pids(), flush=True)
     time.sleep(60)
@@ -33,7 +33,7 @@ with EmbeddedCluster(Path(sys.argv[1])) as cluster:
 SHARER = """
 import sys
 from pathlib import Path
-from redis_recsys.store.cluster import EmbeddedCluster
+from redis_recsys.embedded.redis_cluster import EmbeddedCluster
 with EmbeddedCluster(Path(sys.argv[1])) as cluster:
     print(cluster.owned, *cluster.pids())
 """

@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from redis_recsys.config import RedisSettings
+from redis_recsys.embedded.redis_server import EmbeddedRedis
 from redis_recsys.errors import StoreError
 from redis_recsys.store.connection import connect, store_errors
-from redis_recsys.store.embedded import EmbeddedRedis
 
 
 def settings(server: EmbeddedRedis, **changes: Any) -> RedisSettings:

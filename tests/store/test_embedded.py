@@ -18,15 +18,15 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from redis_recsys.embedded.redis_binary import find_redis_server
+from redis_recsys.embedded.redis_server import EmbeddedRedis
 from redis_recsys.errors import StoreError
-from redis_recsys.store.binary import find_redis_server
-from redis_recsys.store.embedded import EmbeddedRedis
 
 ClientOf = Callable[[EmbeddedRedis], redis.Redis]
 OWNER = """
 import sys, time
 from pathlib import Path
-from redis_recsys.store.embedded import EmbeddedRedis
+from redis_recsys.embedded.redis_server import EmbeddedRedis
 with EmbeddedRedis(Path(sys.argv[1])) as server:
     print(server.pid, server.port, flush=True)
     time.sleep(60)

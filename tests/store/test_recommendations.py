@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import redis
 
+from redis_recsys.embedded.redis_server import EmbeddedRedis
 from redis_recsys.errors import StoreError
 from redis_recsys.store import lock
-from redis_recsys.store.embedded import EmbeddedRedis
 from redis_recsys.store.recommendations import GenerationWriter, Recommendations, get, get_many
 
 ClientOf = Callable[[EmbeddedRedis], redis.Redis]

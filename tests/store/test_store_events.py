@@ -14,9 +14,9 @@ import pytest
 import redis
 from redis.crc import key_slot
 
+from redis_recsys.embedded.redis_server import EmbeddedRedis
 from redis_recsys.errors import DataError, StoreError
 from redis_recsys.store import events, features, history
-from redis_recsys.store.embedded import EmbeddedRedis
 from redis_recsys.store.events import Event, Group, Placement, publish, refusal, settled, waiting
 
 NOW = 1_700_000_000_000

@@ -8,11 +8,11 @@ import pytest
 from test_connection import tls  # noqa: F401  the TLS endpoint before the shared Redis
 
 from redis_recsys.config import load_settings
+from redis_recsys.embedded.redis_server import EmbeddedRedis
 from redis_recsys.errors import ConfigError, StoreError
 from redis_recsys.parameter_server.access import access_of
-from redis_recsys.parameter_server.config import VolatileDatabase
 from redis_recsys.parameter_server.nodes import Access, Command, Nodes
-from redis_recsys.store.embedded import EmbeddedRedis
+from redis_recsys.parameter_server.ps_json import VolatileDatabase
 
 
 def of_file(**fields: object) -> VolatileDatabase:

@@ -14,12 +14,12 @@ from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
 from redis_recsys.config import RedisSettings, Settings
+from redis_recsys.embedded.redis_binary import find_redis_server
+from redis_recsys.embedded.redis_cluster import EmbeddedCluster
 from redis_recsys.errors import StoreError
-from redis_recsys.pipeline import Runner
-from redis_recsys.ports import free_ports
-from redis_recsys.store.binary import find_redis_server
-from redis_recsys.store.cluster import EmbeddedCluster
+from redis_recsys.online.pipeline import Runner
 from redis_recsys.store.connection import connect, store_errors
+from redis_recsys.utils.ports import free_ports
 
 Recsys = Callable[..., Outcome]
 

@@ -10,10 +10,10 @@ import pytest
 import redis
 from planted import Trained
 
+from redis_recsys.embedded.redis_server import EmbeddedRedis
 from redis_recsys.errors import StoreError
-from redis_recsys.index import AllowedIndex, LocalIndex
+from redis_recsys.retrieval.index import AllowedIndex, LocalIndex
 from redis_recsys.store import vectors
-from redis_recsys.store.embedded import EmbeddedRedis
 from redis_recsys.store.vectors import RedisIndex
 
 GEN = "7"

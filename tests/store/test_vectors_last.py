@@ -9,8 +9,8 @@ import numpy as np
 import orjson
 import redis
 
+from redis_recsys.embedded.redis_server import EmbeddedRedis
 from redis_recsys.store import vectors
-from redis_recsys.store.embedded import EmbeddedRedis
 
 GEN = "7"
 

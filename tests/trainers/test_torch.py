@@ -16,11 +16,11 @@ import torch
 from planted import GROUPS, TINY, Trained, planted_dataset, trained_on
 from scipy.stats import rankdata
 
-from redis_recsys.bundle import Bundle
+from redis_recsys.bundle.bundle import Bundle
 from redis_recsys.config import TrainSettings
-from redis_recsys.dataset import Dataset, Rows
+from redis_recsys.dataset.interactions import Dataset, Rows
 from redis_recsys.errors import TrainingError
-from redis_recsys.recommender import Everyone
+from redis_recsys.offline.recommender import Everyone
 from redis_recsys.trainers.negatives import with_negatives
 from redis_recsys.trainers.torch import loop
 from redis_recsys.trainers.torch import train as train_module

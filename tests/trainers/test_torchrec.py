@@ -18,12 +18,12 @@ import pytest
 from planted import Outcome
 
 from redis_recsys.config import DlrmSettings
-from redis_recsys.data.criteo import CriteoDataset, CriteoRows
-from redis_recsys.data.criteo_synthetic import generate
+from redis_recsys.data.criteo.dataset import CriteoDataset, CriteoRows
+from redis_recsys.data.criteo.generate import generate
 from redis_recsys.errors import ConfigError, DataError, TrainingError
+from redis_recsys.evaluation.metrics import auc
 from redis_recsys.hugectr import dense, network
 from redis_recsys.hugectr.sparse import SparseModel
-from redis_recsys.metrics import auc
 from redis_recsys.trainers.torchrec import launch
 from redis_recsys.trainers.torchrec.launch import train
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import sys
 
 from ..errors import RecsysError
-from ..interrupts import interruptible
-from . import check, data, demo, dlrm, dlrm_train, merlin, offline, online, perf_analyzer, user
+from ..utils.interrupts import interruptible
+from . import check, data, demo, dlrm, dlrm_train, merlin, offline, online, user
+from . import perf as perf_analyzer
 from .app import app
 
 __all__ = [

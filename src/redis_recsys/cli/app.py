@@ -80,7 +80,7 @@ class TakesIds(TyperCommand):
 
 def titles(bundle: Path) -> dict[str, str]:
     """Raw item id as text -> the first label that the bundle has of it; empty if it has none."""
-    from ..bundle import Bundle
+    from ..bundle.bundle import Bundle
 
     items = Bundle(bundle, verify=False).items
     texts = next(iter(items.labels.values()), [])

@@ -27,8 +27,8 @@ def check(
 
     The containers of the examples ask this before the others start.
     """
-    from ..machine import memory as memory_of_machine
     from ..store.connection import connect
+    from ..utils.machine import memory as memory_of_machine
 
     settings = load_settings(redis={"host": host, "port": port}).redis
     there = memory_of_machine()

@@ -104,8 +104,8 @@ def tabular(
 ) -> None:
     """Your own CSV or parquet with a small schema.yaml."""
     from ..data.tabular import read
-    from ..dataset import raw_folder
-    from ..files import keep_apart
+    from ..dataset.interactions import raw_folder
+    from ..utils.files import keep_apart
 
     for folder in (target, raw_folder(target)):
         keep_apart(folder, source, users, items)
@@ -121,7 +121,7 @@ def pull(
     force: Force = False,
 ) -> None:
     """Download a dataset or bundle from S3, checked; a cut download goes on where it stopped."""
-    from ..data.s3 import pull as pull_from
+    from ..bundle.s3 import pull as pull_from
 
     pull_from(url, target, force)
 
@@ -132,7 +132,7 @@ def push(
     url: Annotated[str, typer.Argument(help="s3://bucket/prefix")],
 ) -> None:
     """Upload a dataset or bundle to S3."""
-    from ..data.s3 import push as push_to
+    from ..bundle.s3 import push as push_to
 
     push_to(source, url)
 
@@ -140,9 +140,9 @@ def push(
 @contextmanager
 def _raw_of(target: Path, force: bool, *inputs: Path | None) -> Iterator[Path]:
     """The folder of a dataset's raw tables; nobody else can write it or the dataset for as long as the block."""
-    from ..dataset import raw_folder
-    from ..files import claimed, keep_inputs
-    from ..output_kinds import DATASET, RAW
+    from ..dataset.interactions import raw_folder
+    from ..utils.files import claimed, keep_inputs
+    from ..utils.output_kinds import DATASET, RAW
 
     for folder in (target, raw_folder(target)):
         keep_inputs(folder, *inputs)
@@ -153,10 +153,10 @@ def _raw_of(target: Path, force: bool, *inputs: Path | None) -> Iterator[Path]:
 def _encode(raw: Path, target: Path, split: By, valid: float, test: float) -> None:
     from pydantic import ValidationError
 
-    from ..dataset import PARTS, Dataset
-    from ..etl import encode
-    from ..schema import explain
-    from ..split import Split
+    from ..dataset.encode import encode
+    from ..dataset.interactions import PARTS, Dataset
+    from ..dataset.schema import explain
+    from ..dataset.split import Split
 
     try:
         how = Split(by=split.value, valid=valid, test=test)

@@ -18,7 +18,7 @@ def demo(as_json: Json = False) -> None:
     Ahead of time: fetch, train, compare with baselines, write to Redis, read three users back. On demand: deploy,
     serve with Triton, recommend for three users, one of them views an item, recommend again. Stops what it started.
     """
-    from ..demo import offline, online
+    from ..demos.movielens_demo import offline, online
 
     settings = load_settings()
     report, found = offline(settings)

@@ -17,16 +17,16 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from .. import output_kinds
 from ..config import LookupSettings, Settings, TritonSettings, load_settings
 from ..errors import DataError
-from ..files import claimed
+from ..utils import output_kinds
+from ..utils.files import claimed
 from .app import Force, Json, app, out, setting
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..dlrm.demo import Shown
+    from ..demos.large_scale_demo import Shown
     from ..parameter_server.remote import Remote
     from ..parameter_server.server import Counts
 
@@ -86,7 +86,7 @@ def load(
     as_json: Json = False,
 ) -> None:
     """Load the trained tables into RocksDB and the Redis Cluster; what is there already is left alone."""
-    from ..dlrm.serving import load_tables, tables_redis
+    from ..dlrm.dlrm_serving import load_tables, tables_redis
 
     settings = _settings()
     with tables_redis(ps, settings) as reached:
@@ -111,7 +111,7 @@ def serve(
     wait: Annotated[bool, typer.Option("--wait", help="until there is a ps.json, instead of an error")] = False,
 ) -> None:
     """Serve the model with Triton until Ctrl-C; Redis and RocksDB are started and filled before, where they are not."""
-    from ..dlrm.serving import serving
+    from ..dlrm.dlrm_serving import serving
 
     flags = dict(locals())
     settings = _settings(
@@ -143,7 +143,7 @@ def infer(
     """Ask Triton for click probabilities of sample rows, beside those of the trained model."""
     import numpy as np
 
-    from ..dlrm.client import DlrmClient
+    from ..dlrm.dlrm_client import DlrmClient
 
     columns = _sample(sample)
     with DlrmClient(load_settings(triton={"host": host, "grpc_port": grpc_port}).triton) as client:
@@ -193,7 +193,7 @@ def hits(
 ) -> None:
     """Where the running server found its rows: cache, Redis, RocksDB, or nowhere."""
     from ..dlrm.statistics import statistics
-    from ..triton.connection import ports
+    from ..triton.grpc_connection import ports
 
     settings = load_settings(triton={"host": host, "metrics_port": metrics_port}).triton
     found = statistics(*ports(settings))
@@ -210,7 +210,7 @@ def demo(as_json: Json = False) -> None:
     Train on two processes, export, start a Redis Cluster of three nodes and fill it, serve with Triton, compare with
     the trained model, watch where rows come from, change some, kill a node. Stops what it started.
     """
-    from ..dlrm.demo import demo as run
+    from ..demos.large_scale_demo import demo as run
 
     shown = run(load_settings())
     if as_json:
@@ -220,7 +220,7 @@ def demo(as_json: Json = False) -> None:
 
 
 def _show(shown: Shown) -> None:
-    from ..dlrm.demo import BATCH
+    from ..demos.large_scale_demo import BATCH
 
     test = shown.report["test"]
     out.print(
@@ -270,7 +270,7 @@ def _settings(**flags: dict[str, object]) -> Settings:
 @contextmanager
 def _remote(ps: Path) -> Iterator[Remote]:
     """The tables of a ps.json in Redis, which is started if it is the project's own."""
-    from ..dlrm.serving import tables_redis
+    from ..dlrm.dlrm_serving import tables_redis
     from ..parameter_server.remote import Remote
 
     with tables_redis(ps, _settings()) as settings, Remote.open(ps, settings) as remote:

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from .. import output_kinds
 from ..config import DlrmSettings, load_settings
-from ..files import claimed
+from ..utils import output_kinds
+from ..utils.files import claimed
 from .app import Force, Json, out, setting
 from .data import Test, Valid, data
 from .dlrm import dlrm
@@ -31,7 +31,7 @@ def criteo(
     force: Force = False,
 ) -> None:
     """The public Criteo click logs (Kaggle, Terabyte), split by time."""
-    from ..data.criteo_tsv import read
+    from ..data.criteo.tsv import read
 
     with claimed(target, output_kinds.CRITEO, force):
         read(source, target, min_count, max_size, valid, test)
@@ -51,7 +51,7 @@ def criteo_synthetic(
     force: Force = False,
 ) -> None:
     """Criteo-shaped clicks with planted effects, so that the best possible AUC is known."""
-    from ..data.criteo_synthetic import generate
+    from ..data.criteo.generate import generate
 
     with claimed(target, output_kinds.CRITEO, force):
         generate(target, rows, scale=scale, seed=seed, valid=valid, test=test)
@@ -98,7 +98,7 @@ def train(
 
 
 def _tell(path: Path) -> None:
-    from ..data.criteo import PARTS, CriteoDataset
+    from ..data.criteo.dataset import PARTS, CriteoDataset
 
     made = CriteoDataset(path)
     counts = ", ".join(f"{made.count(part):,} {part}" for part in PARTS)

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from .. import output_kinds
 from ..config import MerlinSettings, load_settings
-from ..files import claimed
+from ..utils import output_kinds
+from ..utils.files import claimed
 from .app import BUNDLE, Force, app, out, setting
 
 importing = typer.Typer(help="Make a bundle of models that were trained elsewhere.", no_args_is_help=True)

@@ -15,7 +15,7 @@ from .app import BEHIND, BUNDLE, DATASET, Bundle_, Dataset_, Force, Json, TakesI
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..evaluate import Report
+    from ..evaluation.evaluate import Report
     from ..store.recommendations import Recommendations
 
 
@@ -50,9 +50,9 @@ def train(
     With PyTorch, or with NVIDIA Merlin in an environment of its own (make merlin): NVTabular, TwoTowerModelV2 and
     DLRMModel, converted to the same bundle.
     """
-    from ..bundle import Bundle
-    from ..dataset import Dataset
-    from ..trainers import train as fit
+    from ..bundle.bundle import Bundle
+    from ..dataset.interactions import Dataset
+    from ..trainers.training import train as fit
 
     flags = {name: value for name, value in locals().items() if name in TrainSettings.model_fields}
     chosen = Bundle(epochs_of) if epochs_of else None
@@ -74,13 +74,13 @@ def evaluate(
 ) -> None:
     """Measure a bundle on the test part over the full catalogue, beside simple baselines."""
     if plot:
-        from ..plots import check_path
+        from ..evaluation.plots import check_path
 
         check_path(plot)  # now, not in an hour
     report = _evaluate(bundle, dataset, load_settings(batch={"candidates": candidates}).batch.candidates, baselines)
     if plot:
-        from ..plots import metric_bars
-        from ..recommender import OURS
+        from ..evaluation.plots import metric_bars
+        from ..offline.recommender import OURS
 
         metric_bars(report.retrieval, report.users["all"], highlight=OURS, path=plot)
     if as_json:
@@ -104,8 +104,8 @@ def batch(
     as_json: Json = False,
 ) -> None:
     """Score every user and publish the recommendations in Redis. Run again after a cut, it goes on where it stopped."""
-    from ..batch import batch as run
-    from ..bundle import Bundle
+    from ..bundle.bundle import Bundle
+    from ..offline.batch import batch as run
     from ..store.connection import connect
 
     flags = {name: value for name, value in locals().items() if name in BatchSettings.model_fields}
@@ -148,7 +148,7 @@ def get(
 
 def show_report(report: Report) -> None:
     """Print an evaluation: both tables, the effect of the ranker on the lists, and its calibration."""
-    from ..recommender import OURS
+    from ..offline.recommender import OURS
 
     out.print(report.table(), report.ranker_table())
     out.print(f"{report.compare(*OURS)}\n{report.ranker['calibration']}", highlight=False)
@@ -161,12 +161,12 @@ def recommendations_table(found: Recommendations, labels: dict[str, str], most: 
 
 
 def _evaluate(bundle: Path, dataset: Path, candidates: int, with_baselines: bool) -> Any:
-    from ..baselines import fit_baselines
-    from ..bundle import Bundle
-    from ..dataset import Dataset
-    from ..evaluate import check_test
-    from ..evaluate import evaluate as measure
-    from ..recommender import Everyone
+    from ..bundle.bundle import Bundle
+    from ..dataset.interactions import Dataset
+    from ..evaluation.baselines import fit_baselines
+    from ..evaluation.evaluate import check_test
+    from ..evaluation.evaluate import evaluate as measure
+    from ..offline.recommender import Everyone
 
     opened, rows = Bundle(bundle), Dataset(dataset)
     check_test(rows)

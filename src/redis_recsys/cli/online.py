@@ -22,7 +22,7 @@ from .app import BEHIND, BUNDLE, Bundle_, Json, TakesIds, app, out, ranked, sett
 if TYPE_CHECKING:
     import redis
 
-    from ..triton.client import Answer
+    from ..online.recommender_client import Answer
 
 WAIT_SECONDS = 5.0  # for an event to be applied
 
@@ -40,8 +40,8 @@ def deploy(
     as_json: Json = False,
 ) -> None:
     """Write a bundle into Redis as a new generation, and switch to it at once when all of it is there."""
-    from ..bundle import Bundle
-    from ..deploy import deploy as run
+    from ..bundle.bundle import Bundle
+    from ..online.deploy import deploy as run
     from ..store.connection import connect
 
     flags = {name: value for name, value in locals().items() if name in DeploySettings.model_fields}
@@ -125,7 +125,7 @@ def consume(
     as_json: Json = False,
 ) -> None:
     """Apply live events until Ctrl-C. Several may run; one that dies leaves its events to the others or the next."""
-    from ..events import Consumer
+    from ..online.consumer import Consumer
     from ..store.connection import connect
 
     flags = {name: value for name, value in locals().items() if name in DeploySettings.model_fields}
@@ -164,7 +164,7 @@ def serve(
     wait: Annotated[bool, typer.Option("--wait", help="until something is deployed, instead of an error")] = False,
 ) -> None:
     """Serve the live deployment with Triton until Ctrl-C. Triton and its models are started again if they die."""
-    from ..serving import serving
+    from ..online.serving import serving
 
     flags = dict(locals())
     settings = load_settings(
@@ -193,7 +193,7 @@ def recommend(
     as_json: Json = False,
 ) -> None:
     """Ask Triton for recommendations now."""
-    from ..triton.client import Client
+    from ..online.recommender_client import Client
 
     with Client(load_settings(triton={"host": host, "grpc_port": grpc_port}).triton) as client:
         answers = client.recommend(users, explain)

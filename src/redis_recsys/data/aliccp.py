@@ -26,11 +26,11 @@ from pathlib import Path
 
 import polars as pl
 
+from ..dataset.schema import Column, Schema
 from ..errors import DataError
-from ..files import keep_inputs, written_aside
-from ..output_kinds import RAW
-from ..progress import progress
-from ..schema import Column, Schema
+from ..utils.files import keep_inputs, written_aside
+from ..utils.output_kinds import RAW
+from ..utils.progress import progress
 
 USER_FIELDS = {
     "user_profile": "121",

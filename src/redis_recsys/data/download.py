@@ -9,8 +9,8 @@ import urllib.request
 from pathlib import Path
 
 from ..errors import DataError
-from ..files import written_aside_file
-from ..progress import progress
+from ..utils.files import written_aside_file
+from ..utils.progress import progress
 
 TIMEOUT = 10.0  # seconds without a byte, connecting included
 BLOCK = 1 << 20

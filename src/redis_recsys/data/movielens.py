@@ -18,11 +18,11 @@ from pathlib import Path
 
 import polars as pl
 
+from ..dataset.schema import Column, Schema
 from ..errors import ConfigError, DataError
-from ..files import claimed, disk_error, sha256, written_aside
-from ..output_kinds import MOVIELENS, RAW
-from ..progress import console
-from ..schema import Column, Schema
+from ..utils.files import claimed, disk_error, sha256, written_aside
+from ..utils.output_kinds import MOVIELENS, RAW
+from ..utils.progress import console
 from .download import download
 from .movielens_releases import RATING, RELEASES, Tables, read_recbole, read_zip
 

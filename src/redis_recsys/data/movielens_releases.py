@@ -15,7 +15,7 @@ from typing import IO, Literal
 import polars as pl
 
 from ..errors import DataError
-from ..files import disk_error
+from ..utils.files import disk_error
 
 # fmt: off
 GENRES_100K = (

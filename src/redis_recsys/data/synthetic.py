@@ -21,11 +21,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..dataset.schema import Column, Schema
 from ..errors import DataError
-from ..files import written_aside
-from ..output_kinds import RAW
-from ..progress import progress
-from ..schema import Column, Schema
+from ..utils.files import written_aside
+from ..utils.output_kinds import RAW
+from ..utils.progress import progress
 
 CHUNK = 500_000
 START = 1_577_836_800  # 2020-01-01 00:00 UTC

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from ..files import written_aside_file
+from ..utils.files import written_aside_file
 from .network import Dlrm
 
 Layer = tuple[np.ndarray, np.ndarray]

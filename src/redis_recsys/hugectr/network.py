@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..files import written_aside_file
+from ..utils.files import written_aside_file
 
 EMBEDDINGS = (
     "LocalizedSlotSparseEmbeddingHash",

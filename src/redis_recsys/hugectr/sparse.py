@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from ..files import written_aside
-from ..output_kinds import TABLE
+from ..utils.files import written_aside
+from ..utils.output_kinds import TABLE
 
 KEY, VECTOR = "key", "emb_vector"
 

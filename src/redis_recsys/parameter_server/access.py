@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ..config import Settings
 from ..errors import ConfigError
-from .config import VolatileDatabase
 from .nodes import Access, Address
+from .ps_json import VolatileDatabase
 
 DEFAULT_PORT = 6379
 

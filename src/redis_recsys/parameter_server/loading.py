@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..hugectr.sparse import SparseModel
-from ..progress import progress
+from ..utils.progress import progress
 from .server import ParameterServer, Table
 
 BLOCK_ROWS = 100_000

@@ -14,12 +14,12 @@ import numpy as np
 from ..config import Settings
 from ..errors import ConfigError, DataError, StoreError
 from ..hugectr import sparse
-from ..progress import progress
+from ..utils.progress import progress
 from .access import access_of
-from .config import Config, named, read
 from .nodes import Nodes
+from .ps_json import Config, named, read
 from .server import checked
-from .volatile import VolatileTier, Wanted
+from .tiers.redis_tier import VolatileTier, Wanted
 
 BLOCK_ROWS = 10_000
 

@@ -25,13 +25,13 @@ from ..config import Settings
 from ..errors import ConfigError, DataError, RecsysError
 from ..hugectr.sparse import SparseModel
 from .access import access_of
-from .cache import Cache, HostCache
-from .config import Config, TableConfig, finds, named, read
 from .layout import newest
 from .nodes import Nodes
-from .persistent import PersistentTier
+from .ps_json import Config, TableConfig, finds, named, read
+from .tiers.host_cache import Cache, HostCache
+from .tiers.redis_tier import VolatileTier, Wanted, nothing
+from .tiers.rocksdb_tier import PersistentTier
 from .updates import Followed, Follower
-from .volatile import VolatileTier, Wanted, nothing
 
 BACKLOG = 256  # fills that wait at most; more are dropped, since a later lookup asks for the rows again
 GATHER_SECONDS = 0.002  # in which fills of the cache gather: one for many lookups holds these up less
@@ -474,7 +474,7 @@ def new_cache(capacity: int, dim: int, device: str) -> Cache:
         ConfigError: a GPU is wanted and there is none.
     """
     if device != "cpu" and _gpu_there():
-        from .device_cache import DeviceCache
+        from .tiers.device_cache import DeviceCache
 
         return DeviceCache(capacity, dim)
     if device == "cuda":

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import RecsysError
-from .cache import Cache
 from .layout import UPDATES, newest, redis_key
 from .nodes import Command, Nodes
-from .persistent import PersistentTier
-from .volatile import VolatileTier, raise_for
+from .tiers.host_cache import Cache
+from .tiers.redis_tier import VolatileTier, raise_for
+from .tiers.rocksdb_tier import PersistentTier
 
 START = b"0-0"
 READ_ENTRIES = 64  # of a stream at a time

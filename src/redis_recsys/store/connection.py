@@ -14,8 +14,8 @@ from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from ..config import RedisSettings
+from ..embedded.redis_server import EmbeddedRedis
 from ..errors import StoreError
-from .embedded import EmbeddedRedis
 
 OF_CLUSTERS = (redis.exceptions.AskError, redis.exceptions.ClusterCrossSlotError, redis.exceptions.ClusterDownError)
 UNSUITED = {

@@ -30,8 +30,8 @@ from typing import Any, cast
 import numpy as np
 import redis
 
+from ..dataset.schema import IdKind
 from ..errors import StoreError
-from ..schema import IdKind
 from . import features, history, popular, vectors
 from .connection import store_errors
 from .generations import Generation

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import redis
 
+from ..dataset.schema import Side
 from ..errors import StoreError
-from ..schema import Side
 from .connection import store_errors
 from .generations import PIPELINE
 

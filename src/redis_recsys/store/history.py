@@ -24,7 +24,7 @@ import numpy as np
 import orjson
 import redis
 
-from ..entities import int64
+from ..dataset.entities import int64
 from .connection import store_errors
 
 PIPELINE = 100_000  # items sent before answers are read

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import redis
 
-from ..schema import IdKind
+from ..dataset.schema import IdKind
 from .connection import store_errors
 from .generations import PIPELINE
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import redis
 
-from ..entities import Numbers, int64
-from ..schema import IdKind, Schema, Side
+from ..dataset.entities import Numbers, int64
+from ..dataset.schema import IdKind, Schema, Side
 from . import events, features, history
 from .connection import store_errors
 from .forgotten import guarded

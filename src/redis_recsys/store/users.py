@@ -9,7 +9,7 @@ from typing import Any
 
 import redis
 
-from ..entities import int64
+from ..dataset.entities import int64
 from . import events, features, forgotten, history, recommendations
 from .connection import store_errors
 from .generations import COUNTER

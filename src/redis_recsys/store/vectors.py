@@ -23,11 +23,11 @@ import numpy as np
 import orjson
 import redis
 
-from ..entities import RAW_ID, Entities
+from ..dataset.entities import RAW_ID, Entities
+from ..dataset.schema import Schema
 from ..errors import StoreError
-from ..index import Change, LocalIndex
-from ..progress import progress
-from ..schema import Schema
+from ..retrieval.index import Change, LocalIndex
+from ..utils.progress import progress
 from .connection import store_errors
 
 # Neighbours per node, and neighbours explored when one is added. Of 8 to 64 and 100 to 400, queries at recall 0.97 are
@@ -265,7 +265,7 @@ class RedisIndex:
         self._times = 1.0 if allowed is None else (len(allowed) - 1) / max(int(allowed[1:].sum()), 1)
 
     def search(self, queries: np.ndarray, count: int, exclude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """See :class:`redis_recsys.index.VectorIndex`; one pipelined round trip, more where the nearest are barred."""
+        """See :class:`redis_recsys.retrieval.index.VectorIndex`; one pipelined round trip, more if some are barred."""
         return self._nearest(queries, count, exclude)[:2]
 
     def search_with_attributes(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
-    from ..bundle import Bundle
+    from ..bundle.bundle import Bundle
 
 MODELS = ("retrieval", "ranking")
 Curves = dict[str, list[dict[str, Any]]]

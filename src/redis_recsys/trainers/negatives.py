@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..dataset import Rows
+from ..dataset.interactions import Rows
 
 
 def with_negatives(rows: Rows, items: int, per_positive: int, rng: np.random.Generator) -> tuple[Rows, np.ndarray]:

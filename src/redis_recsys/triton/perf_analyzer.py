@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ..environments import located
 from ..errors import ServingError
+from ..utils.environments import located
 
 LIBRARIES = {"libb64": "libb64.so.0d", "libcudart": "libcudart.so.12"}  # that it needs and nvidia-pytriton carries
 

@@ -14,14 +14,14 @@ from typing import Any, Protocol
 
 from ..config import TritonSettings
 from ..errors import ServingError
-from ..files import written_aside
-from ..output_kinds import REPOSITORY
-from ..stages.stage import Field
+from ..online.stages.stage import Field
+from ..utils.files import written_aside
+from ..utils.output_kinds import REPOSITORY
 
 RECOMMENDER = "recommender"
-RUNNER = "redis_recsys.pipeline:Runner"
-MODEL = "redis_recsys.triton.model:TritonPythonModel"  # what ``model.py`` imports
-ALIAS_REQUEST, ALIAS_ANSWER = "redis_recsys.triton.alias:Request", "redis_recsys.triton.alias:Answer"
+RUNNER = "redis_recsys.online.pipeline:Runner"
+MODEL = "redis_recsys.online.recommender_model:TritonPythonModel"  # what ``model.py`` imports
+ALIAS_REQUEST, ALIAS_ANSWER = "redis_recsys.online.triton_alias:Request", "redis_recsys.online.triton_alias:Answer"
 TYPES = {
     "bool": "TYPE_BOOL",
     "uint8": "TYPE_UINT8",

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import polars as pl
 
+from ...dataset.schema import Column, Side
 from ...errors import DataError
-from ...progress import console
-from ...schema import Column, Side
+from ...utils.progress import console
 
 ENOUGH = 0.5  # of the log's ids, below which a warning is given
 

@@ -18,13 +18,13 @@ from typing import cast
 import polars as pl
 from polars.selectors import by_name
 
+from ...dataset.schema import Column, Schema
 from ...errors import DataError
-from ...files import keep_inputs, written_aside
-from ...output_kinds import RAW
-from ...progress import console, progress
-from ...schema import Column, Schema
-from .files import BLANKS, ROW, Part, files_of, open_part, reading
+from ...utils.files import keep_inputs, written_aside
+from ...utils.output_kinds import RAW
+from ...utils.progress import console, progress
 from .matching import match_ids
+from .parts import BLANKS, ROW, Part, files_of, open_part, reading
 from .times import TimeCells, settle_times, time_cells
 from .values import Cells, cells, settle, with_parsed
 

@@ -17,9 +17,9 @@ from typing import cast
 import polars as pl
 from polars.selectors import by_name
 
+from ...dataset.schema import TICKS, Column, Unit
 from ...errors import DataError
-from ...schema import TICKS, Column, Unit
-from .files import ROW, Part, reading
+from .parts import ROW, Part, reading
 from .values import Cells, beside, number, raw, unfit, with_parsed, words
 
 NAMES: dict[Unit, str] = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}

@@ -13,9 +13,9 @@ from typing import Any, Literal
 import polars as pl
 from polars.selectors import by_name
 
+from ...dataset.schema import Column
 from ...errors import SchemaError
-from ...schema import Column
-from .files import BLANKS, Part
+from .parts import BLANKS, Part
 
 Form = Literal["null", "whole", "text", "truth", "list of whole", "list of text", "separated", "number", "moment"]
 EXACT = 2**53  # whole numbers up to here are exact as floats

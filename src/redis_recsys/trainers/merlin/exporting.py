@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ...config import MerlinSettings
 from ...errors import BundleError, ConfigError
-from ...files import keep_inputs, written_aside
-from .environment import Worker
+from ...utils.files import keep_inputs, written_aside
 from .importing import SIDES, check_pieces, read_table
-from .job import SystemsJob, save
+from .worker_job import SystemsJob, save
+from .worker_process import Worker
 
 SECRET = re.compile(r"password=(?!\$\{\w+\}(?:,|$))")
 

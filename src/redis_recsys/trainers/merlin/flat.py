@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from ...dataset import Dataset, Part, Rows
-from ...entities import Entities
-from ...history import History
-from ...schema import Column, Schema, Side
-from ...vocabularies import read_vocabulary
+from ...dataset.entities import Entities
+from ...dataset.interactions import Dataset, Part, Rows
+from ...dataset.schema import Column, Schema, Side
+from ...dataset.user_history import History
+from ...dataset.vocabularies import read_vocabulary
 from ..negatives import with_negatives
-from .graph import SIDES
-from .job import Feature
+from .wiring import SIDES
+from .worker_job import Feature
 
 LONGEST_NAME = 220  # NVTabular names a file after all columns that share a vocabulary
 CHOOSING: dict[str, tuple[Part, ...]] = {"train": ("train",), "valid": ("valid",)}  # the number of epochs

@@ -17,23 +17,23 @@ import numpy as np
 import polars as pl
 from pydantic import ValidationError
 
-from ...bundle import Bundle, finish, write_tables, writing_bundle
+from ...bundle.bundle import Bundle, finish, write_tables, writing_bundle
+from ...bundle.models import Tower
 from ...config import MerlinSettings
-from ...entities import ITEM_VALUES, Entities, write_entities
+from ...dataset.entities import ITEM_VALUES, Entities, write_entities
+from ...dataset.popularity import Clicks
+from ...dataset.schema import Column, Schema, Side, explain
+from ...dataset.user_history import History
+from ...dataset.vocabularies import write_vocabulary
 from ...errors import BundleError
-from ...files import claimed, disk_error, keep_inputs
-from ...history import History
-from ...inference import Tower
-from ...output_kinds import BUNDLE
-from ...popularity import Clicks
-from ...progress import console
-from ...schema import Column, Schema, Side, explain
-from ...vocabularies import write_vocabulary
+from ...utils.files import claimed, disk_error, keep_inputs
+from ...utils.output_kinds import BUNDLE
+from ...utils.progress import console
 from .categories import Categories, SavedSchema, settled
-from .environment import Worker
-from .graph import SIDES, Wire, own_ids
-from .job import piece
-from .models import Converted, write_models
+from .conversion import Converted, write_models
+from .wiring import SIDES, Wire, own_ids
+from .worker_job import piece
+from .worker_process import Worker
 
 PIECES = {
     "query_tower": "write it with model.query_encoder.save('query_tower')",

@@ -14,22 +14,22 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ...bundle import Bundle, writing_bundle
+from ...bundle.bundle import Bundle, writing_bundle
+from ...bundle.writer import complete
 from ...config import Settings, TrainSettings
-from ...dataset import PARTS, Dataset
+from ...dataset.interactions import PARTS, Dataset
+from ...dataset.vocabularies import read_vocabulary
 from ...errors import ConfigError, TrainingError
-from ...files import claimed, disk_error, keep_inputs, written_aside
-from ...output_kinds import BUNDLE, EXPORT
-from ...progress import console, progress
-from ...vocabularies import read_vocabulary
-from ..complete import complete
+from ...utils.files import claimed, disk_error, keep_inputs, written_aside
+from ...utils.output_kinds import BUNDLE, EXPORT
+from ...utils.progress import console, progress
 from ..epochs import MODELS, Curves, best_epochs, curves_of
 from . import flat
 from .categories import Categories
-from .environment import Worker, interpreter, tell
-from .graph import Wire
-from .job import Feature, Job, save
-from .models import Converted, write_models
+from .conversion import Converted, write_models
+from .wiring import Wire
+from .worker_job import Feature, Job, save
+from .worker_process import Worker, interpreter, tell
 
 UNDERSTOOD = {"trainer", "device", "seed", "embedding_dim", "epochs", "patience", "ranking_negatives", "final"}
 METRICS = {"retrieval": "NDCG@10 within a batch", "ranking": "AUC"}  # that Keras stops by, on the valid part

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from ...bundle.models import HEAD_INPUTS, RANKER_INPUTS, Ranker, Tower
 from ...errors import BundleError
-from ...inference import HEAD_INPUTS, RANKER_INPUTS, Ranker, Tower
-from .dlrm import DLRM, Head, ItemSide, UserSide
-from .features import Batch, Packed, Table
+from .inputs import Batch, Packed, Table
+from .ranker import DLRM, Head, ItemSide, UserSide
 from .two_tower import TwoTower
 
 OPSET = 18

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import TrainingError
-from ...files import disk_error
-from ...progress import console, progress
-from .features import Batch, Interactions
+from ...utils.files import disk_error
+from ...utils.progress import console, progress
+from .inputs import Batch, Interactions
 
 AVERAGE = 0.98
 

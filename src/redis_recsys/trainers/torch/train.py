@@ -10,23 +10,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...bundle import Bundle, writing_bundle
+from ...bundle.bundle import Bundle, writing_bundle
+from ...bundle.writer import complete
 from ...config import TrainSettings
-from ...dataset import BEFORE_TEST, PARTS, Dataset, Part, Rows
+from ...dataset.interactions import BEFORE_TEST, PARTS, Dataset, Part, Rows
+from ...dataset.user_history import History
 from ...errors import TrainingError
-from ...files import claimed, disk_error, keep_inputs
-from ...history import History
-from ...metrics import auc, hits_of, log_loss, ndcg_at
-from ...output_kinds import BUNDLE
-from ...progress import console
-from ...topk import topk
-from ..complete import complete
+from ...evaluation.metrics import auc, hits_of, log_loss, ndcg_at
+from ...retrieval.topk import topk
+from ...utils.files import claimed, disk_error, keep_inputs
+from ...utils.output_kinds import BUNDLE
+from ...utils.progress import console
 from ..epochs import Curves, best_epochs, curves_of
 from ..negatives import with_negatives
-from .dlrm import DLRM, Head, ItemSide, UserSide
 from .export import export_ranker, export_towers
-from .features import Interactions, Packed, RecentItems, Table
+from .inputs import Interactions, Packed, RecentItems, Table
 from .loop import Metric, fit
+from .ranker import DLRM, Head, ItemSide, UserSide
 from .two_tower import TwoTower
 
 VALIDATION_USERS = 2_000

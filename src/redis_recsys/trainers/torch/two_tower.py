@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...config import TrainSettings
-from ...schema import Schema, Side
-from .features import Batch, FeatureVectors, Packed, Table, hide_ids
+from ...dataset.schema import Schema, Side
+from .inputs import Batch, FeatureVectors, Packed, Table, hide_ids
 
 HIDDEN = 128
 HIDDEN_ITEMS = 0.01

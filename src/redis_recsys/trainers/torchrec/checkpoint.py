@@ -29,7 +29,7 @@ from torch.distributed import checkpoint as dcp
 from torchrec.distributed import DistributedModelParallel
 
 from ...errors import TrainingError
-from ...files import disk_error
+from ...utils.files import disk_error
 from .sharding import moments, tables
 
 

@@ -24,11 +24,11 @@ import torch
 import torch.distributed as dist
 from torchrec.distributed import DistributedModelParallel
 
-from ... import output_kinds
-from ...data.criteo import CriteoDataset, CriteoRows
-from ...files import written_aside
+from ...data.criteo.dataset import CriteoDataset, CriteoRows
 from ...hugectr import DENSE, NETWORK, SPARSE, network, sparse
 from ...hugectr import dense as dense_model
+from ...utils import output_kinds
+from ...utils.files import written_aside
 from .model import DLRM, jagged, linear_layers
 from .sharding import dlrm, gathered, tables
 

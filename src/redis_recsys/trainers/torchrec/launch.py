@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from ...config import DlrmSettings
-from ...data.criteo import CriteoDataset
+from ...data.criteo.dataset import CriteoDataset
 from ...errors import ConfigError, TrainingError
-from ...files import keep_inputs, written_aside
-from ...machine import cores
-from ...output_kinds import DLRM
-from ...progress import console, progress
+from ...utils.files import keep_inputs, written_aside
+from ...utils.machine import cores
+from ...utils.output_kinds import DLRM
+from ...utils.progress import console, progress
 from .job import Job
 
 WORKER = "redis_recsys.trainers.torchrec.worker"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor, KeyedTensor, PoolingType
 
 from ...config import DlrmSettings
-from ...data.criteo import DENSE, SLOTS
+from ...data.criteo.dataset import DENSE, SLOTS
 from ...hugectr.network import Dlrm
 
 

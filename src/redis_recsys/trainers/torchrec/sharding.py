@@ -23,7 +23,7 @@ from torchrec.distributed.planner.types import ParameterConstraints
 from torchrec.distributed.types import ShardingType
 
 from ...config import DlrmSettings
-from ...data.criteo import SLOTS
+from ...data.criteo.dataset import SLOTS
 from .model import DLRM
 
 BLOCK = 65_536  # rows of a table that are made or sent at a time

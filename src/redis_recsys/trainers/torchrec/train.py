@@ -20,9 +20,9 @@ from torch.nn import functional
 from torchrec.distributed import DistributedModelParallel
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
-from ...data.criteo import CriteoDataset, CriteoRows, Part
+from ...data.criteo.dataset import CriteoDataset, CriteoRows, Part
 from ...errors import TrainingError
-from ...metrics import auc, log_loss
+from ...evaluation.metrics import auc, log_loss
 from .checkpoint import Checkpoints, Progress
 from .export import export
 from .job import Job

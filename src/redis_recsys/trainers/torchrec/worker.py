@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from ...errors import RecsysError, TrainingError
-from ..merlin.worker.events import emit, take_over
+from ..worker_events import emit, take_over
 from .job import Job
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
-from .events import emit, take_over, timed
+from ...worker_events import emit, take_over, timed
 
 PINS = Path(__file__).parents[1] / "requirements.txt"
 NAMED = ("tensorflow", "merlin", "nvtabular", "numpy", "pandas", "pyarrow", "keras", "tf2onnx", "onnx", "protobuf")
@@ -36,7 +36,7 @@ def main(verb: str, *arguments: str) -> int:
 
 def run(verb: str, paths: list[Path]) -> None:
     """One verb; Merlin's packages are imported only here, since that takes ten seconds."""
-    from ..job import Job, SystemsJob
+    from ..worker_job import Job, SystemsJob
 
     if verb == "fit":
         with timed("import"):
@@ -55,7 +55,7 @@ def run(verb: str, paths: list[Path]) -> None:
         export_systems(SystemsJob.load(paths[0]))
     elif verb == "check":
         with timed("import"):
-            from .check import check
+            from .smoke_test import check
         check()
     else:
         raise SystemExit(f"no verb {verb!r}")

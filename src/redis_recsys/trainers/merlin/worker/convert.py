@@ -16,8 +16,8 @@ import pandas as pd
 import tensorflow as tf
 import tf2onnx
 
-from ..job import piece
-from .events import timed
+from ...worker_events import timed
+from ..worker_job import piece
 
 MODELS = ("query_tower", "candidate_tower", "dlrm")
 OPSET = 17

@@ -21,8 +21,8 @@ from merlin.schema import Schema
 from merlin.schema.tags import Tags
 from nvtabular import ops
 
-from ..job import Job
-from .events import emit, timed
+from ...worker_events import emit, timed
+from ..worker_job import Job
 
 K = 10
 PART_SIZE = "256MB"

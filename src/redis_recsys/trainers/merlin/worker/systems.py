@@ -33,8 +33,8 @@ from merlin.systems.dag.ops.softmax_sampling import SoftmaxSampling
 from merlin.systems.dag.ops.tensorflow import PredictTensorflow
 from merlin.systems.dag.ops.unroll_features import UnrollFeatures
 
-from ..job import SystemsJob, piece
-from .events import timed
+from ...worker_events import timed
+from ..worker_job import SystemsJob, piece
 
 TYPES = ("int32", "int64", "float32")  # that QueryFeast knows
 LISTS = 32  # of the index that Merlin Systems makes: it needs as many vectors

@@ -1,0 +1,273 @@
+"""The bundle: everything that is left of training, in one directory that every later step reads.
+
+::
+
+    bundle/
+      manifest.json            version, trainer, metrics, SHA-256 of every file
+      schema.yaml              the columns and their packing
+      user_tower.onnx          categorical int32[N, Cu], numeric float32[N, Fu] -> embedding float32[N, D], unit length
+      item_tower.onnx          the same for items
+      ranker.onnx              user_categorical int32[B, Cu], user_numeric float32[B, Fu],
+                               item_categorical int32[B, N, Ci], item_numeric float32[B, N, Fi]
+                               -> probability float32[B, N]; the user side is computed once per user
+      vocab/                   raw value -> id of every categorical column (vocabularies.py)
+      user_features.parquet    every user: raw id and encoded features (entities.py)
+      item_features.parquet    the same for items, with labels
+      item_embeddings.parquet  ``embedding`` float32[D], row i belongs to item i + 1
+      item_values.parquet      raw values of the items' categorical columns, for business rules (entities.py)
+      popularity.parquet       ``item`` int32 and ``count`` int64 (clicks ever) of clicked items, most popular first;
+                               where times are known, ``recent`` int64 (clicks among the newest tenth) decides first
+      history.parquet          ``items`` list<int32> of each user, oldest first, in the order of user_features
+
+History, popularity and the users' newest items are those after every row of the dataset, its test part included.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..dataset.entities import ITEM_VALUES, RAW_ID, ROW_GROUP, Entities, read_entities, stream_entities, stream_parquet
+from ..dataset.interactions import Part
+from ..dataset.popularity import Clicks, Popular
+from ..dataset.schema import IdKind, Schema, Side, explain
+from ..dataset.user_history import History
+from ..errors import BundleError
+from ..utils.files import sha256, written_aside
+from ..utils.output_kinds import BUNDLE
+
+BUNDLE_VERSION = 2
+READABLE = (1, BUNDLE_VERSION)  # bundles of version 1 do not hold what was clicked in the test part
+MODELS = ("user_tower.onnx", "item_tower.onnx", "ranker.onnx")
+TABLES = (
+    "user_features.parquet",
+    "item_features.parquet",
+    "item_embeddings.parquet",
+    "popularity.parquet",
+    "history.parquet",
+)
+
+
+class File(BaseModel):
+    """Size and checksum of one file of a bundle."""
+
+    model_config = ConfigDict(extra="forbid")
+    bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """``manifest.json``."""
+
+    model_config = ConfigDict(extra="forbid")
+    version: int
+    trainer: str
+    created: str
+    embedding_dim: int
+    users: int
+    items: int
+    metrics: dict[str, Any]
+    learned_from: dict[Part, int] = Field({}, description="rows that the models have learned from, by part of the data")
+    final: bool = Field(False, description="trained for production, on every row: there is nothing to evaluate it on")
+    files: dict[str, File]
+
+
+class Bundle:
+    """Read access to a bundle directory; tables are read on first use, users are streamed."""
+
+    def __init__(self, path: Path, verify: bool = True) -> None:
+        """Open a bundle and, unless told otherwise, compare every file with its checksum.
+
+        Raises:
+            BundleError: no bundle, a newer version, a missing file or one that was altered.
+        """
+        self.path = Path(path)
+        try:
+            text = (self.path / "manifest.json").read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            raise BundleError(f"no bundle at {self.path}: make one with 'recsys train'") from None
+        try:
+            document = json.loads(text)
+            version = document.get("version")
+            if version not in READABLE:
+                raise BundleError(
+                    f"{self.path} has bundle version {version}, this code reads 1 to {BUNDLE_VERSION}: "
+                    "use the release that wrote it, or train again"
+                )
+            self.manifest = Manifest.model_validate(document)
+        except ValidationError as error:
+            raise BundleError(f"{self.path / 'manifest.json'}: {explain(error)}") from error
+        except (ValueError, AttributeError) as error:
+            raise BundleError(f"{self.path / 'manifest.json'} is damaged: {error}") from error
+        if verify:
+            self._verify()
+        self.schema = Schema.load(self.path / "schema.yaml")
+
+    def _verify(self) -> None:
+        for name in ("schema.yaml", *MODELS, *TABLES):
+            if name not in self.manifest.files:
+                raise BundleError(f"{self.path / 'manifest.json'} does not list {name}: train again")
+        for name, expected in self.manifest.files.items():
+            path = self.path / name
+            if not path.is_file():
+                raise BundleError(f"{path} is missing: copy the bundle again or train again")
+            if path.stat().st_size != expected.bytes or sha256(path) != expected.sha256:
+                raise BundleError(f"{path} does not match its checksum: copy the bundle again or train again")
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever any file of the bundle does."""
+        return sha256(self.path / "manifest.json")[:16]
+
+    @property
+    def made(self) -> int:
+        """When it was made, epoch milliseconds."""
+        return int(datetime.fromisoformat(self.manifest.created).timestamp() * 1000)
+
+    @cached_property
+    def id_kinds(self) -> dict[Side, IdKind]:
+        """Whether the raw ids of users and of items are integers or texts."""
+        return {side: self._id_kind(side) for side in ("user", "item")}
+
+    def _id_kind(self, side: Side) -> IdKind:
+        table = next(stream_parquet(self.path / f"{side}_features.parquet", [RAW_ID], block=1), None)
+        return "str" if table is not None and pa.types.is_string(table.column(RAW_ID).type) else "int"
+
+    def raw_ids(self, side: Side) -> np.ndarray:
+        """Raw ids of all users or items in table order, int64[n] or object[n] of str."""
+        blocks = stream_parquet(self.path / f"{side}_features.parquet", [RAW_ID])
+        return np.concatenate([block.column(RAW_ID).to_numpy(zero_copy_only=False) for block in blocks])
+
+    @cached_property
+    def items(self) -> Entities:
+        """Every item, with labels."""
+        return read_entities(self.path / "item_features.parquet", self.schema, "item", labels=True)
+
+    @cached_property
+    def item_embeddings(self) -> np.ndarray:
+        """float32[items, D]; row i belongs to item i + 1."""
+        parts = [
+            batch.column("embedding").flatten().to_numpy(zero_copy_only=False)
+            for batch in stream_parquet(self.path / "item_embeddings.parquet", ["embedding"])
+        ]
+        return np.concatenate(parts).reshape(-1, self.manifest.embedding_dim)
+
+    def item_values(self, name: str) -> pa.ChunkedArray | None:
+        """Raw values of a categorical column, one per item in table order: int64, text, or lists of these.
+
+        None where the bundle lacks them: it is of an earlier release, or of an import that could not tell.
+
+        Raises:
+            BundleError: the file is damaged.
+        """
+        if ITEM_VALUES not in self.manifest.files:
+            return None
+        try:
+            with pq.ParquetFile(self.path / ITEM_VALUES) as file:
+                return file.read([name]).column(name) if name in file.schema_arrow.names else None
+        except (OSError, pa.ArrowException) as error:
+            raise BundleError(f"{self.path / ITEM_VALUES} cannot be read: {' '.join(str(error).split())}") from error
+
+    @cached_property
+    def popularity(self) -> Popular:
+        """All items, most popular first; none where no click is known."""
+        path = self.path / "popularity.parquet"
+        recent = [name for name in pq.read_schema(path).names if name == "recent"]
+        blocks = list(stream_parquet(path, ["item", "count", *recent]))
+        if not blocks:
+            return Popular(np.empty(0, np.int32), np.empty(0))
+        item, *columns = (column.to_numpy() for column in pa.Table.from_batches(blocks).columns)
+        clicks = np.zeros((len(columns), self.manifest.items), np.int64)
+        clicks[:, item - 1] = columns
+        return Popular.of(Clicks(*clicks), self.raw_ids("item"))
+
+    def users(self, block: int = 4096) -> Iterator[tuple[Entities, History]]:
+        """All users in table order, ``block`` at a time: features, and what each has interacted with.
+
+        In the history of a block, user 1 is the block's first row.
+        """
+        features = stream_entities(self.path / "user_features.parquet", self.schema, "user", block=block)
+        histories = stream_parquet(self.path / "history.parquet", ["items"], block)
+        for users, batch in zip(features, histories, strict=True):
+            lists = batch.column("items")
+            lengths = np.diff(lists.offsets.to_numpy())
+            starts = np.concatenate([[0, 0], np.cumsum(lengths)]).astype(np.int64)
+            yield users, History(starts, lists.flatten().to_numpy())
+
+
+@contextmanager
+def writing_bundle(target: Path) -> Iterator[Path]:
+    """Yield a directory to fill; it becomes ``target`` if the block ends without an error (see ``finish``)."""
+    with written_aside(target, BUNDLE) as aside:
+        (aside / "vocab").mkdir()
+        yield aside
+        if not (aside / "manifest.json").exists():
+            raise BundleError(f"the bundle for {target} was not finished")
+
+
+def write_tables(folder: Path, item_embeddings: np.ndarray, clicks: Clicks, history: History, users: int) -> None:
+    """Write the parquet files that do not come from the dataset as they are.
+
+    Args:
+        folder: a directory from :func:`writing_bundle`.
+        item_embeddings: float32[items, D].
+        clicks: of each item.
+        history: what each user has interacted with.
+        users: number of users.
+    """
+    flat = pa.array(np.ascontiguousarray(item_embeddings, np.float32).reshape(-1))
+    embedding = pa.FixedSizeListArray.from_arrays(flat, item_embeddings.shape[1])
+    pq.write_table(pa.table({"embedding": embedding}), folder / "item_embeddings.parquet")
+    order = np.argsort(-clicks.scores, kind="stable")
+    order = order[clicks.ever[order] > 0]
+    table = {"item": (order + 1).astype(np.int32), "count": clicks.ever[order].astype(np.int64)}
+    if clicks.recent is not None:
+        table["recent"] = clicks.recent[order].astype(np.int64)
+    pq.write_table(pa.table(table), folder / "popularity.parquet")
+    offsets = history.starts[1 : users + 2]
+    # int64 offsets: a catalogue's whole history may hold more than 2^31 items
+    lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(history.items, type=pa.int32()))
+    pq.write_table(pa.table({"items": lists}), folder / "history.parquet", row_group_size=ROW_GROUP)
+
+
+def finish(
+    folder: Path,
+    schema: Schema,
+    trainer: str,
+    metrics: dict[str, Any],
+    embedding_dim: int,
+    users: int,
+    items: int,
+    learned_from: dict[Part, int] | None = None,
+    final: bool = False,
+) -> None:
+    """Write schema and manifest, the last step before the bundle takes its place; see :class:`Manifest`."""
+    schema.save(folder / "schema.yaml")
+    files = {
+        path.relative_to(folder).as_posix(): File(bytes=path.stat().st_size, sha256=sha256(path))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    manifest = Manifest(
+        version=BUNDLE_VERSION,
+        trainer=trainer,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        embedding_dim=embedding_dim,
+        users=users,
+        items=items,
+        metrics=metrics,
+        learned_from=learned_from or {},
+        final=final,
+        files=files,
+    )
+    (folder / "manifest.json").write_text(manifest.model_dump_json(indent=2) + "\n")

@@ -1,0 +1,228 @@
+"""Raw interactions become a dataset: split, numbered, encoded (the layout is described in ``dataset.py``).
+
+Streaming passes over the interactions, in file order: the first checks ids, targets and times; the second counts
+users and items in the training rows and finds the row that holds each one's features; the third replaces raw ids
+by entity numbers and writes the parts; the last does what the second does over all rows, for ``final/``. A feature that
+is missing in some of those rows costs a pass of its own, over its column alone. Held in memory are the users, the
+items, and a few bytes per interaction.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from ..errors import DataError
+from ..utils.files import claimed, disk_error, keep_inputs, written_aside
+from ..utils.output_kinds import DATASET
+from ..utils.progress import progress
+from .encode_entities import COUNT, encode_entities, raw_values
+from .entities import ITEM_VALUES, Entities, read_entities, write_entities
+from .interactions import DATASET_VERSION, PARTS, Dataset, Part
+from .raw import SIDES, Raw, open_raw
+from .schema import INTERNAL, Schema, Side
+from .split import Split, check_parts
+from .user_history import History
+
+BATCH = 1_000_000
+WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # only a write ends with one of these
+PART, ORDER, RANK, NUMBER = (f"{INTERNAL}{name}" for name in ("part", "order", "rank", "number"))
+
+
+def encode(raw: Path, target: Path, split: Split) -> None:
+    """Make a dataset of a raw folder.
+
+    Args:
+        raw: folder with schema.yaml, interactions/part-*.parquet and optional users.parquet and items.parquet.
+        target: folder of the dataset; it appears whole or not at all.
+        split: which rows train, validate and test.
+
+    Raises:
+        SchemaError: the schema is invalid, or a column is missing or of the wrong type.
+        DataError: a file is missing, truncated or empty, a value cannot be used, a part of the split would be
+            empty, or the target cannot be written.
+    """
+    raw, target = Path(raw), Path(target)
+    keep_inputs(target, raw)
+    with claimed(target, DATASET), _clear_errors(raw, target):
+        source = open_raw(raw)
+        rows, description = _divide(source, split)
+        entities = {side: _entities(source, rows, side, pl.col(PART) == 0) for side in SIDES}
+        with written_aside(target, DATASET) as aside:
+            _write_parts(aside, source, rows, entities)
+            counts = {f"{side}s": len(entities[side]) for side in SIDES}
+            manifest = {"version": DATASET_VERSION, **description, **counts}
+            (aside / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+            _write_tables(aside, source.schema, entities)
+            dataset = Dataset(aside)
+            _fill_history(dataset, "train")
+            entities = {side: _entities(source, rows, side, pl.col(PART) >= 0) for side in SIDES}
+            _write_tables(aside / "final", source.schema, entities)
+            _fill_history(dataset.final, *PARTS)
+
+
+def _divide(source: Raw, split: Split) -> tuple[pl.LazyFrame, dict[str, Any]]:
+    """The interactions with PART and ORDER (position in time) beside them, and what the manifest says of the split."""
+    schema = source.schema
+    user, time = schema.id_column("user").name, schema.time.name if schema.time else None
+    needed = [name for name in (time, user if split.by == "user" else None) if name is not None]
+    frame = source.interactions.select(needed).collect(engine="streaming") if needed else pl.DataFrame()
+    cuts = split.cuts(None if time is None else frame[time])
+    if time is None or frame[time].is_sorted():
+        order = pl.int_range(source.rows, dtype=pl.UInt32, eager=True)
+    else:
+        order = frame[time].rank("ordinal")
+    part = frame.select(split.part(source.rows, user, time, cuts).alias(PART))[PART]
+    counts = check_parts([int((part == number).sum()) for number in range(len(PARTS))], split)
+    description: dict[str, Any] = {"split": split.model_dump(), "rows": counts}
+    if cuts is not None:
+        description["cuts"] = dict(zip(("valid_from", "test_from"), cuts, strict=True))
+    beside = pl.DataFrame({PART: part, ORDER: order})
+    return pl.concat([source.interactions, beside.lazy()], how="horizontal"), description
+
+
+def _entities(source: Raw, rows: pl.LazyFrame, side: Side, training: pl.Expr) -> pl.DataFrame:
+    """Every user or item, most frequent in training first: id, raw features and labels, COUNT and NUMBER.
+
+    A feature in the interactions is the newest known one of the training rows; of a user or item without such rows,
+    the oldest known one of the others. What only later rows tell of somebody in training is the future, and unknown.
+
+    Args:
+        source: the raw folder.
+        rows: from :func:`_divide`.
+        side: user or item.
+        training: which rows count as such.
+    """
+    key = source.schema.id_column(side).name
+    rank = _rank(training)
+    found = (
+        rows.group_by(key)
+        .agg(training.sum().cast(pl.Int64).alias(COUNT), rank.max().alias(RANK))
+        .collect(engine="streaming")
+    )
+    flat = [column.name for column in source.flat[side]]
+    if flat:
+        found = found.join(_values_at(rows, rank, found[RANK], flat), on=RANK)
+    found = _fill_gaps(found.drop(RANK), rows, rank, key, [name for name in flat if found[name].null_count()])
+    if side in source.tables:
+        table = source.tables[side].collect()
+        found = found.join(table, on=key, how="full", coalesce=True).with_columns(pl.col(COUNT).fill_null(0))
+    return found.sort([COUNT, key], descending=[True, False]).with_row_index(NUMBER, 1)
+
+
+def _rank(training: pl.Expr) -> pl.Expr:
+    """Which of some rows tells of its user or item, the highest: the newest of training, else the oldest of the rest.
+
+    No two rows have the same.
+    """
+    order = pl.col(ORDER).cast(pl.Int64)
+    return pl.when(training).then(order).otherwise(-1 - order)
+
+
+def _values_at(rows: pl.LazyFrame, rank: pl.Expr, ranks: pl.Series, names: list[str]) -> pl.DataFrame:
+    """RANK and some columns of the rows that have one of the ranks."""
+    ranked = rows.select(rank.alias(RANK), *names)
+    return ranked.filter(pl.col(RANK).is_in(ranks.implode())).collect(engine="streaming")
+
+
+def _fill_gaps(found: pl.DataFrame, rows: pl.LazyFrame, rank: pl.Expr, key: str, names: list[str]) -> pl.DataFrame:
+    """Replace each of some columns by the values of the rows of highest rank that have one.
+
+    Args:
+        found: one row per user or item, with COUNT.
+        rows: interactions with PART and ORDER.
+        rank: from :func:`_rank`.
+        key: name of the id column.
+        names: of the columns, which are read one after the other.
+    """
+    if not names:
+        return found
+    known = [rank.filter(pl.col(name).is_not_null()).max().alias(name) for name in names]
+    ranks = rows.group_by(key).agg(known).collect(engine="streaming").join(found.select(key, COUNT), on=key)
+    for name in names:
+        at = ranks.select(key, COUNT, pl.col(name).alias(RANK))
+        at = at.filter((pl.col(RANK) >= 0) | (pl.col(COUNT) == 0)).drop(COUNT)
+        values = at.join(_values_at(rows, rank, at[RANK], [name]), on=RANK).drop(RANK)
+        found = found.drop(name).join(values, on=key, how="left")
+    return found
+
+
+def _write_tables(folder: Path, schema: Schema, entities: dict[Side, pl.DataFrame]) -> None:
+    """Write schema.yaml, vocab/ and the tables of users and items; the history column is left empty."""
+    folder.mkdir(exist_ok=True)
+    encoded: dict[Side, Entities] = {}
+    for side in SIDES:
+        encoded[side], schema = encode_entities(entities[side], schema, side, folder)
+    schema = _share_vocabulary(schema)
+    schema.save(folder / "schema.yaml")
+    for side in SIDES:
+        write_entities(folder / f"{side}s.parquet", schema, side, encoded[side])
+    raw_values(entities["item"], schema).write_parquet(folder / ITEM_VALUES)
+
+
+def _fill_history(dataset: Dataset, *parts: Part) -> None:
+    """Write every user's newest items after some parts into the table of users, if there is a column for them."""
+    if dataset.schema.history:
+        path = dataset.path / "users.parquet"
+        users = read_entities(path, dataset.schema, "user", labels=True)
+        History.of(dataset.rows(*parts), len(users)).fill(users.categorical, dataset.schema)
+        write_entities(path, dataset.schema, "user", users)
+
+
+def _write_parts(aside: Path, source: Raw, rows: pl.LazyFrame, entities: dict[Side, pl.DataFrame]) -> None:
+    """Write train/, valid/ and test/ with entity numbers in place of ids, each partition in time order."""
+    schema = source.schema
+    for side in SIDES:
+        key = schema.id_column(side).name
+        numbers = entities[side].lazy().select(key, pl.col(NUMBER).cast(pl.Int32).alias(f"{NUMBER}_{side}"))
+        rows = rows.join(numbers, on=key, how="left", maintain_order="left")
+    columns = [
+        *(pl.col(f"{NUMBER}_{side}").alias(side) for side in SIDES),
+        pl.lit(1.0, pl.Float32).alias("target")
+        if schema.target is None
+        else pl.col(schema.target.name).alias("target"),
+        pl.lit(0, pl.Int64).alias("time") if schema.time is None else pl.col(schema.time.name).alias("time"),
+        *([] if schema.oracle is None else [pl.col(schema.oracle.name).alias("oracle")]),
+        pl.col(PART),
+    ]
+    written = dict.fromkeys(PARTS, 0)
+    for name in PARTS:
+        (aside / name).mkdir()
+    batches = rows.select(columns).collect_batches(chunk_size=BATCH, maintain_order=True, engine="streaming")
+    with progress("encoding rows", source.rows) as advance:
+        for batch in batches:
+            for number, name in enumerate(PARTS):
+                chunk = batch.filter(pl.col(PART) == number).drop(PART)
+                if len(chunk):
+                    path = aside / name / f"part-{written[name]:05}.parquet"
+                    chunk.sort("time", maintain_order=True).write_parquet(path, compression="snappy")
+                    written[name] += 1
+            advance(len(batch))
+
+
+def _share_vocabulary(schema: Schema) -> Schema:
+    """The schema with the item id's cardinality on the history."""
+    cardinality = schema.id_column("item").cardinality
+    columns = [c.model_copy(update={"cardinality": cardinality}) if c.role == "history" else c for c in schema.columns]
+    return schema.model_copy(update={"columns": columns})
+
+
+@contextmanager
+def _clear_errors(raw: Path, target: Path) -> Iterator[None]:
+    """Polars' errors as this project's."""
+    try:
+        yield
+    except pl.exceptions.PolarsError as error:
+        reason = " ".join(str(error).split())
+        code = re.search(r"os error (\d+)", reason)
+        if code and int(code[1]) in WRITING:
+            raise disk_error(OSError(int(code[1]), os.strerror(int(code[1]))), target) from error
+        raise DataError(f"the data in {raw} cannot be encoded (a damaged file?): {reason}") from error

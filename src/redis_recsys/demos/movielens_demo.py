@@ -1,0 +1,124 @@
+"""The main job from end to end on MovieLens-100k, as ``make demo`` runs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..bundle.bundle import Bundle
+from ..config import Settings, TrainSettings
+from ..data.movielens import fetch
+from ..dataset.encode import encode
+from ..dataset.interactions import Dataset, raw_folder
+from ..dataset.split import Split
+from ..errors import StoreError
+from ..evaluation.evaluate import Report, evaluate
+from ..offline.batch import batch
+from ..offline.recommender import Everyone
+from ..store.connection import connect
+from ..store.recommendations import Recommendations, get_many
+from ..utils.progress import console, step
+
+if TYPE_CHECKING:
+    from ..online.deploy import DeployReport
+    from ..online.recommender_client import Answer
+
+# MovieLens-100k has few users and fashions that change within weeks. These values were chosen on its valid part.
+MOVIELENS: dict[str, Any] = {"half_life": 20.0, "feature_dropout": 0.5, "epochs": 10, "patience": 3}
+USERS = 3  # that are looked at
+APPLIED_SECONDS = 10.0  # that an event may take on a machine that is busy
+
+
+def movielens_training(settings: Settings) -> TrainSettings:
+    """Training settings of the torch trainer for MovieLens-100k; those that the user has set win."""
+    if settings.train.trainer != "torch":
+        return settings.train
+    return TrainSettings(**MOVIELENS | settings.train.model_dump(exclude_unset=True))
+
+
+def offline(settings: Settings, users: int = USERS) -> tuple[Report, list[Recommendations]]:
+    """Fetch, encode, train, evaluate beside baselines, train on every row, score everyone into Redis, read a few back.
+
+    Args:
+        settings: where data goes and where Redis is; training settings that were set win over the demo's own.
+        users: how many users to read.
+
+    Returns:
+        The evaluation, and what Redis holds for the first users.
+    """
+    from ..evaluation.baselines import fit_baselines
+    from ..trainers.training import train
+
+    if settings.redis.host is not None:
+        with connect(settings.redis):  # said before the training
+            pass
+    folder = settings.data / "demo"
+    with step("1/8  MovieLens-100k"):
+        raw = raw_folder(folder / "dataset")
+        fetch(raw, "100k", cache=settings.data / "downloads")
+    with step("2/8  encode and split by time"):
+        encode(raw, folder / "dataset", Split())
+    dataset = Dataset(folder / "dataset")
+    training = settings.model_copy(update={"train": movielens_training(settings)}).changed("train", final=False)
+    with step("3/8  train two-tower and DLRM, export to ONNX"):
+        trial = train(dataset, training, folder / "trial")
+    with step("4/8  evaluate on the newest 10%, over the full catalogue"):
+        candidates = settings.batch.candidates
+        towers, both = Everyone(trial, dataset, candidates, ranked=False), Everyone(trial, dataset, candidates)
+        report = evaluate(dataset, [*fit_baselines(dataset), towers, both], predict=both.predict)
+    with step("5/8  train for production: on every row, for as many epochs as were best"):
+        bundle = train(dataset, training.changed("train", final=True), folder / "bundle", chosen=trial)
+    with step("6/8  score every user and write to Redis"), connect(settings.redis) as client:
+        written = batch(bundle, client, settings)
+        console.print(f"{written.users:,} users written at {written.users_per_second:,.0f} users/s", highlight=False)
+        first = next(bundle.users(users))[0].raw_ids
+        return report, get_many(client, first.tolist())
+
+
+@dataclass(frozen=True)
+class Online:
+    """What the online half of the demo did.
+
+    Attributes:
+        deployment: what was written to Redis.
+        before: answers for the first users.
+        viewed: the item that the first user was shown first, and then viewed.
+        after: the first user's answer once that event was applied.
+    """
+
+    deployment: DeployReport
+    before: list[Answer]
+    viewed: int | str
+    after: Answer
+
+
+def online(settings: Settings, users: int = USERS) -> Online:
+    """Deploy the demo's bundle, serve it with Triton, ask for a few users, send an event, and ask again.
+
+    Args:
+        settings: of everything; Triton takes free ports, and everything that is started is stopped again.
+        users: how many users to ask for.
+    """
+    from ..online.deploy import deploy
+    from ..online.recommender_client import Client
+    from ..online.serving import serving, with_own_triton
+    from ..store.events import publish, settled_within
+
+    folder = settings.data / "demo"
+    bundle = Bundle(folder / "bundle")
+    settings = with_own_triton(settings, folder / "triton")
+    with connect(settings.redis) as client:
+        with step("7/8  deploy: features by Feast, packed features, vector index, history"):
+            deployment = deploy(bundle, client, settings)
+        with (
+            step("8/8  serve with Triton, recommend, an event, recommend again"),
+            serving(settings),
+            Client(settings.triton) as asking,
+        ):
+            first = next(bundle.users(users))[0].raw_ids.tolist()
+            before = asking.recommend(first)
+            viewed = before[0].items[0]
+            event = publish(client, first[0], viewed, "view")
+            if not settled_within(client, event, APPLIED_SECONDS):
+                raise StoreError(f"event {event} was not applied within {APPLIED_SECONDS:.0f} s")
+            return Online(deployment, before, viewed, asking.recommend(first[:1])[0])

@@ -1,0 +1,83 @@
+"""The Triton side of the model ``dlrm``: HugeCTR's tensors in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb
+
+from ..config import load_settings
+from ..online.recommender_model import Batches
+from ..online.stages.stage import stack
+from ..parameter_server.server import Counts, ParameterServer
+from ..triton.counters import of_tables
+from .configure import INPUTS, OUTPUT
+from .inference import DlrmModel, Samples
+
+COUNTED = tuple(field.name for field in fields(Counts))
+
+
+class TritonPythonModel(Batches):
+    """What the Python backend looks for in ``model.py``."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Note what answers say of this instance, and open the model."""
+        self._device = int(args["model_instance_device_id"])
+        self._told = takes_parameters(pb.InferenceResponse)
+        super().initialize(args)
+
+    def open(self, config: dict[str, Any], parameters: dict[str, str]) -> None:
+        """Open the parameter server of the ``ps.json`` that the model's configuration names."""
+        settings = load_settings()
+        with ExitStack() as opened:
+            self._server = opened.enter_context(ParameterServer.open(Path(parameters["ps"]), settings))
+            self._model = DlrmModel(self._server, config["name"], settings.lookup.threads)
+            self._exporter = of_tables(list(self._server.tables), COUNTED, self._counted, pb.MetricFamily)
+            self._opened = opened.pop_all()
+
+    def finalize(self) -> None:
+        """Send the last counts and close the tiers."""
+        self._exporter.close()
+        self._opened.close()
+
+    def answer(self, requests: Sequence[Any]) -> list[Any]:
+        """One lookup and one run of the dense part for all requests."""
+        samples, rows = [], []
+        for request in requests:
+            tensors = [pb.get_input_tensor_by_name(request, name).as_numpy() for name, _ in INPUTS]
+            rows.append(len(tensors[0]))
+            samples += [Samples(*row) for row in zip(*tensors, strict=True)]
+        chances = iter(self._model.predict(samples))
+        return [self._response(stack([next(chances) for _ in range(count)])) for count in rows]
+
+    def _response(self, chances: np.ndarray) -> Any:
+        """A response, which tells what HugeCTR's backend told with it, where Triton can."""
+        tensors = [pb.Tensor(OUTPUT, chances)]
+        if not self._told:
+            return pb.InferenceResponse(tensors)
+        return pb.InferenceResponse(tensors, parameters={"NumSample": len(chances), "DeviceID": self._device})
+
+    def _counted(self) -> dict[tuple[str, ...], float]:
+        return {
+            (name, table): getattr(counts, name)
+            for table, counts in self._server.statistics().items()
+            for name in COUNTED
+        }
+
+
+def takes_parameters(response: Callable[..., Any]) -> bool:
+    """Whether responses of this Triton can have parameters: from 25.02 on. That of nvidia-pytriton is 24.10 (2.51).
+
+    Args:
+        response: ``pb.InferenceResponse``.
+    """
+    try:
+        response([], parameters={"NumSample": 0})
+    except TypeError:
+        return False
+    return True

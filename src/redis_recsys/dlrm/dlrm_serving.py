@@ -1,0 +1,102 @@
+"""Serving a DLRM from end to end: the Redis of its tables, the tables in it, and Triton in front."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from ..config import Settings
+from ..embedded.redis_cluster import EmbeddedCluster
+from ..embedded.triton_server import EmbeddedTriton
+from ..online.serving import variables
+from ..parameter_server.loading import load
+from ..parameter_server.ps_json import read
+from ..parameter_server.server import ParameterServer
+from ..triton.repository import pbtxt
+from ..utils.files import written_aside
+from ..utils.output_kinds import REPOSITORY
+from .configure import MODEL, triton_config
+
+MODULE = "from redis_recsys.dlrm.dlrm_model import TritonPythonModel\n\n__all__ = ['TritonPythonModel']\n"
+SECTIONS = ("redis", "lookup")  # that the model reads
+
+
+@contextmanager
+def tables_redis(path: Path, settings: Settings) -> Iterator[Settings]:
+    """Settings that name the Redis of a ``ps.json``'s tables, for as long as the block.
+
+    Where neither ``RECSYS_REDIS_HOST`` nor ``volatile_db.address`` says where it is, the project's own cluster of three
+    nodes is started, or shared if it runs.
+
+    Raises:
+        ConfigError: the file is wrong.
+        StoreError: the cluster does not start.
+    """
+    volatile = read(path).volatile_db
+    if settings.redis.host is not None or volatile.address or volatile.type == "disabled":
+        yield settings
+        return
+    with EmbeddedCluster(settings.lookup.cluster, max_memory=settings.redis.max_memory) as cluster:
+        yield reached(settings, cluster)
+
+
+def reached(settings: Settings, cluster: EmbeddedCluster) -> Settings:
+    """The settings with the project's own cluster as Redis."""
+    host, port = cluster.addresses[0]
+    password = SecretStr(cluster.password)
+    return settings.changed("redis", host=host, port=port, username=None, password=password, tls=False)
+
+
+def load_tables(path: Path, settings: Settings, again: bool = False) -> dict[str, int]:
+    """Load the trained tables into the tiers that lack them; see ``parameter_server.loading.load``.
+
+    Args:
+        path: of ``ps.json``.
+        settings: that name the tables' Redis.
+        again: load what was loaded before, too.
+    """
+    with ParameterServer.open(path, settings.changed("lookup", device="cpu")) as server:
+        return load(server, again)
+
+
+@contextmanager
+def serving(path: Path, settings: Settings, again: bool = False) -> Iterator[EmbeddedTriton]:
+    """A Triton that serves the model of a ``ps.json``, for as long as the block; its tables are loaded before.
+
+    Args:
+        path: of ``ps.json``.
+        settings: of everything.
+        again: load tables that were loaded before, too.
+
+    Raises:
+        ConfigError: the file is wrong.
+        DataError: a file of the model is missing or damaged.
+        StoreError: a tier cannot be opened or filled.
+        ServingError: Triton does not start.
+    """
+    with ExitStack() as stack:
+        settings = stack.enter_context(tables_redis(path, settings))
+        load_tables(path, settings, again)
+        yield stack.enter_context(
+            EmbeddedTriton(
+                settings.triton, lambda folder: write_models(folder, path, settings), variables(settings, SECTIONS)
+            )
+        )
+
+
+def write_models(folder: Path, path: Path, settings: Settings) -> None:
+    """Write the model repository, whole or not at all.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    triton = settings.triton
+    config = triton_config("python", {"ps": str(path.absolute())}, triton.max_batch, triton.queue_delay)
+    with written_aside(folder, REPOSITORY) as aside:
+        version = aside / MODEL / "1"
+        version.mkdir(parents=True)
+        (version.parent / "config.pbtxt").write_text(pbtxt(config))
+        (version / "model.py").write_text(MODULE)

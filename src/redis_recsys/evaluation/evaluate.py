@@ -1,0 +1,287 @@
+"""Evaluation of models and baselines on the test part, over the full catalogue.
+
+Retrieval: each user's relevant items are the clicked test items that the user has not clicked in training or
+validation; recommenders leave out the same seen items, so all of them answer the same question. Ranking: the
+score of each test row, measured as the probability of a click. Where the data knows the true click probability (the
+oracle), the best possible figures stand beside the model's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+from rich.table import Table
+
+from ..dataset.interactions import BEFORE_TEST, PARTS, Dataset, Rows
+from ..errors import DataError
+from ..utils.progress import progress
+from .comparison import Comparison, compare
+from .metrics import auc, calibration, coverage, impression_ndcg, list_metrics, log_loss
+
+BLOCK_SCORES = 1 << 24
+NEGATIVES = 4
+SEED = 42
+
+
+class Contender(Protocol):
+    """Anything that can be evaluated: a baseline, retrieval alone, retrieval and ranking."""
+
+    name: str
+
+    def recommend(self, users: np.ndarray, k: int) -> np.ndarray:
+        """The best ``k`` items for each user, none of which the user has had.
+
+        Args:
+            users: int[n], entity numbers.
+            k: length of the lists.
+
+        Returns:
+            int[n, k], entity numbers of items, best first, 0 where there are fewer than k; narrower if the
+            catalogue is.
+        """
+        ...
+
+
+@dataclass
+class Report:
+    """Metrics by name.
+
+    Attributes:
+        users: how many test users there are in all, ``warm`` (with a history) and ``cold`` (without).
+        retrieval: recommender -> metric -> mean over all test users; ``<metric>_error``, the standard error of that
+            mean; and ``coverage@k`` of all lists together, which has none.
+        warm: the same means over warm users only; empty if there are none.
+        cold: the same over cold users.
+        ranker: see :func:`evaluate_ranker`; empty if no ranker was given.
+        by_user: recommender -> metric -> values of the single test users, float64[n], the users in the same order for
+            all; left out of :meth:`to_dict`.
+    """
+
+    users: dict[str, int]
+    retrieval: dict[str, dict[str, float]]
+    warm: dict[str, dict[str, float]]
+    cold: dict[str, dict[str, float]]
+    ranker: dict[str, Any] = field(default_factory=dict)
+    by_user: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        document = asdict(replace(self, by_user={}))
+        del document["by_user"]
+        return document
+
+    def compare(self, first: str, second: str, metric: str = "ndcg@10") -> Comparison:
+        """Compare two of the recommenders, user by user.
+
+        Args:
+            first, second: names of the recommenders.
+            metric: one of those in ``by_user``.
+        """
+        return compare(first, second, metric, self.by_user[first][metric], self.by_user[second][metric])
+
+    def table(self, k: int = 10) -> Table:
+        """One row per recommender, NDCG with its standard error, the best value of each column in bold."""
+        names = {f"ndcg@{k}": "NDCG", f"ndcg@{k}_error": "±", f"recall@{k}": "recall", f"hit_rate@{k}": "hits"}
+        names |= {"mrr": "MRR", f"coverage@{k}": "coverage"}
+        values = {name: [metrics[c] for c in names] for name, metrics in self.retrieval.items()}
+        titles = list(names.values())
+        if self.warm and self.cold:
+            titles += ["warm", "cold"]
+            for name, row in values.items():
+                row += [self.warm[name][f"ndcg@{k}"], self.cold[name][f"ndcg@{k}"]]
+        best = [max(column) for column in zip(*values.values(), strict=True)]
+        title = f"first {k} recommendations out of the full catalogue, means over {{all:,}} test users"
+        caption = f"±: standard error of NDCG@{k}; recall, hits, coverage: of the first {k}; MRR: of the whole list"
+        if self.warm and self.cold:
+            caption += f"; warm, cold: NDCG@{k} of {{warm:,}} users with and {{cold:,}} without a history"
+        words = {"title": title.format(**self.users), "caption": caption.format(**self.users)}
+        table = Table(**words, title_justify="left", caption_justify="left", box=None, padding=(0, 2, 0, 0))  # type: ignore[arg-type]
+        table.add_column("recommender", no_wrap=True)
+        for title in titles:
+            table.add_column(title, justify="right", no_wrap=True)
+        for name, row in values.items():
+            cells = [
+                f"[bold]{value:.3f}[/]" if value == top and title != "±" else f"{value:.3f}"
+                for title, value, top in zip(titles, row, best, strict=True)
+            ]
+            table.add_row(name, *cells)
+        return table
+
+    def ranker_table(self, k: int = 10) -> Table:
+        """The ranker's metrics, beside the oracle's where there is one."""
+        title = "Ranker on {rows:,} test rows: {positives:,} clicks".format(**self.ranker)
+        if self.ranker["sampled_negatives"]:
+            title += ", {sampled_negatives:,} items drawn uniformly as non-clicks".format(**self.ranker)
+        table = Table(title=title)
+        table.add_column("")
+        for name in ("AUC", "log loss", f"impression NDCG@{k}"):
+            table.add_column(name, justify="right")
+        for name, metrics in (("model", self.ranker), ("oracle", self.ranker.get("oracle"))):
+            if metrics:
+                table.add_row(name, *(f"{metrics[m]:.4f}" for m in ("auc", "log_loss", f"impression_ndcg@{k}")))
+        return table
+
+
+def evaluate(
+    dataset: Dataset,
+    recommenders: Sequence[Contender],
+    ks: Sequence[int] = (10, 20, 100),
+    predict: Callable[[Rows], np.ndarray] | None = None,
+) -> Report:
+    """Compare recommenders on every user of the test part who has a relevant item.
+
+    Args:
+        dataset: with train, valid and test.
+        recommenders: fitted on train and valid; their names tell them apart.
+        ks: list lengths.
+        predict: score float[n] of rows between 0 and 1, if a ranker is to be measured too.
+
+    Raises:
+        DataError: a part is empty, or no test click is new to its user.
+    """
+    check_test(dataset)
+    seen = dataset.rows(*BEFORE_TEST)
+    users, starts, relevant = new_items(seen, dataset.rows("test"))
+    if not len(users):
+        raise DataError(f"nothing to evaluate: no click in the test part of {dataset.path} is new to its user")
+    warm = np.isin(users, seen.positives().user)
+    groups = {"warm": warm, "cold": ~warm}
+    catalogue = len(dataset.items)
+    means: dict[str, dict[str, dict[str, float]]] = {"retrieval": {}, "warm": {}, "cold": {}}
+    by_user: dict[str, dict[str, np.ndarray]] = {}
+    for recommender in recommenders:
+        with progress(f"evaluating {recommender.name}", total=len(users)) as advance:
+            lists = recommend_all(recommender, users, max(ks), catalogue, advance)
+        metrics = by_user[recommender.name] = list_metrics(lists, starts, relevant, ks)
+        summary = {name: float(values.mean()) for name, values in metrics.items()}
+        summary |= {f"coverage@{k}": coverage(lists[:, :k], catalogue) for k in ks}
+        summary |= {f"{name}_error": float(values.std() / np.sqrt(len(users))) for name, values in metrics.items()}
+        means["retrieval"][recommender.name] = summary
+        for group, members in groups.items():
+            if members.any():
+                means[group][recommender.name] = {name: float(v[members].mean()) for name, v in metrics.items()}
+    counts = {"all": len(users), "warm": int(warm.sum()), "cold": int((~warm).sum())}
+    return Report(counts, **means, ranker=evaluate_ranker(dataset, predict) if predict else {}, by_user=by_user)
+
+
+def check_test(dataset: Dataset) -> None:
+    """Check that there is something to evaluate on.
+
+    Raises:
+        DataError: the dataset was made without a test part.
+    """
+    if not dataset.count("test"):
+        raise DataError(
+            f"{dataset.path} has no test part, so there is nothing to evaluate on: make it without '--test 0'"
+        )
+
+
+def new_items(seen: Rows, later: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What each user clicks later without having clicked it before.
+
+    Args:
+        seen: rows of the past.
+        later: rows of the time after.
+
+    Returns:
+        Users int[n] with such items, the bounds int64[n + 1] of each user's items, and the items int[m].
+    """
+    wide = int(max(seen.item.max(initial=0), later.item.max(initial=0))) + 1
+    fresh = np.setdiff1d(_pairs(later, wide), _pairs(seen, wide))
+    users, counts = np.unique(fresh // wide, return_counts=True)
+    return users, np.concatenate([[0], np.cumsum(counts)]), fresh % wide
+
+
+def recommend_all(
+    recommender: Contender,
+    users: np.ndarray,
+    k: int,
+    catalogue: int,
+    advance: Callable[[int], None] = lambda done: None,
+) -> np.ndarray:
+    """Lists of many users, in blocks so that scores of the whole catalogue fit into memory.
+
+    Args:
+        recommender: to ask.
+        users: int[n], entity numbers.
+        k: length of the lists.
+        catalogue: number of items.
+        advance: told how many users were just done.
+
+    Returns:
+        int32[n, k], 0 where there are fewer than k.
+    """
+    lists = np.zeros((len(users), k), np.int32)
+    block = max(16, BLOCK_SCORES // catalogue)
+    for at in range(0, len(users), block):
+        best = recommender.recommend(users[at : at + block], k)
+        lists[at : at + block, : best.shape[1]] = best
+        advance(len(best))
+    return lists
+
+
+def evaluate_ranker(dataset: Dataset, predict: Callable[[Rows], np.ndarray], k: int = 10) -> dict[str, Any]:
+    """Measure a ranker's scores on the test rows, as if they were click probabilities.
+
+    Without a target column every row is a click; then ``NEGATIVES`` items per click are drawn uniformly from the
+    catalogue with a fixed seed, and those that the user has clicked in any part are dropped.
+
+    Args:
+        dataset: with a test part.
+        predict: score float[n] of rows, between 0 and 1.
+        k: impressions per user that count.
+
+    Returns:
+        ``auc``, ``log_loss``, ``impression_ndcg@k``, ``calibration`` (see :func:`metrics.calibration`; with drawn
+        negatives it depends on their number), ``rows``, ``positives``, ``sampled_negatives``; and with an oracle
+        ``oracle`` (the first three metrics) and ``share_of_oracle_auc``, ``(auc - 0.5) / (oracle - 0.5)``.
+
+    Raises:
+        DataError: the test part is empty, or has only clicks or only non-clicks.
+    """
+    check_test(dataset)
+    rows = dataset.rows("test")
+    sampled = 0
+    if dataset.schema.target is None:
+        drawn = _negatives(dataset, rows)
+        sampled = len(drawn)
+        rows = rows + drawn
+
+    def measure(probability: np.ndarray) -> dict[str, float]:
+        return {
+            "auc": auc(probability, rows.target),
+            "log_loss": log_loss(probability, rows.target),
+            f"impression_ndcg@{k}": impression_ndcg(rows.user, probability, rows.target, k),
+        }
+
+    score = predict(rows)
+    result: dict[str, Any] = {
+        **measure(score),
+        "calibration": calibration(score, rows.target),
+        "rows": len(rows),
+        "positives": int((rows.target > 0).sum()),
+        "sampled_negatives": sampled,
+    }
+    if rows.oracle is not None:
+        result["oracle"] = measure(rows.oracle)
+        result["share_of_oracle_auc"] = (result["auc"] - 0.5) / (result["oracle"]["auc"] - 0.5)
+    return result
+
+
+def _negatives(dataset: Dataset, clicks: Rows) -> Rows:
+    wide = len(dataset.items) + 1
+    known = _pairs(dataset.rows(*PARTS), wide)
+    rows = clicks.take(np.repeat(np.arange(len(clicks)), NEGATIVES))
+    items = np.random.default_rng(SEED).integers(1, wide, len(rows), dtype=np.int32)
+    drawn = Rows(rows.user, items, np.zeros(len(rows), np.float32), rows.time)
+    unknown = ~np.isin(drawn.user * np.int64(wide) + drawn.item, known)
+    return drawn.take(unknown)
+
+
+def _pairs(rows: Rows, wide: int) -> np.ndarray:
+    """The clicks of rows as int64 numbers, one for each user and item."""
+    rows = rows.positives()
+    return rows.user * np.int64(wide) + rows.item

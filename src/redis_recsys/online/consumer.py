@@ -1,0 +1,264 @@
+"""The consumer of live events: takes them from the stream in Redis and has each applied to what requests read.
+
+Any number of consumers may run, on any machine that has the folder of deployed bundles. One that dies leaves its
+events to the others, or to the next one. When Redis fails, a consumer goes on trying until it is stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import threading
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import redis
+
+from ..bundle.bundle import Bundle
+from ..config import Settings
+from ..dataset.entities import RAW_ID, Numbers, int64, stream_parquet
+from ..dataset.schema import IdKind, Schema, Side
+from ..errors import RecsysError, StoreError
+from ..store import deployments
+from ..store.deployments import DeploymentRecord
+from ..store.events import Event, Group, Placement
+from ..store.forgotten import forgotten_at, guarded, marks
+from ..store.users import remove_all
+
+if TYPE_CHECKING:
+    from .feature_store import FeastGeneration
+
+log = logging.getLogger(__name__)
+
+WAIT_SECONDS = 0.5  # for an event, before looking whether to stop
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds after a failure; doubled each time
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the consumer has to know of one generation's packed user rows.
+
+    Attributes:
+        record: of the deployment.
+        schema: of its bundle.
+        numbers: raw item ids -> entity numbers.
+        feast: the same rows in Feast; None if they are not kept there.
+    """
+
+    record: DeploymentRecord
+    schema: Schema
+    numbers: Numbers
+    feast: FeastGeneration | None
+
+    @classmethod
+    def of(cls, client: redis.Redis, record: DeploymentRecord, settings: Settings) -> Rows:
+        """Read from the deployed bundle.
+
+        Raises:
+            BundleError, DataError: it is missing, or damaged.
+        """
+        bundle = Bundle(settings.deploy.models / record.folder, verify=False)
+        parts = [
+            batch.column(RAW_ID).to_numpy(zero_copy_only=False)
+            for batch in stream_parquet(bundle.path / "item_features.parquet", [RAW_ID])
+        ]
+        feast = None
+        if record.feast and settings.deploy.feast and bundle.schema.history is not None:
+            from .feature_store import FeastGeneration
+
+            kinds: dict[Side, IdKind] = {"user": record.user_ids, "item": record.item_ids}
+            feast = FeastGeneration(client, settings.data, record.generation, record.project, bundle.schema, kinds)
+        return cls(record, bundle.schema, Numbers(np.concatenate(parts) if parts else np.empty(0, np.int64)), feast)
+
+    def place(self, events: list[Event]) -> list[Placement | None]:
+        """Where each event's item goes; None where there is no history column, or the models do not know the item."""
+        column = self.schema.history
+        if column is None:
+            return [None] * len(events)
+        texts = [event.item for event in events]
+        if self.record.item_ids == "int":
+            ids = [int64(text) for text in texts]
+            raw = np.array([each or 0 for each in ids], np.int64)
+            numbers = np.where([each is not None for each in ids], self.numbers(raw), 0)
+        else:
+            numbers = self.numbers(np.array(texts, object))
+        length = 4 * sum(self.schema.widths("user"))
+        first = self.schema.slots(column).start
+        return [
+            Placement(self.record.generation, number, first, column.width, length)
+            if 0 < number < (column.cardinality or 0)
+            else None
+            for number in numbers.tolist()
+        ]
+
+    def follow(self, users: set[str]) -> None:
+        """Write what these users' rows are now into Feast too.
+
+        Raises:
+            StoreError: Redis or Feast fails; repeating it does no harm.
+        """
+        if self.feast is not None:
+            numbers = self.record.user_ids == "int"
+            ids = [int64(user) for user in users] if numbers else list(users)
+            self.feast.follow("user", [user for user in ids if user is not None])
+
+
+class Consumer:
+    """Applies live events until it is stopped.
+
+    Every event changes the user's history and counters, and in the packed row of each generation the history column:
+    the item comes to the front. An item that a generation does not know leaves its rows as they are.
+
+    Attributes:
+        name: in the consumer group.
+        applied, refused: events so far; those delivered twice count twice.
+        trouble: why nothing is applied at present; None while all is well.
+        ready: set once the deployments have been opened and Feast, which takes seconds to import, is loaded.
+
+    Example:
+        >>> with Consumer(client, load_settings()):  # doctest: +SKIP
+        ...     publish(client, 405, 50, "click")
+    """
+
+    def __init__(self, client: redis.Redis, settings: Settings, name: str | None = None) -> None:
+        """
+        Args:
+            client: a connected Redis.
+            settings: section ``deploy``, and ``data``.
+            name: of this consumer. With the name of an earlier one it goes on with that one's events at once; two must
+                never run under one name. Default: a new one.
+        """
+        self.name = name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self.applied = self.refused = 0
+        self.trouble: str | None = None
+        self._client, self._settings = client, settings
+        self._group = Group(client, self.name)
+        timeout = client.get_connection_kwargs().get("socket_timeout") or 2 * WAIT_SECONDS
+        self._wait_ms = int(1000 * min(WAIT_SECONDS, timeout / 2))
+        self._rows: dict[tuple[str, str], Rows] = {}
+        self._live: DeploymentRecord | None = None
+        self._unchecked: dict[str, int] = {}  # users of a step that was cut off: when they had been forgotten
+        self.ready = threading.Event()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def run(self) -> None:
+        """Apply events until ``stop`` is called from another thread."""
+        pause = FIRST_PAUSE
+        while not self._stop.is_set():
+            trouble = self._attempt()
+            if trouble != self.trouble:
+                log.warning("live events: %s", f"waiting, since {trouble}" if trouble else "applied again")
+            self.trouble = trouble
+            if trouble is None:
+                pause = FIRST_PAUSE
+            else:
+                self._group.reset()
+                self._stop.wait(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _attempt(self) -> str | None:
+        """One step; why it failed, if it did."""
+        try:
+            self.step()
+        except RecsysError as error:
+            return str(error)
+        except Exception as error:  # whatever it is, the events wait, and somebody may mend it
+            return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return None
+
+    def start(self) -> None:
+        """Run in a thread."""
+        self._thread = threading.Thread(target=self.run, name=f"consumer {self.name}", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish the batch at hand and end, within about half a second if Redis answers."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def __enter__(self) -> Consumer:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def step(self) -> None:
+        """Wait for events, apply those that came, acknowledge them.
+
+        Raises:
+            StoreError: Redis fails.
+            BundleError, DataError: a deployed bundle cannot be read here.
+        """
+        self._check_again()
+        events = self._group.read(self._wait_ms)
+        self._refresh()  # without events too, so that a new bundle is mostly opened while nothing waits
+        self.ready.set()
+        if not events:
+            return
+        users = list({event.user for event in events})
+        with guarded(self._client, users, lambda user: remove_all(self._client, user)) as before:
+            since = self._unchecked = {user: forgotten_at(mark) for user, mark in zip(users, before, strict=True)}
+            wanted = [event for event in events if event.accepted > since[event.user]]
+            good, wrong = self._apply(wanted)
+        self._unchecked = {}
+        self._group.refuse(wrong)
+        self._group.acknowledge([*good, *(event for event in events if event.accepted <= since[event.user])])
+        self.applied += len(good)
+        self.refused += len(wrong)
+
+    def _check_again(self) -> None:
+        """Remove users who were forgotten while Redis failed in the middle of a step."""
+        for user, mark in zip(self._unchecked, marks(self._client, list(self._unchecked)), strict=True):
+            if forgotten_at(mark) != self._unchecked[user]:
+                remove_all(self._client, user)
+        self._unchecked = {}
+
+    def _apply(self, events: list[Event]) -> tuple[list[Event], list[tuple[Event, str]]]:
+        """Give events their effects; returns those that have them, and those that cannot, with the reasons."""
+        wrong = [(event, reason) for event in events if (reason := self._objection(event)) is not None]
+        good = [event for event in events if self._objection(event) is None] if wrong else events
+        places = [rows.place(good) for rows in self._rows.values()]
+        placements = [[p for p in of_event if p is not None] for of_event in zip(*places, strict=True)]
+        wrong += self._group.apply(good, placements or [[]] * len(good), self._settings.deploy.history)
+        for rows in self._rows.values():
+            rows.follow({event.user for event in good})
+        gone = {event.id for event, _ in wrong}
+        return [event for event in good if event.id not in gone], wrong
+
+    def _refresh(self) -> None:
+        """Follow deployments: open bundles of new generations, drop those that nobody reads any more."""
+        live = deployments.live(self._client)
+        rows = {}
+        self._live = None
+        for gen in deployments.known(self._client):
+            try:
+                record = deployments.read(self._client, gen)
+            except StoreError:
+                if gen == live:
+                    raise
+                continue  # still being written: its deployment takes these events from the histories
+            if gen == live:
+                self._live = record
+            at = gen, record.folder
+            rows[at] = self._rows.get(at) or Rows.of(self._client, record, self._settings)
+        self._rows = rows
+
+    def _objection(self, event: Event) -> str | None:
+        """Why an event cannot belong to the live catalogue."""
+        if self._live is not None:
+            for field, text, kind in (
+                ("user", event.user, self._live.user_ids),
+                ("item", event.item, self._live.item_ids),
+            ):
+                if kind == "int" and int64(text) is None:
+                    return f"{field} {text[:40]!a} is not an integer as the ids of the live deployment are"
+        return None

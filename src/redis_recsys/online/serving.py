@@ -1,0 +1,123 @@
+"""Serving from end to end: Redis, the models of the live deployment in a Triton of our own, and the live events."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import redis
+from pydantic import BaseModel, SecretStr
+
+from ..bundle.bundle import Bundle
+from ..bundle.rules import Rules
+from ..config import Settings
+from ..embedded.triton_server import EmbeddedTriton
+from ..errors import BundleError, DataError, StoreError
+from ..store import deployments
+from ..store.connection import connect
+from ..triton.repository import write
+from .consumer import Consumer
+from .pipeline import EXPLAINING, OUTWARD, STATUS, models
+
+log = logging.getLogger(__name__)
+
+READY_SECONDS = 30.0  # that the consumer of events may take before Triton is started without it
+WAIT_SECONDS = 0.5  # between looks for a first deployment
+SECTIONS = ("redis", "deploy", "online", "triton")  # that the models read
+
+
+@contextmanager
+def serving(settings: Settings, events: bool = True, wait: bool = False) -> Iterator[EmbeddedTriton]:
+    """A Triton that serves the live deployment, and a consumer of live events, for as long as the block.
+
+    Without a configured Redis the embedded one runs as long, too. Later deployments are served without a restart, as
+    long as their ids have the type of today's.
+
+    Args:
+        settings: of everything.
+        events: whether to apply live events.
+        wait: whether to wait until something is deployed.
+
+    Raises:
+        ConfigError: the business rules do not fit the deployment.
+        StoreError: Redis fails, or nothing is deployed and it is not to be waited for.
+        ServingError: Triton does not start.
+    """
+    with ExitStack() as stack:
+        client = stack.enter_context(connect(settings.redis))
+        live = deployments.live(client)
+        while live is None and wait:
+            time.sleep(WAIT_SECONDS)
+            live = deployments.live(client)
+        if live is None:
+            raise StoreError("this Redis holds no deployment yet: make one with 'recsys deploy'")
+        record = deployments.read(client, live)
+        if not (settings.deploy.models / record.folder).is_dir():
+            log.warning(
+                "deployment %s is not in %s, where RECSYS_DEPLOY_MODELS points: popular items are shown until it is",
+                live,
+                (settings.deploy.models / record.folder).absolute(),
+            )
+        _check_rules(settings, record.folder)
+        parts = models(settings, record.user_ids, record.item_ids)
+        outward = {*OUTWARD, *(field.name for field in STATUS), *(EXPLAINING if settings.triton.explain else ())}
+        environment = variables(reached(settings, client), SECTIONS)
+        if events:  # before there is anybody to recommend to, so that the first event does not wait for imports
+            stack.enter_context(Consumer(client, settings)).ready.wait(READY_SECONDS)
+        triton = stack.enter_context(
+            EmbeddedTriton(settings.triton, lambda folder: write(folder, parts, settings.triton, outward), environment)
+        )
+        yield triton
+
+
+def _check_rules(settings: Settings, folder: str) -> None:
+    """Say which values of the business rules no item of a deployed bundle has.
+
+    Raises:
+        ConfigError: the rules do not fit the bundle.
+    """
+    with suppress(BundleError, DataError):  # one that is not there or damaged is for the models to wait for
+        Rules.of(Bundle(settings.deploy.models / folder, verify=False), settings.online).warn()
+
+
+def reached(settings: Settings, client: redis.Redis) -> Settings:
+    """The settings with the Redis that ``client`` is connected to."""
+    where = client.get_connection_kwargs()
+    password = where.get("password")
+    return settings.changed(
+        "redis",
+        host=where["host"],
+        port=where["port"],
+        username=where.get("username"),
+        password=SecretStr(password) if password else None,
+        tls=settings.redis.tls and settings.redis.host is not None,
+    )
+
+
+def with_own_triton(settings: Settings, repository: Path) -> Settings:
+    """The settings with a Triton that meets no other one: a model repository of its own, free ports."""
+    return settings.changed("triton", host=None, grpc_port=0, http_port=0, metrics_port=0, repository=repository)
+
+
+def variables(settings: Settings, names: Sequence[str]) -> dict[str, str]:
+    """Sections of the settings as ``RECSYS_*`` variables for another process."""
+    sections: dict[str, BaseModel] = {name: getattr(settings, name) for name in names}
+    found = {"RECSYS_DATA": str(settings.data.absolute())}
+    for section, values in sections.items():
+        for name in type(values).model_fields:
+            value = getattr(values, name)
+            if value is not None:
+                found[f"RECSYS_{section}_{name}".upper()] = _text(value)
+    return found
+
+
+def _text(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, Path):
+        return str(value.absolute())
+    return value if isinstance(value, str) else json.dumps(value)

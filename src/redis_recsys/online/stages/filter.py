@@ -1,0 +1,28 @@
+"""What must not be shown: items already seen, those that the business rules exclude, and removed ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import redis
+
+from ...config import OnlineSettings
+from ..loaded_deployment import Deployment
+from .stage import Columns, Field, Stage
+
+
+class Filter(Stage):
+    """Candidates with 0 in place of what was removed, so that positions stay."""
+
+    name = "filter"
+    inputs = (Field("candidates", "int32", (-1,)), Field("seen", "int32", (-1,)))
+    outputs = (Field("items", "int32", (-1,)),)
+
+    def __init__(self, deployment: Deployment, settings: OnlineSettings, client: redis.Redis) -> None:
+        self._deployment = deployment
+
+    def __call__(self, columns: Columns) -> dict[str, np.ndarray]:
+        candidates, seen, shown = columns["candidates"], columns["seen"], self._deployment.shown
+        rows = np.arange(len(candidates))[:, None]
+        had = np.zeros((len(candidates), len(shown)), bool)
+        had[rows, seen] = True
+        return {"items": np.where(shown[candidates] & ~had[rows, candidates], candidates, 0)}

@@ -1,0 +1,104 @@
+"""What a stage of the online pipeline is: named columns in, named columns out, for a batch of requests at once."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import redis
+
+    from ...config import OnlineSettings
+    from ...retrieval.index import Change
+    from ..loaded_deployment import Deployment
+
+Columns = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Field:
+    """One column: an array whose first axis is the request.
+
+    Attributes:
+        name: of the column, the same in every stage.
+        dtype: NumPy's name of the type: bool, uint8, int32, int64, float32, or object for bytes; "user" and "item" are
+            the types of the raw ids, which differ between deployments: int64 or object.
+        shape: of one request's part; -1 where it differs between requests or deployments.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...] = (1,)
+
+
+NEAREST, SIMILAR, POPULAR = 1, 2, 4
+SOURCES = {NEAREST: "nearest", SIMILAR: "similar", POPULAR: "popular"}
+"""Bits of the column ``sources``: which brought a candidate."""
+
+RAW_ITEMS = (Field("item_categorical", "int32", (-1, -1)), Field("item_numeric", "float32", (-1, -1)))
+"""What the ranker needs of candidates when it computes their side itself."""
+
+COMPUTED_ITEMS = (Field("item_vectors", "float32", (-1, -1)), Field("item_log_odds", "float32", (-1, 1)))
+"""What it needs when their side is computed already."""
+
+
+class Stage(ABC):
+    """One step. A stage belongs to one deployment, knows nothing of Triton, and keeps no state of a request.
+
+    Attributes:
+        name: of the stage, in settings, metrics and model names; alternatives of one stage share it.
+        inputs, outputs: the columns that it reads and makes.
+    """
+
+    name: ClassVar[str]
+    inputs: ClassVar[tuple[Field, ...]]
+    outputs: ClassVar[tuple[Field, ...]]
+
+    @abstractmethod
+    def __init__(self, deployment: Deployment, settings: OnlineSettings, client: redis.Redis) -> None:
+        """Load what the stage needs.
+
+        Args:
+            deployment: that the stage belongs to.
+            settings: of the pipeline.
+            client: a Redis with a short timeout, for stages that read it at every request.
+
+        Raises:
+            BundleError: a model cannot be loaded.
+            ConfigError: a setting that does not fit the deployment.
+        """
+
+    @abstractmethod
+    def __call__(self, columns: Columns) -> dict[str, np.ndarray]:
+        """Compute the outputs of b requests; every array has b as its first axis.
+
+        Raises:
+            StoreError: Redis failed; the runner then answers with popular items.
+        """
+
+    def follow(self, changes: Sequence[Change]) -> None:  # noqa: B027  # most stages have nothing to follow
+        """Take over changes of the catalogue, which ``deployment.shown`` has already; called beside requests."""
+
+
+def sources_of(bits: int) -> tuple[str, ...]:
+    """Names of the sources in a value of the column ``sources``."""
+    return tuple(name for bit, name in SOURCES.items() if bits & bit)
+
+
+def stack(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Join batches of one column along the request axis; where widths differ, the narrower are padded with 0."""
+    if len(parts) == 1:
+        return parts[0]
+    if len({part.shape[1:] for part in parts}) == 1:
+        return np.concatenate(parts)
+    width = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
+    padded = np.zeros((sum(map(len, parts)), *width), parts[0].dtype)
+    start = 0
+    for part in parts:
+        padded[(slice(start, start + len(part)), *(slice(size) for size in part.shape[1:]))] = part
+        start += len(part)
+    return padded

@@ -1,0 +1,204 @@
+"""From entity numbers to packed feature rows, and from packed rows to embeddings."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...dataset.entities import Entities
+from ...dataset.interactions import Rows
+from ...dataset.schema import Schema, Side
+from ...dataset.user_history import History
+
+COLD_SHARE = 0.2
+
+
+class Packed(NamedTuple):
+    """Packed rows of one side: categorical int32[n, C], numeric float32[n, F]."""
+
+    categorical: Tensor
+    numeric: Tensor
+
+
+class Table(nn.Module):
+    """Packed features of all entities of a side on the training device; row 0 is the unknown entity."""
+
+    categorical: Tensor
+    numeric: Tensor
+
+    def __init__(self, entities: Entities) -> None:
+        super().__init__()
+        for name, array in (("categorical", entities.categorical), ("numeric", entities.numeric)):
+            padded = np.concatenate([np.zeros((1, array.shape[1]), array.dtype), array])
+            self.register_buffer(name, torch.from_numpy(padded), persistent=False)
+
+    def forward(self, numbers: Tensor) -> Packed:
+        """Features of int64[n] entity numbers."""
+        return Packed(self.categorical[numbers], self.numeric[numbers])
+
+    def known(self) -> Packed:
+        """Features of every entity but the unknown one."""
+        return Packed(self.categorical[1:], self.numeric[1:])
+
+    def __len__(self) -> int:
+        return len(self.categorical)
+
+
+class RecentItems(nn.Module):
+    """Fills the history column of packed user rows with what the user did before each interaction."""
+
+    items: Tensor
+    starts: Tensor
+
+    def __init__(self, history: History, schema: Schema) -> None:
+        super().__init__()
+        column = schema.history
+        self.slots = schema.slots(column) if column else None
+        self.vocabulary = (column.cardinality or 0) if column else 0
+        self.register_buffer("items", torch.from_numpy(history.items.astype(np.int64)), persistent=False)
+        self.register_buffer("starts", torch.from_numpy(history.starts), persistent=False)
+
+    def forward(self, users: Packed, numbers: Tensor, ends: Tensor) -> Packed:
+        """``users`` with the newest items before position ``ends`` (int64[n], see ``History.ends_before``)."""
+        if self.slots is None or not len(self.items):
+            return users
+        at = ends[:, None] - 1 - torch.arange(self.slots.stop - self.slots.start, device=ends.device)
+        recent = torch.where(at >= self.starts[numbers][:, None], self.items[at.clamp(min=0)], 0)
+        recent = torch.where(recent < self.vocabulary, recent, 0).to(torch.int32)
+        filled = users.categorical.clone()
+        filled[:, self.slots] = recent
+        return Packed(filled, users.numeric)
+
+
+def hide_ids(packed: Packed, schema: Schema, side: Side, hidden: Tensor) -> Packed:
+    """Replace the raw ids by "unknown" where bool[n] ``hidden``, so that id 0 learns to stand for new entities."""
+    slot = schema.slots(schema.id_column(side)).start
+    categorical = packed.categorical.clone()
+    categorical[:, slot] = torch.where(hidden, 0, categorical[:, slot])
+    return Packed(categorical, packed.numeric)
+
+
+class FeatureVectors(nn.Module):
+    """Embeds a side's packed rows: one vector per categorical column, multi-valued columns averaged.
+
+    All columns share one table, found by offsets, so that a row costs a single lookup. The numerics go through a
+    bottom MLP into one more vector, as in DLRM (Naumov et al. 2019, arXiv:1906.00091).
+
+    While training, whole vectors are hidden at random (``hidden``, a share), which keeps a model of few users from
+    learning them by heart.
+    """
+
+    offsets: Tensor
+
+    def __init__(self, schema: Schema, side: Side, dim: int, hidden: float = 0.0) -> None:
+        super().__init__()
+        self.hide = nn.Dropout1d(hidden)
+        columns = schema.categorical(side)
+        offsets, total = [], 0
+        self.widths: list[int] = []  # of the parts that a row is cut into: each list, and each run of single values
+        self.pooled: list[bool] = []
+        for column in columns:
+            offsets += [total] * column.width
+            total += column.cardinality or 1
+            pooled = column.max_length is not None
+            if pooled or not self.widths or self.pooled[-1]:
+                self.widths.append(column.width)
+                self.pooled.append(pooled)
+            else:
+                self.widths[-1] += 1
+        self.register_buffer("offsets", torch.tensor(offsets, dtype=torch.int32), persistent=False)
+        self.embedding = nn.Embedding(total, dim)
+        nn.init.normal_(self.embedding.weight, std=0.1)
+        numerics = len(schema.numeric(side))
+        self.bottom = nn.Sequential(nn.Linear(numerics, 64), nn.ReLU(), nn.Linear(64, dim)) if numerics else None
+        self.count = len(columns) + (self.bottom is not None)
+
+    def forward(self, categorical: Tensor, numeric: Tensor) -> Tensor:
+        """Vectors float32[..., count, dim] of packed rows int32[..., C] and float32[..., F]."""
+        slots = self.embedding(categorical + self.offsets)
+        vectors = list(slots.split(self.widths, dim=-2))
+        start = 0
+        for position, (width, pooled) in enumerate(zip(self.widths, self.pooled, strict=True)):
+            if pooled:
+                present = categorical[..., start : start + width] > 0
+                # of an empty list, slot 0 counts: the vector of "unknown", which is learnt like any other
+                first = torch.arange(width, device=present.device) == 0
+                weight = (present | (first & ~present.any(-1, keepdim=True))).unsqueeze(-1).to(slots.dtype)
+                vectors[position] = (vectors[position] * weight).sum(-2, keepdim=True) / weight.sum(-2, keepdim=True)
+            start += width
+        if self.bottom is not None:
+            vectors.append(self.bottom(numeric).unsqueeze(-2))
+        joined = torch.cat(vectors, dim=-2) if len(vectors) > 1 else vectors[0]
+        return self.hide(joined) if self.training else joined
+
+
+class Batch(NamedTuple):
+    """A training batch of n interactions."""
+
+    users: Packed
+    items: Packed
+    user: Tensor
+    item: Tensor
+    target: Tensor
+
+
+class Interactions:
+    """Rows on the device, handed out as random batches with their features: gathers only, no per-row Python."""
+
+    def __init__(
+        self,
+        rows: Rows,
+        ends: np.ndarray,
+        weights: np.ndarray | None,
+        users: Table,
+        items: Table,
+        recent: RecentItems,
+        schema: Schema,
+        varied: bool,
+        device: torch.device,
+    ) -> None:
+        """
+        Args:
+            rows: n interactions.
+            ends: int64[n], see ``History.ends_before``.
+            weights: float[n], how often a row is drawn relative to others; None draws each once per epoch.
+            users: features of all users.
+            items: features of all items.
+            recent: fills the history column.
+            schema: of the data.
+            varied: for training: show each user as at a random earlier moment, or as a new one without id and
+                history, so that the model learns to predict from little and far ahead, as it will have to.
+            device: where batches are wanted.
+        """
+        self.schema, self.varied = schema, varied
+        self.user = torch.from_numpy(rows.user).to(device)
+        self.item = torch.from_numpy(rows.item).to(device)
+        self.target = torch.from_numpy(rows.target).to(device)
+        self.ends = torch.from_numpy(ends).to(device)
+        self.cumulative = None if weights is None else torch.from_numpy(np.cumsum(weights)).to(device)
+        self.users, self.items, self.recent = users, items, recent
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def order(self) -> Tensor:
+        """An epoch's worth of random positions int64[n]: a shuffle, or draws by weight."""
+        if self.cumulative is None:
+            return torch.randperm(len(self), device=self.user.device)
+        drawn = torch.rand(len(self), device=self.user.device, dtype=torch.float64) * self.cumulative[-1]
+        return torch.searchsorted(self.cumulative, drawn).clamp(max=len(self) - 1)
+
+    def batch(self, at: Tensor) -> Batch:
+        """The interactions at positions int64[n]."""
+        user, item = self.user[at].long(), self.item[at].long()
+        users, ends = self.users(user), self.ends[at]
+        if self.varied:
+            start = self.recent.starts[user]
+            ends = start + (torch.rand(len(at), device=at.device) * (ends - start + 1)).long()
+            cold = torch.rand(len(at), device=at.device) < COLD_SHARE
+            ends = torch.where(cold, start, ends)
+            users = hide_ids(users, self.schema, "user", cold)
+        return Batch(self.recent(users, user, ends), self.items(item), user, item, self.target[at])
