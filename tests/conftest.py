@@ -13,8 +13,6 @@ from typing import Any
 
 import pytest
 import redis
-from pipelines import PLAIN, Deployed
-from planted import VARIANTS, Outcome, Trained, planted_dataset, trained_by_merlin, trained_on
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -22,7 +20,14 @@ from redis_recsys import cli
 from redis_recsys.bundle.bundle import Bundle
 from redis_recsys.config import OnlineSettings, RedisSettings, Settings, TritonSettings
 from redis_recsys.embedded.redis_server import EmbeddedRedis
+from redis_recsys.embedded.triton_server import EmbeddedTriton
 from redis_recsys.online.deploy import deploy
+from tests.support.commands import Outcome
+from tests.support.doubles import GATE
+from tests.support.pipelines import PLAIN, Deployed
+from tests.support.planted import VARIANTS, Trained, planted_dataset, trained_by_merlin, trained_on
+from tests.support.tls import tls_endpoint
+from tests.support.tritons import WHOLE, settings_in, triton_of
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +42,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
     """A real Redis for the whole run."""
     with EmbeddedRedis(tmp_path_factory.mktemp("redis"), persist=False) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def tls(tmp_path_factory: pytest.TempPathFactory, server: EmbeddedRedis) -> Iterator[tuple[int, Path]]:
+    """Port of a TLS endpoint in front of the shared Redis, and its certificate."""
+    with tls_endpoint(tmp_path_factory.mktemp("tls"), server) as endpoint:
+        yield endpoint
 
 
 @pytest.fixture
@@ -139,3 +151,16 @@ def recsys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Out
         return Outcome(code, out.getvalue(), err.getvalue())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EmbeddedTriton, TritonSettings]]:
+    """One real Triton for all tests that do not harm it, and the settings with which a client finds it.
+
+    It serves one model with two instances. The gate is beside its folder.
+    """
+    folder = tmp_path_factory.mktemp("triton")
+    (folder / "gate").mkdir()
+    settings = settings_in(folder / "server", instances=2)
+    with triton_of(settings, WHOLE, **{GATE: str(folder / "gate")}) as server:
+        yield server, settings

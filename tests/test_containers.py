@@ -11,14 +11,14 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-from planted import Outcome
-from test_cli import Recsys, good
 
 from redis_recsys.embedded.redis_server import EmbeddedRedis
 from redis_recsys.utils import machine
 from redis_recsys.utils.machine import memory
+from tests.support.commands import Outcome, Recsys, good
+from tests.support.paths import ROOT
 
-START = Path(__file__).parents[1] / "docker" / "start-jupyter.sh"
+START = ROOT / "docker" / "start-jupyter.sh"
 GIB = 1 << 30
 
 

@@ -20,10 +20,11 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 import yaml
-from planted import TINY, Outcome, Trained, planted
 
 from redis_recsys.store import lock, recommendations
 from redis_recsys.store.recommendations import get_many
+from tests.support.commands import Outcome
+from tests.support.planted import TINY, Trained, planted
 
 Recsys = Callable[..., Outcome]
 RECSYS = Path(sys.executable).with_name("recsys")

@@ -16,7 +16,6 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import composed
 import numpy as np
 import pytest
 import yaml
@@ -25,8 +24,9 @@ from redis_recsys.config import OnlineSettings
 from redis_recsys.online.pipeline import BUCKETS, Timings, stages_of
 from redis_recsys.parameter_server.server import Counts
 from redis_recsys.triton.counters import of_stages, of_tables
+from tests.support import composed
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 MONITORING = ROOT / "monitoring"
 RULES = sorted(MONITORING.glob("prometheus/rules/*.yml"))
 TESTS = sorted(MONITORING.glob("prometheus/tests/*.yml"))

@@ -20,8 +20,8 @@ from redis_recsys.dlrm.dlrm_serving import reached
 from redis_recsys.embedded.redis_cluster import EmbeddedCluster
 from redis_recsys.hugectr import sparse
 from redis_recsys.parameter_server.remote import Remote
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 OFFLINE_BATCH = Path("offline-batch-recsys/Offline-Batch-Recommender-System.ipynb")
 COMPONENTS = Path("multi-stage/01-Building-Online-Multi-Stage-Recsys-Components.ipynb")
 LARGE_SCALE = Path("large-scale-recsys/Large-Scale-Recommender-System.ipynb")

@@ -14,13 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import composed
 import nbformat
 import numpy as np
 import pytest
 import redis
 import typer.main
-from planted import Trained
 from redis.cluster import RedisCluster
 
 from redis_recsys.cli import app
@@ -35,8 +33,10 @@ from redis_recsys.store import vectors
 from redis_recsys.store.connection import connect
 from redis_recsys.store.events import publish
 from redis_recsys.store.recommendations import GenerationWriter, get_many
+from tests.support import composed
+from tests.support.paths import ROOT
+from tests.support.planted import Trained
 
-ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "data" / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")]
 NOTEBOOKS = sorted(ROOT.glob("*/*.ipynb"))
 COMPOSE = sorted(ROOT.glob("*/docker-compose*.yml"))

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
+
+from tests.support.paths import ROOT
 
 ROWS = 1000
 
 
 @pytest.fixture(autouse=True)
 def _benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    monkeypatch.syspath_prepend(ROOT)
 
 
 @pytest.mark.parametrize("skewed", [True, False])

@@ -26,7 +26,8 @@ from typing import Any
 
 import instance_metadata
 from aws import REGION, Terraform, client, credentials
-from hosts import CACHE, Host, Network, base
+
+from tests.support.machines.hosts import CACHE, Host, Network, base
 
 ROOT = Path(__file__).resolve().parents[2]
 ANSIBLE = ROOT / "cloud-deployment/ansible"

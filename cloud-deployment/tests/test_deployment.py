@@ -14,10 +14,11 @@ import pytest
 import redis
 from aws import Terraform, client
 from cloud import IMAGE, ROOT, Cloud, Keys, connect, first_boot, load_image, recap, running
-from hosts import Host
 from redis.backoff import NoBackoff
 from redis.cluster import RedisCluster
 from redis.retry import Retry
+
+from tests.support.machines.hosts import Host
 
 NODES = ("redis-1", "redis-2", "redis-3")
 USERS = [str(user) for user in range(1, 41)]

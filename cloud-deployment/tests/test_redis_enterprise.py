@@ -22,9 +22,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import hosts
 import pytest
 import yaml
+
+from tests.support.machines import hosts
 
 HERE = Path(__file__).resolve().parent
 ROLES = HERE.parent / "ansible" / "roles"

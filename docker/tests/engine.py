@@ -1,7 +1,7 @@
 """A Docker engine, and the images that the examples take from a registry.
 
 The engine of this machine is used if there is one with Compose. Else a Debian host is made with Debian's engine (as
-root, see ``tests/machines/hosts.py``), and thrown away afterwards. Where no registry answers, images from there are
+root, see ``tests/support/machines/hosts.py``), and thrown away afterwards. Where no registry answers, its images are
 replaced by stand-ins of the same name, made of Debian's packages.
 """
 
@@ -22,7 +22,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
-from hosts import CACHE, MIRROR, Host, Network, base
+from tests.support.machines.hosts import CACHE, MIRROR, Host, Network, base
 
 ROOT = Path(__file__).parents[2]
 CHECKOUT = "/srv/recsys"  # on a host of our own

@@ -20,11 +20,11 @@ from typing import Any
 
 import polars as pl
 import pytest
-from planted import Outcome
 
 from redis_recsys.embedded.redis_server import EmbeddedRedis
+from tests.support.commands import Outcome
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 RECSYS = str(Path(sys.executable).with_name("recsys"))
 FREE_PORTS = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
 LIST = 200  # recommendations asked for: more than most of these catalogues have

@@ -15,6 +15,7 @@ from redis_recsys.dataset.encode import encode
 from redis_recsys.dataset.interactions import Dataset
 from redis_recsys.dataset.split import Split
 from redis_recsys.errors import DataError, SchemaError
+from tests.support.paths import ROOT
 
 SCHEMA = """
 name: shop
@@ -227,7 +228,7 @@ def test_output_never_replaces_input(folder: Folder) -> None:
 
 
 def test_the_worked_example_of_the_documentation_becomes_a_dataset(folder: Folder) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "your-own-data.md").read_text()
+    page = (ROOT / "docs" / "your-own-data.md").read_text()
     for name in ("my.csv", "schema.yaml"):
         folder.write(name, page.split(f"<!-- {name} -->")[1].split("```")[1].partition("\n")[2])
     folder.read("my.csv")

@@ -7,9 +7,9 @@ from typing import Any
 
 import polars as pl
 import pytest
-from people import BRAND, TAGS, People
 
 from redis_recsys.errors import DataError
+from tests.support.people import BRAND, TAGS, People
 
 LOG = "user,item\na,1\nb,2\nc,3\nd,4\n"
 

@@ -9,11 +9,12 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
-from people import AT, BOUGHT, BRAND, ITEM, PRICE, TAGS, USER, People
 
 from redis_recsys.data import tabular
 from redis_recsys.dataset.schema import Schema
 from redis_recsys.errors import DataError, SchemaError
+from tests.support.paths import ROOT
+from tests.support.people import AT, BOUGHT, BRAND, ITEM, PRICE, TAGS, USER, People
 
 LOG = "user,item,price\na,1,2.5\nb,2,\n"
 ROWS = [("a", 1, 2.5), ("b", 2, None)]
@@ -306,7 +307,7 @@ def test_a_wrong_field_of_a_column_is_named(people: People, column: dict[str, An
 
 
 def test_the_example_of_the_documentation_is_read(people: People) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "your-own-data.md").read_text()
+    page = (ROOT / "docs" / "your-own-data.md").read_text()
     for name in ("source.csv", "source.yaml"):
         people.write(name, page.split(f"<!-- {name} -->")[1].split("```")[1].partition("\n")[2])
     tabular.read(people.path / "source.csv", people.path / "source.yaml", people.raw)

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from people import AT, BOUGHT, People
-from planted import TINY
 
 from redis_recsys.config import TrainSettings
 from redis_recsys.dataset.split import Split
 from redis_recsys.errors import DataError, SchemaError, TrainingError
 from redis_recsys.trainers.torch.train import Trainer, recency_weights
+from tests.support.people import AT, BOUGHT, People
+from tests.support.planted import TINY
 
 START = datetime(2026, 3, 1, tzinfo=timezone.utc)
 DAY = 86_400

@@ -11,9 +11,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from people import AT, BOUGHT, BRAND, PRICE, TAGS, People
 
 from redis_recsys.errors import DataError, SchemaError
+from tests.support.people import AT, BOUGHT, BRAND, PRICE, TAGS, People
 
 NAN = float("nan")
 LARGEST = 2**63 - 1

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import faults
 import pytest
 from redis.cluster import RedisCluster
 
 from redis_recsys.embedded.redis_cluster import EmbeddedCluster
+from tests.support import faults
 
 
 @pytest.fixture(scope="session")

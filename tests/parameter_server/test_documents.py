@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redis
-from tables import TABLE, configured, row_of, trained
 
 from redis_recsys.embedded.redis_server import EmbeddedRedis
 from redis_recsys.errors import StoreError
@@ -16,8 +15,10 @@ from redis_recsys.parameter_server.loading import load
 from redis_recsys.parameter_server.nodes import Access, Nodes
 from redis_recsys.parameter_server.remote import Remote
 from redis_recsys.parameter_server.server import ParameterServer
+from tests.support.paths import ROOT
+from tests.support.tables import TABLE, configured, row_of, trained
 
-README = Path(__file__).parents[2] / "large-scale-recsys" / "README.md"
+README = ROOT / "large-scale-recsys" / "README.md"
 
 
 def rule(user: str) -> list[str]:

@@ -18,13 +18,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import faults
 import numpy as np
 import pytest
 import redis
 import torch
 from redis.cluster import RedisCluster
-from tables import DIM, FULL, TABLE, access, configured, row_of, serving, trained
 
 from redis_recsys.embedded.redis_cluster import EmbeddedCluster
 from redis_recsys.errors import ConfigError, DataError, StoreError
@@ -34,6 +32,9 @@ from redis_recsys.parameter_server.nodes import Command, Nodes
 from redis_recsys.parameter_server.remote import Remote
 from redis_recsys.parameter_server.server import ParameterServer
 from redis_recsys.parameter_server.tiers import redis_tier as volatile
+from tests.support import faults
+from tests.support.paths import ROOT
+from tests.support.tables import DIM, FULL, TABLE, access, configured, row_of, serving, trained
 
 KEYS = np.arange(1000)
 NOBODY = 65534
@@ -272,7 +273,7 @@ import sys
 import numpy as np
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
-from tables import TABLE, configured, row_of
+from tests.support.tables import TABLE, configured, row_of
 from redis_recsys.parameter_server.nodes import Access, Nodes
 from redis_recsys.parameter_server.server import ParameterServer
 ports, password, folder = sys.argv[3].split(","), sys.argv[4], Path(sys.argv[1])
@@ -290,7 +291,7 @@ for version in range(1, 100000):
 def updating(folder: Path, cluster: EmbeddedCluster, rocks: str) -> Iterator[subprocess.Popen[str]]:
     """A process that publishes one version of all rows after the other, and prints those that were acknowledged."""
     ports = ",".join(str(port) for _, port in cluster.addresses)
-    arguments = [str(folder), str(Path(__file__).parent), ports, cluster.password, rocks]
+    arguments = [str(folder), str(ROOT), ports, cluster.password, rocks]
     process = subprocess.Popen([sys.executable, "-c", UPDATES, *arguments], stdout=subprocess.PIPE, text=True)
     try:
         yield process

@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 from redis.cluster import RedisCluster
 from rocksdict import DBCompressionType, Options, Rdict
-from tables import settings_of
-from test_ps_json import PUBLISHED
 
 from redis_recsys.dlrm.inference import DlrmModel, Samples
 from redis_recsys.embedded.redis_cluster import EmbeddedCluster
@@ -23,6 +21,8 @@ from redis_recsys.hugectr.network import Dlrm
 from redis_recsys.parameter_server.layout import partitions
 from redis_recsys.parameter_server.loading import load
 from redis_recsys.parameter_server.server import ParameterServer
+from tests.support.published_ps import PUBLISHED
+from tests.support.tables import settings_of
 
 SHAPE = Dlrm(2, (3, 3), 4, (4,), (1,))
 ROWS = np.arange(24, dtype=np.float32).reshape(6, 4) / 24

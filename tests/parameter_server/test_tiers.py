@@ -12,7 +12,6 @@ import pytest
 import redis
 from redis.cluster import RedisCluster
 from rocksdict import Rdict
-from tables import DIM, FULL, TABLE, configured, row_of, serving, trained
 
 from redis_recsys.embedded.redis_cluster import EmbeddedCluster
 from redis_recsys.embedded.redis_server import EmbeddedRedis
@@ -22,6 +21,7 @@ from redis_recsys.parameter_server.layout import ROWS, TIMES, UPDATES, partition
 from redis_recsys.parameter_server.loading import load
 from redis_recsys.parameter_server.nodes import Access, Nodes
 from redis_recsys.parameter_server.server import ParameterServer
+from tests.support.tables import DIM, FULL, TABLE, configured, row_of, serving, trained
 
 ABSENT = 5_000_000
 

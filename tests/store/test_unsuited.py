@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import redis
-from planted import Outcome, Trained
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
@@ -20,6 +19,8 @@ from redis_recsys.errors import StoreError
 from redis_recsys.online.pipeline import Runner
 from redis_recsys.store.connection import connect, store_errors
 from redis_recsys.utils.ports import free_ports
+from tests.support.commands import Outcome
+from tests.support.planted import Trained
 
 Recsys = Callable[..., Outcome]
 

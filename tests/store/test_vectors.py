@@ -8,13 +8,13 @@ import numpy as np
 import orjson
 import pytest
 import redis
-from planted import Trained
 
 from redis_recsys.embedded.redis_server import EmbeddedRedis
 from redis_recsys.errors import StoreError
 from redis_recsys.retrieval.index import AllowedIndex, LocalIndex
 from redis_recsys.store import vectors
 from redis_recsys.store.vectors import RedisIndex
+from tests.support.planted import Trained
 
 GEN = "7"
 ITEMS = 1200

@@ -1,0 +1,90 @@
+"""``recsys serve`` and ``recsys recommend`` as a user runs them, on a real Redis and a real Triton."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.support.commands import Outcome
+from tests.support.paths import ROOT
+from tests.support.planted import Trained
+
+RECSYS = str(Path(sys.executable).parent / "recsys")
+
+Recsys = Callable[..., Outcome]
+
+
+def items_handed_on(port: int, stage: str) -> float:
+    """What Triton's metrics say of a stage, as soon as they say anything."""
+    deadline = time.monotonic() + 15
+    while True:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page:
+            found = re.search(
+                rf'^recsys_candidates_total{{stage="{stage}"}} (\S+)$', page.read().decode(), re.MULTILINE
+            )
+        if found is not None and float(found[1]) > 0:
+            return float(found[1])
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.usefixtures("use_server")
+def test_serve_waits_for_a_deployment_answers_follows_events_and_stops(
+    recsys: Recsys, trained: Trained, client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECSYS_TRITON_ENVIRONMENT", str(ROOT / ".venv-serving"))
+    assert "recsys deploy" in recsys("serve", "--grpc-port", 0, "--http-port", 0, "--metrics-port", 0).error()
+    ports = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
+    serving = subprocess.Popen(
+        [RECSYS, "serve", "--wait", *ports], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        report = json.loads(recsys("deploy", trained.bundle.path, "--json").out)
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "data" / "triton" / "server.json").exists():
+            assert serving.poll() is None, serving.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        (answer,) = json.loads(recsys("recommend", 1, "--explain", "--json").out)
+        assert str(answer["generation"]) == str(report["generation"])
+        assert not answer["degraded"]
+        assert {stage for stage, us in answer["stage_us"].items() if us > 0} >= {"user_features", "ranking", "ordering"}
+        assert all(each["sources"] for each in answer["explanations"])
+        funnel = answer["funnel"]
+        together = sum(funnel[source] for source in ("nearest", "similar", "popular"))
+        assert together >= funnel["merged"] >= funnel["filtered"] >= funnel["shown"] == len(answer["items"])
+        assert [each["score"] for each in answer["explanations"]] == pytest.approx(answer["scores"], abs=1e-6)
+        first = answer["items"][0]
+        assert recsys("event", 1, first, "view", "--wait").code == 0
+        (after,) = json.loads(recsys("recommend", 1, "--json").out)
+        assert first not in after["items"]
+        shown = recsys("recommend", 1, "--bundle", trained.bundle.path).out
+        assert "Item " in shown
+        explained = recsys("recommend", 1, "--explain", "--bundle", trained.bundle.path).out
+        steps = ("nearest", "similar", "popular", "merged", "filtered", "shown")
+        assert re.search("candidates: " + ", ".join(rf"\d+ {step}" for step in steps), explained)
+        assert "probability" not in explained
+        assert explained.count("Item ") == 2 * shown.count("Item ")
+        port = json.loads((tmp_path / "data" / "triton" / "server.json").read_text())["metrics_port"]
+        handed_on = {stage: items_handed_on(port, stage) for stage in ("candidates", "filter")}
+        assert handed_on["candidates"] >= handed_on["filter"] > 0
+        serving.send_signal(signal.SIGTERM)
+        out, _ = serving.communicate(timeout=60)
+        assert "Triton serves" in out
+        assert serving.returncode == 0
+    finally:
+        if serving.poll() is None:
+            os.kill(serving.pid, signal.SIGKILL)
+            serving.communicate()
+    assert "recsys serve" in recsys("recommend", 1).error()
