@@ -75,14 +75,14 @@ lint: $(READY)  ## linters and type checker
 	@$(BIN)/mypy
 
 bench: $(READY)  ## measure speed and memory, print the table, draw the plot in assets/
-	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks.offline
 
 bench-online: $(READY) $(SERVING) $(FEAST)  ## measure the online pipeline in all its revisions: eight minutes
 	@$(BIN)/python -m benchmarks.online
 
 bench-large: $(READY) $(TORCHREC) $(SERVING)  ## measure the parameter server tier by tier, Triton over it, and training: 15 minutes
-	@$(BIN)/python -m benchmarks.dlrm_training --out benchmarks/results-dlrm-training.json
-	@$(BIN)/python -m benchmarks.tables
+	@$(BIN)/python -m benchmarks.large_scale.dlrm_training --out benchmarks/large_scale/results/dlrm-training.json
+	@$(BIN)/python -m benchmarks.large_scale
 
 bench-merlin: $(READY) $(MERLIN)  ## measure Merlin and this library side by side on the same data: about 20 minutes
 	@$(BIN)/python -m benchmarks.merlin

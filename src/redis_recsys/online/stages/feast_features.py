@@ -1,6 +1,6 @@
 """Features through the Feast SDK, as the public Merlin pipeline read them. It needs Feast in the server's environment.
 
-The values are the same as those of the packed rows; what differs is the time it takes (see ``benchmarks/online.py``).
+The values are the same as those of the packed rows; what differs is the time it takes (see ``benchmarks/online``).
 """
 
 from __future__ import annotations

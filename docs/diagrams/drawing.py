@@ -25,8 +25,8 @@ def canvas(name: str, width: float, bottom: float, top: float) -> tuple[Figure, 
 
 
 def save(figure: Figure, name: str) -> None:
-    """Write the picture beside this file, as SVG and PNG."""
-    here = Path(__file__).parent
+    """Write the picture to ``assets/``, as SVG and PNG."""
+    here = Path(__file__).parents[2] / "assets"
     figure.savefig(here / f"{name}.svg", facecolor="white", metadata={"Date": None})
     figure.savefig(here / f"{name}.png", facecolor="white", dpi=110)
 

@@ -2,8 +2,8 @@
 
 Everything runs on this machine: a real Redis Cluster of three nodes, RocksDB, Triton, and what asks them.
 
-    python -m benchmarks.tables            # about eight minutes and 25 GB of disk, writes the README's tables and plots
-    python -m benchmarks.tables --quick    # about two minutes, on little data, writes nothing there
+    python -m benchmarks.large_scale            # eight minutes and 25 GB of disk, writes the README's tables and plots
+    python -m benchmarks.large_scale --quick    # two minutes, on little data, writes nothing there
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks import dlrm_load, large_table, tiers
+from benchmarks.large_scale import dlrm_load, large_table, tiers
+from benchmarks.large_scale.tables_report import SERVING_PLOT, SPEED_PLOT, serving_plot, speed_plot, tables
 from benchmarks.measure import FOLDER, in_child, machine
 from benchmarks.report import into_readme
-from benchmarks.tables_report import SERVING_PLOT, SPEED_PLOT, serving_plot, speed_plot, tables
 from redis_recsys.embedded.redis_cluster import EmbeddedCluster
 from redis_recsys.parameter_server.nodes import Access
 
-RESULTS = Path("benchmarks/results-tables.json")
+RESULTS = Path("benchmarks/large_scale/results/tables.json")
 OTHERS = {  # measured elsewhere, shown if they are there
-    "device_cache": Path("benchmarks/results-device-cache.json"),
-    "training": Path("benchmarks/results-dlrm-training.json"),
-    "training_on_gpus": Path("benchmarks/results-dlrm-training-gpu.json"),
+    "device_cache": Path("benchmarks/gpu/results/device-cache.json"),
+    "training": Path("benchmarks/large_scale/results/dlrm-training.json"),
+    "training_on_gpus": Path("benchmarks/gpu/results/dlrm-training.json"),
 }
 TIMEOUT = 5.0  # seconds that a lookup waits for Redis: a slow answer is to be measured, not left out
 

@@ -3,8 +3,8 @@
 On a GPU it stands beside the card's own copy and PyTorch's ``index_select`` of the same rows, measured in the same run;
 without one, the caches on the processor are measured. The rows lie in a table far larger than any cache of the chip.
 
-    python -m benchmarks.device_cache          # a table
-    python -m benchmarks.device_cache --json   # the same as JSON
+    python -m benchmarks.gpu.device_cache          # a table
+    python -m benchmarks.gpu.device_cache --json   # the same as JSON
 """
 
 from __future__ import annotations

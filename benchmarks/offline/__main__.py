@@ -1,6 +1,6 @@
 """Run the benchmarks of the offline way: print the tables, put them into the README, and draw the plots.
 
-python -m benchmarks
+python -m benchmarks.offline
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from benchmarks import batch, etl, models
 from benchmarks.measure import FOLDER, machine
+from benchmarks.offline import batch, etl, models
 from benchmarks.report import into_readme, markdown
 from redis_recsys.evaluation.plots import metric_bars
 from redis_recsys.offline.recommender import OURS
 
-RESULTS = Path("benchmarks/results.json")
+RESULTS = Path("benchmarks/offline/results/offline.json")
 
 
 def main() -> None:

@@ -21,9 +21,9 @@ import numpy as np
 from pydantic import SecretStr
 from tritonclient.grpc import service_pb2
 
-from benchmarks import load
+from benchmarks.large_scale.tiers import BLOCK, DIM, SLOTS, draw
 from benchmarks.measure import in_child
-from benchmarks.tiers import BLOCK, DIM, SLOTS, draw
+from benchmarks.online import load
 from redis_recsys.config import LookupSettings, RedisSettings, Settings, TritonSettings
 from redis_recsys.data.criteo.generate import PUBLIC_SIZES, scaled
 from redis_recsys.dlrm.configure import INPUTS, MODEL, OUTPUT, TABLE, Place, configure
@@ -42,7 +42,7 @@ MODULE = """import sys
 
 sys.path.insert(0, {!r})
 
-from benchmarks.in_memory import TritonPythonModel
+from benchmarks.large_scale.in_memory import TritonPythonModel
 
 __all__ = ["TritonPythonModel"]
 """
@@ -127,7 +127,7 @@ def write_model(folder: Path, rows: int) -> Dlrm:
 
 
 def in_memory(path: Path, settings: Settings) -> EmbeddedTriton:
-    """A Triton with the model of ``benchmarks.in_memory``."""
+    """A Triton with the model of ``benchmarks.large_scale.in_memory``."""
 
     def write(folder: Path) -> None:
         write_models(folder, path, settings)

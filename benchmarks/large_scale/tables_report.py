@@ -1,4 +1,4 @@
-"""What ``benchmarks.tables`` has measured, as Markdown and as plots."""
+"""What ``benchmarks.large_scale`` has measured, as Markdown and as plots."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def tables(results: dict[str, Any], others: dict[str, Any]) -> str:
     """The results as Markdown.
 
     Args:
-        results: of ``benchmarks.tables``.
+        results: of ``benchmarks.large_scale``.
         others: what was measured elsewhere, by name: ``device_cache``, ``training``, ``training_on_gpus``.
     """
     here, scale = results["machine"], results["scale"]
@@ -154,7 +154,7 @@ def _serving(found: dict[str, Any]) -> list[str]:
 
 
 def _device_cache(found: dict[str, Any]) -> list[str]:
-    """See ``benchmarks.device_cache``; without its fallback and some of its batches."""
+    """See ``benchmarks.gpu.device_cache``; without its fallback and some of its batches."""
     rows = [
         [
             each["what"],
@@ -169,26 +169,26 @@ def _device_cache(found: dict[str, Any]) -> list[str]:
         if each["batch"] in DEVICE_BATCHES and "operations" not in each["what"]
     ]
     return [
-        f"**The cache on a GPU**, measured by `python -m benchmarks.device_cache` on {found['device']}: "
+        f"**The cache on a GPU**, measured by `python -m benchmarks.gpu.device_cache` on {found['device']}: "
         f"{found['capacity']:,} rows × {found['dim']}; a plain copy moves {found['copy_gb_per_s']:,} GB/s.\n",
         *markdown(["", "keys", "hits", "µs", "rows/s", "GB/s", "of the copy's"], rows),
     ]
 
 
 def _training(found: dict[str, Any]) -> list[str]:
-    """See ``benchmarks.dlrm_training``."""
-    from benchmarks.dlrm_training import table  # it needs what trains, and only here
+    """See ``benchmarks.large_scale.dlrm_training``."""
+    from benchmarks.large_scale.dlrm_training import table  # it needs what trains, and only here
 
     here = found["machine"]
     return [
-        f"**Training the DLRM**, measured by `python -m benchmarks.dlrm_training` on {here['processor']}, "
+        f"**Training the DLRM**, measured by `python -m benchmarks.large_scale.dlrm_training` on {here['processor']}, "
         f"{here['cores']} cores: {found['rows']:,} synthetic rows, {found['keys']:,} keys × {found['dim']}.\n",
         table(found),
     ]
 
 
 def _training_on_gpus(found: dict[str, Any]) -> list[str]:
-    """The loop of ``benchmarks.dlrm_training --public``, on another machine."""
+    """The loop of ``benchmarks.large_scale.dlrm_training --public``, on another machine."""
     shape = found["shape"]
     rows = [
         [
@@ -202,7 +202,7 @@ def _training_on_gpus(found: dict[str, Any]) -> list[str]:
     return [
         f"**On GPUs**: the public shape, {shape['keys']:,} keys × {shape['embedding_dim']} ({shape['table_gib']} GiB), "
         f"{found['precision']}, on {found['card']} ({found['link']}), torch {found['torch']}, TorchRec "
-        f"{found['torchrec']}, NCCL; the training loop of `python -m benchmarks.dlrm_training --public`.\n",
+        f"{found['torchrec']}, NCCL; the training loop of `python -m benchmarks.large_scale.dlrm_training --public`.\n",
         *markdown(["GPUs", "rows per step and GPU", "rows/s", "peak GPU GiB"], rows),
     ]
 

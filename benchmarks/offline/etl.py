@@ -1,6 +1,6 @@
 """How fast, and in how much memory, synthetic interactions become a dataset.
 
-    python -m benchmarks.etl --rows 10000000 --json out.json
+    python -m benchmarks.offline.etl --rows 10000000 --json out.json
 
 The raw data is made once and kept. Each run of ``encode`` has a process of its own, so that its peak memory is its
 own; the seconds are those of ``encode`` alone, without starting Python and importing Polars.

@@ -1,7 +1,7 @@
 """Training a DLRM with sharded tables: rows per second by number of processes, and its AUC beside the best possible.
 
-python -m benchmarks.dlrm_training
-python -m benchmarks.dlrm_training --public --rows 8000000 --scale 1 --batch 131072    # for two large GPUs
+python -m benchmarks.large_scale.dlrm_training
+python -m benchmarks.large_scale.dlrm_training --public --rows 8000000 --scale 1 --batch 131072    # for two large GPUs
 """
 
 from __future__ import annotations

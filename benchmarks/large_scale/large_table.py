@@ -14,7 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.tiers import FULL, KEYS, SHAPE, SLOTS, Ours, alternated, draw, hit_rate, into_rocksdb, rates, read_files
+from benchmarks.large_scale.tiers import (
+    FULL,
+    KEYS,
+    SHAPE,
+    SLOTS,
+    Ours,
+    alternated,
+    draw,
+    hit_rate,
+    into_rocksdb,
+    rates,
+    read_files,
+)
 from redis_recsys.dlrm.configure import TABLE, Place, ps_json
 from redis_recsys.parameter_server.ps_json import Config, PersistentDatabase
 from redis_recsys.parameter_server.server import ParameterServer

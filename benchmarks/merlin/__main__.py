@@ -29,7 +29,7 @@ from redis_recsys.dataset.split import Split
 from redis_recsys.evaluation.evaluate import evaluate
 from redis_recsys.offline.recommender import Everyone
 
-RESULTS = Path("benchmarks/results-merlin.json")
+RESULTS = Path("benchmarks/merlin/results/merlin.json")
 NOTEBOOK_EPOCHS = 3  # of the notebook's DLRM; its towers get 2
 STEPS = ("import", "etl", "retrieval", "ranking", "export")
 COLORS = ("#9aa7b5", "#e0a03a", "#2f6db5", "#6aa84f", "#b5523a")

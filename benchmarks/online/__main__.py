@@ -28,9 +28,9 @@ import typer
 from matplotlib.figure import Figure
 from pydantic import SecretStr
 
-from benchmarks.batch import make_bundle
-from benchmarks.load import Load, order, run
 from benchmarks.measure import FOLDER, in_child, machine
+from benchmarks.offline.batch import make_bundle
+from benchmarks.online.load import Load, order, run
 from benchmarks.report import into_readme, markdown
 from redis_recsys.bundle.bundle import Bundle
 from redis_recsys.config import DeploySettings, OnlineSettings, RedisSettings, Settings, TritonSettings
@@ -44,7 +44,7 @@ from redis_recsys.online.serving import serving
 from redis_recsys.store.connection import connect
 from redis_recsys.triton.perf_analyzer import perf_analyzer
 
-RESULTS = Path("benchmarks/results-online.json")
+RESULTS = Path("benchmarks/online/results/online.json")
 PLOT = Path("assets/online-speed.png")
 WITH_FEAST = Path(".venv-serving-feast")
 REPEATED = 1000  # users who come again and again where hits of the cache are measured

@@ -8,28 +8,20 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
-from tests.support.paths import ROOT
+from benchmarks.large_scale.dlrm_load import requests
+from benchmarks.large_scale.tiers import alternated, draw
 
 ROWS = 1000
 
 
-@pytest.fixture(autouse=True)
-def _benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT)
-
-
 @pytest.mark.parametrize("skewed", [True, False])
 def test_keys_are_those_of_the_table(skewed: bool) -> None:
-    from benchmarks.tiers import draw
-
     keys = draw(np.random.default_rng(0), 200_000, ROWS, skewed)
     assert keys.dtype == np.int64
     assert set(keys.tolist()) == set(range(ROWS))
 
 
 def test_frequencies_of_keys_follow_the_power_law() -> None:
-    from benchmarks.tiers import draw
-
     keys = draw(np.random.default_rng(0), 1_000_000, ROWS, skewed=True)
     counts = np.sort(np.bincount(keys, minlength=ROWS))[::-1]
     ranks = np.arange(10, 300)
@@ -38,8 +30,6 @@ def test_frequencies_of_keys_follow_the_power_law() -> None:
 
 
 def test_requests_hold_one_sample_after_the_other() -> None:
-    from benchmarks.dlrm_load import requests
-
     features = np.arange(5 * 13, dtype=np.float32).reshape(5, 13)
     keys = np.arange(5 * 26).reshape(5, 26)
     made = [
@@ -58,8 +48,6 @@ def test_requests_hold_one_sample_after_the_other() -> None:
 
 
 def test_contenders_get_the_same_lookups_and_take_turns_in_coming_first() -> None:
-    from benchmarks.tiers import alternated
-
     asked: list[tuple[str, int]] = []
 
     class Contender:

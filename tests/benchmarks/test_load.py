@@ -14,14 +14,9 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
-from tests.support.paths import ROOT
+from benchmarks.online.load import OUTPUTS, Answers, Load, order, requests, run, summary
 
 TOPK = 4
-
-
-@pytest.fixture(autouse=True)
-def _benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT)
 
 
 def answer(items: list[int], degraded: bool = False) -> bytes:
@@ -52,8 +47,6 @@ def serving(recommend: Callable[[int, grpc.ServicerContext], bytes], threads: in
 
 
 def test_every_request_is_for_another_user_and_otherwise_the_same() -> None:
-    from benchmarks.load import OUTPUTS, requests
-
     made = [service_pb2.ModelInferRequest.FromString(each) for each in requests(300, None)]
     users = [int.from_bytes(each.raw_input_contents[0], "little") for each in made]
     assert sorted(users) == list(range(1, 301))
@@ -66,15 +59,11 @@ def test_every_request_is_for_another_user_and_otherwise_the_same() -> None:
 
 
 def test_repeated_users_are_the_first_ones_again_and_again() -> None:
-    from benchmarks.load import order, requests
-
     users = [user_of(each) for each in itertools.islice(requests(300, 5), 12)]
     assert users == (order(300)[:5] * 3)[:12]
 
 
 def test_the_summary_counts_what_is_wrong_and_takes_percentiles() -> None:
-    from benchmarks.load import Answers, summary
-
     good, popular = answer([1, 2, 3, 4]), answer([1, 2, 3, 4], degraded=True)
     raw = [good] * 96 + [popular, popular, answer([1, 2, 3, -1]), answer([1, 2, 2, 3])]
     latencies = [number / 1000 for number in range(1, 101)]
@@ -85,8 +74,6 @@ def test_the_summary_counts_what_is_wrong_and_takes_percentiles() -> None:
 
 
 def test_a_closed_load_asks_for_nobody_twice_and_counts_errors_by_kind() -> None:
-    from benchmarks.load import Load, run
-
     asked: Counter[int] = Counter()
 
     def recommend(user: int, context: grpc.ServicerContext) -> bytes:
@@ -104,8 +91,6 @@ def test_a_closed_load_asks_for_nobody_twice_and_counts_errors_by_kind() -> None
 
 
 def test_an_open_load_keeps_its_rate_and_everybody_behind_a_stall_counts_it() -> None:
-    from benchmarks.load import Load, run
-
     stalled = itertools.count()
 
     def recommend(user: int, context: grpc.ServicerContext) -> bytes:

@@ -1,0 +1,1 @@
+"""Benchmarks of DLRM: the parameter server tier by tier, Triton over it, training."""

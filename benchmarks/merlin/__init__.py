@@ -1,0 +1,1 @@
+"""Benchmarks of this library and NVIDIA Merlin side by side."""

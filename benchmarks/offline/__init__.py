@@ -1,0 +1,1 @@
+"""Benchmarks of the offline way: encoding, training, quality, scoring ahead of time."""

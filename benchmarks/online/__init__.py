@@ -1,0 +1,1 @@
+"""Benchmarks of answers on demand, and the load that asks for them."""
