@@ -1,4 +1,4 @@
-"""Draw example 4, the deployment on AWS, into cloud-deployment.svg and cloud-deployment.png beside this file."""
+"""Draw example 4, the deployment on AWS, into assets/cloud-deployment.svg and .png."""
 
 from __future__ import annotations
 

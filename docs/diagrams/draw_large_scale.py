@@ -1,4 +1,4 @@
-"""Draw example 3, tables beyond one device, into large-scale.svg and large-scale.png beside this file."""
+"""Draw example 3, tables beyond one device, into large-scale.svg and large-scale.png."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draw example 2, multi-stage recommendations, into multi-stage.svg and multi-stage.png beside this file."""
+"""Draw example 2, multi-stage recommendations, into multi-stage.svg and multi-stage.png."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draw example 1, offline batch recommendations, into offline-batch.svg and offline-batch.png beside this file."""
+"""Draw example 1, offline batch recommendations, into offline-batch.svg and offline-batch.png."""
 
 from __future__ import annotations
 
