@@ -21,9 +21,10 @@ import pytest
 import yaml
 
 from redis_recsys.config import OnlineSettings
-from redis_recsys.online.pipeline import BUCKETS, Timings, stages_of
+from redis_recsys.dlrm.table_metrics import send_table_metrics
+from redis_recsys.online.partition import stages_of
+from redis_recsys.online.stage_metrics import BUCKETS, StageMetrics, send_stage_metrics
 from redis_recsys.parameter_server.server import Counts
-from redis_recsys.triton.counters import of_stages, of_tables
 from tests.support import composed
 from tests.support.paths import ROOT
 
@@ -92,8 +93,8 @@ def helper() -> ModuleType:
 
 
 def test_counts_of_stages_and_candidates_are_sent_as_they_grow(family: type[Family]) -> None:
-    timings = Timings(("candidates", "filter", "ranking"))
-    sender = of_stages(timings, family)
+    timings = StageMetrics(("candidates", "filter", "ranking"))
+    sender = send_stage_metrics(timings, family)
     try:
         timings.add("ranking", 0.0004)
         timings.requests, timings.degraded = 3, 1
@@ -112,8 +113,8 @@ def test_counts_of_stages_and_candidates_are_sent_as_they_grow(family: type[Fami
 
 
 def test_every_metric_of_ours_in_rules_and_dashboards_is_one_that_the_library_sends(family: type[Family]) -> None:
-    of_stages(Timings(tuple(stages_of(OnlineSettings()))), family).close()
-    of_tables(["t"], [field.name for field in fields(Counts)], lambda: {}, family).close()
+    send_stage_metrics(StageMetrics(tuple(stages_of(OnlineSettings()))), family).close()
+    send_table_metrics(["t"], [field.name for field in fields(Counts)], lambda: {}, family).close()
     used = {name for path in (*RULES, *DASHBOARDS) for name in OURS.findall(path.read_text())}
     assert used == set(family.made)  # and what the library sends is shown or watched
 

@@ -28,7 +28,8 @@ from redis_recsys.embedded.redis_cluster import PORTS
 from redis_recsys.embedded.redis_server import EmbeddedRedis
 from redis_recsys.errors import StoreError
 from redis_recsys.online.deploy import deploy
-from redis_recsys.online.pipeline import Runner, stages_of
+from redis_recsys.online.partition import stages_of
+from redis_recsys.online.runner import Runner
 from redis_recsys.store import vectors
 from redis_recsys.store.connection import connect
 from redis_recsys.store.events import publish
@@ -287,7 +288,7 @@ def test_the_redis_users_proposed_for_serving_and_for_events_may_do_that_and_no_
             online = settings.online.model_copy(update={"retrieval": retrieval})
             runner = Runner(tuple(stages_of(online)), settings.model_copy(update={"online": online}))
             try:
-                runner._look()
+                runner.follower.look()
                 answer = runner({"user_id": next(trained.bundle.users())[0].raw_ids[:3, None]})
             finally:
                 runner.close()

@@ -38,8 +38,8 @@ from redis_recsys.embedded.redis_server import EmbeddedRedis
 from redis_recsys.embedded.triton_server import EmbeddedTriton
 from redis_recsys.errors import ServingError
 from redis_recsys.evaluation.plots import COLORS, styled
-from redis_recsys.online import pipeline
 from redis_recsys.online.deploy import deploy
+from redis_recsys.online.partition import stages_of
 from redis_recsys.online.serving import serving
 from redis_recsys.store.connection import connect
 from redis_recsys.triton.perf_analyzer import perf_analyzer
@@ -294,7 +294,7 @@ def _profile(revision: Revision, load: dict[str, Any]) -> list[str]:
     metrics, users = load["metrics"], load["metrics"]["recsys_requests_total"]
     stages = {found[1]: value for name, value in metrics.items() if (found := SECONDS.match(name))}
     batches = max(value for name, value in metrics.items() if name.startswith("recsys_stage_seconds_count"))
-    place = {name: place for place, name in enumerate(pipeline.stages_of(OnlineSettings()))}
+    place = {name: place for place, name in enumerate(stages_of(OnlineSettings()))}
     named = {PROGRAMS.get(name, name): value for name, value in load["cpu_us"].items()}
     own = sum(stages.values()) / users * 1e6
     spent, waited = (_sum(metrics, f"nv_inference_{part}_duration_us") / users / 1e3 for part in ("request", "queue"))

@@ -20,8 +20,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from .dataset.schema import explain
-from .errors import ConfigError
+from .errors import ConfigError, explain_validation
 
 
 class Section(BaseModel):
@@ -313,6 +312,6 @@ def load_settings(**flags: dict[str, Any]) -> Settings:
     try:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
-        raise ConfigError(f"setting {explain(error)}") from error
+        raise ConfigError(f"setting {explain_validation(error)}") from error
     except SettingsError as error:
         raise ConfigError(f"a RECSYS_ variable cannot be read: {error}") from error

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class RecsysError(Exception):
     """Base of every error this project raises on purpose; the command line prints it as one line.
@@ -45,3 +50,20 @@ class AcceptedError(RecsysError):
 
 class ServingError(RecsysError):
     """Triton cannot be started or reached, or refuses a request."""
+
+
+def one_line(error: object, most: int | None = None) -> str:
+    """Text of an error with every run of blanks and line breaks as one blank, cut after ``most`` characters."""
+    return " ".join(f"{error}".split())[:most]
+
+
+def explain_validation(error: ValidationError) -> str:
+    """One line for a pydantic error: every wrong field with its place and reason."""
+    parts = []
+    for item in error.errors():
+        place = ".".join(str(part) for part in item["loc"]) or "document"
+        reason = (
+            "is not a known field" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
+        )
+        parts.append(f"{place}: {reason}")
+    return "; ".join(parts)

@@ -371,7 +371,7 @@ def test_a_later_deployment_that_cannot_keep_the_rules_is_not_served(
     settings = deployed(shop.bundle, deny=DENY, topk=100)
     with running(settings) as runner:
         deployed(old)
-        runner._look()
+        runner.follower.look()
         found = runner(ids(everybody(shop.bundle)))
     assert (found["generation"] == 1).all()
     assert not {item for row in shown(found["item_ids"]) for item in row} & denied()

@@ -21,7 +21,8 @@ from redis_recsys.dataset.encode import encode
 from redis_recsys.dataset.interactions import PARTS, Dataset
 from redis_recsys.dataset.split import Split
 from redis_recsys.errors import DataError
-from redis_recsys.online.pipeline import Runner, stages_of
+from redis_recsys.online.partition import stages_of
+from redis_recsys.online.runner import Runner
 from redis_recsys.trainers.training import train
 from tests.support.commands import Outcome
 from tests.support.planted import GROUPS, MERLIN_ENVIRONMENT, planted, planted_dataset, trained_on

@@ -20,7 +20,8 @@ from redis_recsys.online import deploy as module
 from redis_recsys.online.consumer import Consumer
 from redis_recsys.online.deploy import deploy
 from redis_recsys.online.feature_store import FeastGeneration
-from redis_recsys.online.pipeline import Runner, stages_of
+from redis_recsys.online.partition import stages_of
+from redis_recsys.online.runner import Runner
 from redis_recsys.store import deployments, features, vectors
 from redis_recsys.store.events import publish, settled_within
 from tests.support.planted import Trained

@@ -16,9 +16,11 @@ import pytest
 from redis_recsys.bundle.bundle import Bundle
 from redis_recsys.config import Settings
 from redis_recsys.errors import RecsysError, ServingError
-from redis_recsys.online import pipeline
+from redis_recsys.online import follower
 from redis_recsys.online.deploy import deploy
+from redis_recsys.online.partition import stages_of
 from redis_recsys.online.recommender_client import Client
+from redis_recsys.online.runner import Runner
 from redis_recsys.online.serving import serving
 from tests.support.faulty import (
     BOUND,
@@ -87,7 +89,7 @@ def test_a_model_is_missing_or_damaged_at_the_start_and_then_mended(
             aside = file.with_name("mended")
             aside.write_bytes(content)
             aside.rename(file)
-            assert load.until(lambda record: record.full) < 5 * pipeline.RETRY
+            assert load.until(lambda record: record.full) < 5 * follower.RETRY
         expected.learn(settings.triton, USERS)
         expected.check(load.records)
         assert max(record.seconds for record in load.records) < BOUND
@@ -230,16 +232,16 @@ def test_requests_do_not_wait_while_the_next_deployment_is_loaded(
     deploy(trained.bundle, own.client, settings)
     loading, go_on = threading.Event(), threading.Event()
 
-    class Slow(pipeline.Deployment):
+    class Slow(follower.Deployment):
         def __init__(self, *args: Any) -> None:
             loading.set()
             assert go_on.wait(30)
             super().__init__(*args)
 
-    names = tuple(pipeline.stages_of(settings.online))
-    first, last = (pipeline.Runner(part, settings) for part in (names[:2], names[2:]))
+    names = tuple(stages_of(settings.online))
+    first, last = (Runner(part, settings) for part in (names[:2], names[2:]))
     try:
-        monkeypatch.setattr(pipeline, "Deployment", Slow)
+        monkeypatch.setattr(follower, "Deployment", Slow)
         deploying = threading.Thread(target=deploy, args=(another, own.client, settings))
         deploying.start()
         assert loading.wait(30)

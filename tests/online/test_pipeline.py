@@ -22,7 +22,8 @@ from redis_recsys.embedded.redis_server import EmbeddedRedis
 from redis_recsys.errors import StoreError
 from redis_recsys.offline.batch import score
 from redis_recsys.online.deploy import deploy
-from redis_recsys.online.pipeline import STATUS, Runner, models, stages_of
+from redis_recsys.online.partition import STATUS, models, stages_of
+from redis_recsys.online.runner import Runner
 from redis_recsys.online.stages.stage import POPULAR
 from redis_recsys.online.stages.user_embedding import UserEmbedding
 from redis_recsys.store import deployments, features, history, vectors
@@ -406,9 +407,9 @@ def test_times_of_stages_are_told_and_counted(trained: Trained, deployed: Deploy
         found = runner({"user_id": np.array([[1], [2]])})
         for name in stages_of(settings.online):
             assert (found["us_" + name] > 0).all()
-            assert runner.timings.counts[name].sum() == 1
-            assert runner.timings.seconds[name] == pytest.approx(found["us_" + name][0, 0] / 1e6, rel=1e-3)
-        assert runner.timings.requests == 2
+            assert runner.metrics.counts[name].sum() == 1
+            assert runner.metrics.seconds[name] == pytest.approx(found["us_" + name][0, 0] / 1e6, rel=1e-3)
+        assert runner.metrics.requests == 2
 
 
 @pytest.mark.parametrize("partition", ["fused", "staged"])
@@ -422,7 +423,7 @@ def test_candidates_are_counted_as_they_come_out_of_the_index_and_of_the_filter(
     for model in models(settings, "int", "int"):
         with running(settings, model.stages) as runner:
             columns |= runner({field.name: columns[field.name] for field in model.inputs})
-            counted |= runner.timings.candidates
+            counted |= runner.metrics.candidates
     found = {"candidates": np.count_nonzero(columns["candidates"]), "filter": np.count_nonzero(columns["items"])}
     assert counted == found
     assert found["candidates"] > found["filter"] > 0
@@ -432,7 +433,7 @@ def test_degraded_requests_have_no_candidates(trained: Trained, deployed: Deploy
     settings = deployed(trained.bundle)
     with running(settings) as runner:
         client.delete(*client.keys("deploy:*"))
-        runner._look()
+        runner.follower.look()
         assert runner({"user_id": np.array([[1], [2]])})["degraded"].all()
-        assert runner.timings.requests == runner.timings.degraded == 2
-        assert runner.timings.candidates == {"candidates": 0, "filter": 0}
+        assert runner.metrics.requests == runner.metrics.degraded == 2
+        assert runner.metrics.candidates == {"candidates": 0, "filter": 0}

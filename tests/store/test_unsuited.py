@@ -16,7 +16,7 @@ from redis_recsys.config import RedisSettings, Settings
 from redis_recsys.embedded.redis_binary import find_redis_server
 from redis_recsys.embedded.redis_cluster import EmbeddedCluster
 from redis_recsys.errors import StoreError
-from redis_recsys.online.pipeline import Runner
+from redis_recsys.online.runner import Runner
 from redis_recsys.store.connection import connect, store_errors
 from redis_recsys.utils.ports import free_ports
 from tests.support.commands import Outcome

@@ -10,7 +10,7 @@ import numpy as np
 
 from redis_recsys.config import Settings
 from redis_recsys.errors import StoreError
-from redis_recsys.online.pipeline import Timings
+from redis_recsys.online.stage_metrics import StageMetrics
 
 FAILS, SLOW, HELD = -1, -2, -3  # users that make the model fail, take SECONDS, or wait until the test opens the gate
 SECONDS = 0.3
@@ -29,7 +29,7 @@ class Runner:
         if settings.online.topk == BROKEN:
             raise StoreError("this Redis holds no deployment yet: make one with 'recsys deploy'")
         self.stages, self.topk = stages, settings.online.topk
-        self.timings = Timings(stages)
+        self.metrics = StageMetrics(stages)
 
     def close(self) -> None:
         pass
@@ -39,8 +39,8 @@ class Runner:
         made = dict(columns)
         for stage in self.stages:
             made |= getattr(self, stage)(made)
-        self.timings.add(self.stages[0], time.perf_counter() - began)
-        self.timings.requests += len(made["degraded"]) if "degraded" in made else 0
+        self.metrics.add(self.stages[0], time.perf_counter() - began)
+        self.metrics.requests += len(made["degraded"]) if "degraded" in made else 0
         return made
 
     def first(self, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

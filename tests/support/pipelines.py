@@ -11,7 +11,8 @@ import numpy as np
 import redis
 
 from redis_recsys.config import Settings
-from redis_recsys.online.pipeline import Runner, models, stages_of
+from redis_recsys.online.partition import models, stages_of
+from redis_recsys.online.runner import Runner
 from redis_recsys.store import deployments
 
 K = 10

@@ -9,9 +9,9 @@ import pytest
 
 from redis_recsys.config import TritonSettings
 from redis_recsys.errors import DataError, ServingError
-from redis_recsys.online.pipeline import Model
-from redis_recsys.online.stages.stage import Field
+from redis_recsys.online.partition import Model
 from redis_recsys.triton.repository import pbtxt, write
+from redis_recsys.triton.tensors import Field
 from tests.support.tritons import ANSWER, CANDIDATES, USER, WHOLE, three
 
 

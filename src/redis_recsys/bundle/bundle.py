@@ -40,9 +40,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..dataset.entities import ITEM_VALUES, RAW_ID, ROW_GROUP, Entities, read_entities, stream_entities, stream_parquet
 from ..dataset.interactions import Part
 from ..dataset.popularity import Clicks, Popular
-from ..dataset.schema import IdKind, Schema, Side, explain
+from ..dataset.schema import IdKind, Schema, Side
 from ..dataset.user_history import History
-from ..errors import BundleError
+from ..errors import BundleError, explain_validation
 from ..utils.files import sha256, written_aside
 from ..utils.output_kinds import BUNDLE
 
@@ -106,7 +106,7 @@ class Bundle:
                 )
             self.manifest = Manifest.model_validate(document)
         except ValidationError as error:
-            raise BundleError(f"{self.path / 'manifest.json'}: {explain(error)}") from error
+            raise BundleError(f"{self.path / 'manifest.json'}: {explain_validation(error)}") from error
         except (ValueError, AttributeError) as error:
             raise BundleError(f"{self.path / 'manifest.json'} is damaged: {error}") from error
         if verify:

@@ -21,8 +21,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from ..dataset.schema import explain
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, explain_validation
 from ..utils.files import claimed, disk_error, sha256, written_aside
 from ..utils.output_kinds import BUNDLE, CRITEO, DATASET, RAW, Kind
 from ..utils.progress import progress
@@ -203,7 +202,7 @@ def _index(client: Any, bucket: str, key: str, url: str) -> Index:
         content = json.loads(body)
         index = Index.model_validate(content)
     except ValidationError as error:
-        raise DataError(f"{url}/{INDEX} is not an index of this project: {explain(error)}") from error
+        raise DataError(f"{url}/{INDEX} is not an index of this project: {explain_validation(error)}") from error
     except ValueError as error:
         raise DataError(f"{url}/{INDEX} is damaged: {error}; push the asset again") from error
     if index.version != INDEX_VERSION:

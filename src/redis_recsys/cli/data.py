@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from ..config import load_settings
-from ..errors import ConfigError
+from ..errors import ConfigError, explain_validation
 from .app import DATASET, Force, Out, app, out
 
 data = typer.Typer(help="Fetch or make data and encode it into a dataset.", no_args_is_help=True)
@@ -155,13 +155,12 @@ def _encode(raw: Path, target: Path, split: By, valid: float, test: float) -> No
 
     from ..dataset.encode import encode
     from ..dataset.interactions import PARTS, Dataset
-    from ..dataset.schema import explain
     from ..dataset.split import Split
 
     try:
         how = Split(by=split.value, valid=valid, test=test)
     except ValidationError as error:
-        raise ConfigError(f"split {explain(error)}") from error
+        raise ConfigError(f"split {explain_validation(error)}") from error
     encode(raw, target, how)
     made = Dataset(target)
     counts = ", ".join(f"{made.count(part):,} {part}" for part in PARTS)

@@ -20,7 +20,7 @@ from typing import Any
 
 import polars as pl
 
-from ..errors import DataError
+from ..errors import DataError, one_line
 from ..utils.files import claimed, disk_error, keep_inputs, written_aside
 from ..utils.output_kinds import DATASET
 from ..utils.progress import progress
@@ -221,7 +221,7 @@ def _clear_errors(raw: Path, target: Path) -> Iterator[None]:
     try:
         yield
     except pl.exceptions.PolarsError as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         code = re.search(r"os error (\d+)", reason)
         if code and int(code[1]) in WRITING:
             raise disk_error(OSError(int(code[1]), os.strerror(int(code[1]))), target) from error

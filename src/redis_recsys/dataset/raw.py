@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import DataError, SchemaError
+from ..errors import DataError, SchemaError, one_line
 from .schema import INTERNAL, Column, Schema, Side
 
 SIDES: tuple[Side, Side] = ("user", "item")
@@ -148,7 +148,7 @@ class _Files:
                 rows += pq.read_metadata(path).num_rows
                 types = dict(pl.scan_parquet(path, glob=False, hive_partitioning=False).collect_schema())
             except (pa.ArrowInvalid, OSError, pl.exceptions.PolarsError) as error:
-                reason = " ".join(str(error).split())
+                reason = one_line(error)
                 raise DataError(f"{path} is not a readable parquet file (truncated?): {reason}") from error
             if parts and parts[-1].types == types:
                 parts[-1].files.append(path)

@@ -18,7 +18,7 @@ import yaml
 from annotated_types import MinLen
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ..errors import SchemaError
+from ..errors import SchemaError, explain_validation
 
 Side = Literal["user", "item"]
 IdKind = Literal["int", "str"]  # of raw ids
@@ -224,7 +224,7 @@ class Schema(BaseModel):
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise SchemaError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
         except ValidationError as error:
-            raise SchemaError(f"{path}: {explain(error)}") from error
+            raise SchemaError(f"{path}: {explain_validation(error)}") from error
 
     def save(self, path: Path) -> None:
         """Write the schema as YAML, leaving out what is at its default."""
@@ -294,15 +294,3 @@ class Schema(BaseModel):
     def history(self) -> Column | None:
         """The user's most recent items, as a user feature."""
         return self._one(role="history")
-
-
-def explain(error: ValidationError) -> str:
-    """A pydantic error as one line: every wrong field with its place and reason."""
-    parts = []
-    for item in error.errors():
-        place = ".".join(str(part) for part in item["loc"]) or "document"
-        reason = (
-            "is not a known field" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
-        )
-        parts.append(f"{place}: {reason}")
-    return "; ".join(parts)

@@ -12,17 +12,17 @@ import numpy as np
 import triton_python_backend_utils as pb
 
 from ..config import load_settings
-from ..online.recommender_model import Batches
-from ..online.stages.stage import stack
 from ..parameter_server.server import Counts, ParameterServer
-from ..triton.counters import of_tables
+from ..triton.python_backend import PythonBackendModel
+from ..triton.tensors import stack
 from .configure import INPUTS, OUTPUT
 from .inference import DlrmModel, Samples
+from .table_metrics import send_table_metrics
 
 COUNTED = tuple(field.name for field in fields(Counts))
 
 
-class TritonPythonModel(Batches):
+class TritonPythonModel(PythonBackendModel):
     """What the Python backend looks for in ``model.py``."""
 
     def initialize(self, args: dict[str, str]) -> None:
@@ -37,7 +37,7 @@ class TritonPythonModel(Batches):
         with ExitStack() as opened:
             self._server = opened.enter_context(ParameterServer.open(Path(parameters["ps"]), settings))
             self._model = DlrmModel(self._server, config["name"], settings.lookup.threads)
-            self._exporter = of_tables(list(self._server.tables), COUNTED, self._counted, pb.MetricFamily)
+            self._exporter = send_table_metrics(list(self._server.tables), COUNTED, self._counted, pb.MetricFamily)
             self._opened = opened.pop_all()
 
     def finalize(self) -> None:

@@ -16,9 +16,9 @@ from ..bundle.models import session
 from ..errors import ConfigError, DataError
 from ..hugectr import dense, graph, network
 from ..hugectr.network import Dlrm
-from ..online.stages.stage import stack
 from ..parameter_server.ps_json import Model
 from ..parameter_server.server import ParameterServer
+from ..triton.tensors import stack
 from ..utils.machine import cores
 
 

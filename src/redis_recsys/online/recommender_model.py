@@ -7,10 +7,7 @@ and only outputs that a request asks for become tensors.
 
 from __future__ import annotations
 
-import gc
 import importlib
-import json
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,51 +15,14 @@ import numpy as np
 import triton_python_backend_utils as pb
 
 from ..config import load_settings
-from ..errors import RecsysError
-from ..triton.counters import of_stages
-from .stages.stage import stack
+from ..triton.python_backend import PythonBackendModel
+from ..triton.tensors import stack
+from .stage_metrics import send_stage_metrics
 
 Columns = dict[str, np.ndarray]
 
 
-class Batches(ABC):
-    """What models have in common: how they start, and that a request that fails takes no other of its batch with it."""
-
-    def initialize(self, args: dict[str, str]) -> None:
-        """Open the model, with the settings of the server's environment."""
-        config = json.loads(args["model_config"])
-        parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
-        try:
-            self.open(config, parameters)
-        except RecsysError as error:
-            raise pb.TritonModelException(f"{error}") from None  # the line alone, without a stack trace
-        gc.collect()
-        gc.freeze()  # what is loaded now stays: later collections, which hold up requests, need not look at it again
-
-    @abstractmethod
-    def open(self, config: dict[str, Any], parameters: dict[str, str]) -> None:
-        """Get ready to answer.
-
-        Args:
-            config: of the model.
-            parameters: in it, name -> value.
-        """
-
-    def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer all requests of a batch, together if possible."""
-        try:
-            return self.answer(requests)
-        except Exception as error:
-            if len(requests) == 1:
-                return [pb.InferenceResponse(error=pb.TritonError(" ".join(f"{error}".split()) or repr(error)))]
-            return [self.execute([request])[0] for request in requests]
-
-    @abstractmethod
-    def answer(self, requests: Sequence[Any]) -> list[Any]:
-        """The responses to a batch of requests."""
-
-
-class TritonPythonModel(Batches):
+class TritonPythonModel(PythonBackendModel):
     """What the Python backend looks for in ``model.py``."""
 
     def open(self, config: dict[str, Any], parameters: dict[str, str]) -> None:
@@ -71,7 +31,7 @@ class TritonPythonModel(Batches):
         make: Callable[..., Any] = getattr(importlib.import_module(module), name)
         self.runner = make(tuple(parameters["stages"].split(",")), load_settings())
         self.inputs = tuple(field["name"] for field in config["input"])
-        self.exporter = of_stages(self.runner.timings, pb.MetricFamily)
+        self.exporter = send_stage_metrics(self.runner.metrics, pb.MetricFamily)
 
     def finalize(self) -> None:
         """Send the last counts and let go of connections."""

@@ -21,7 +21,7 @@ from ..store import deployments
 from ..store.connection import connect
 from ..triton.repository import write
 from .consumer import Consumer
-from .pipeline import EXPLAINING, OUTWARD, STATUS, models
+from .partition import EXPLAINING, OUTWARD, STATUS, models
 
 log = logging.getLogger(__name__)
 

@@ -17,13 +17,13 @@ import numpy as np
 import triton_python_backend_utils as pb
 
 from ..errors import ServingError
-from .recommender_model import Batches
+from ..triton.python_backend import PythonBackendModel
 
 NOBODY = -1  # fills up columns
 INT32 = np.iinfo(np.int32)
 
 
-class _Translation(Batches):
+class _Translation(PythonBackendModel):
     """A model that holds nothing."""
 
     def open(self, config: dict[str, Any], parameters: dict[str, str]) -> None:

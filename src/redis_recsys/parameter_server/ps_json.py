@@ -16,8 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from ..dataset.schema import explain
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, explain_validation
 from .layout import full_name
 
 T = TypeVar("T")
@@ -292,7 +291,7 @@ def read(path: Path) -> Config:
     try:
         config = Config(**document)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {explain(error)}") from None
+        raise ConfigError(f"{path}: {explain_validation(error)}") from None
     return _located(config, path.absolute().parent)
 
 

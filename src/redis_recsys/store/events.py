@@ -28,7 +28,7 @@ from typing import Any
 
 import redis
 
-from ..errors import DataError
+from ..errors import DataError, one_line
 from . import features, history
 from .connection import store_errors
 from .forgotten import forgotten_at, guarded
@@ -448,7 +448,7 @@ class Group:
                 if isinstance(answer, redis.RedisError):
                     if not re.search("WRONGTYPE|not an integer|overflow", str(answer)):
                         raise answer
-                    impossible.append((event, " ".join(str(answer).split())[:200]))
+                    impossible.append((event, one_line(answer, 200)))
                 else:
                     latest[event.user] = max(event.accepted, latest.get(event.user, 0))
             if latest:

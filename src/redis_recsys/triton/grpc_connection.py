@@ -16,7 +16,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from ..config import TritonSettings
 from ..embedded.triton_server import STATE, TOKEN_HEADER
-from ..errors import ServingError
+from ..errors import ServingError, one_line
 
 # A server that was gone for long is found again within a second or two, not within gRPC's two minutes.
 CHANNEL = [("grpc.max_reconnect_backoff_ms", 1000), ("grpc.max_receive_message_length", -1)]
@@ -129,7 +129,7 @@ class Connection:
         return {name: answer.as_numpy(name) for name in wanted}
 
     def _explained(self, error: InferenceServerException) -> ServingError:
-        status, reason = f"{error.status()}", " ".join(f"{error.message()}".split())
+        status, reason = f"{error.status()}", one_line(error.message())
         where = f"Triton at {self.address}"
         if "DEADLINE_EXCEEDED" in status:
             return ServingError(

@@ -14,12 +14,12 @@ from typing import Any, Protocol
 
 from ..config import TritonSettings
 from ..errors import ServingError
-from ..online.stages.stage import Field
 from ..utils.files import written_aside
 from ..utils.output_kinds import REPOSITORY
+from .tensors import Field
 
 RECOMMENDER = "recommender"
-RUNNER = "redis_recsys.online.pipeline:Runner"
+RUNNER = "redis_recsys.online.runner:Runner"
 MODEL = "redis_recsys.online.recommender_model:TritonPythonModel"  # what ``model.py`` imports
 ALIAS_REQUEST, ALIAS_ANSWER = "redis_recsys.online.triton_alias:Request", "redis_recsys.online.triton_alias:Answer"
 TYPES = {

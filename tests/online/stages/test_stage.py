@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from redis_recsys.online.stages.stage import stack
+from redis_recsys.triton.tensors import stack
 
 
 def test_batches_of_different_widths_are_padded() -> None:

@@ -20,7 +20,7 @@ from typing import IO, Any
 import polars as pl
 
 from ...dataset.schema import Column, TextOptions
-from ...errors import DataError, SchemaError
+from ...errors import DataError, SchemaError, one_line
 
 FORMATS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 BLANKS = " \t\r\n\x0b\x0c\xa0\u2007\u202f\u3000\ufeff\u200b"  # byte order mark and zero-width space included
@@ -140,7 +140,7 @@ def reading(path: Path) -> Iterator[None]:
     except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error) as error:
         if isinstance(error, OSError) and error.errno in WRITING:
             raise
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         if "utf-8" in reason.lower() or "utf8" in reason.lower():
             if path.suffix.lower() == ".parquet":
                 raise DataError(

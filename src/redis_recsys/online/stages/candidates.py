@@ -11,8 +11,9 @@ import redis
 from ...config import OnlineSettings
 from ...retrieval.index import AllowedIndex, Change
 from ...store.vectors import RedisIndex
+from ...triton.tensors import Columns, Field
 from ..loaded_deployment import Deployment
-from .stage import NEAREST, POPULAR, RAW_ITEMS, SIMILAR, SOURCES, Columns, Field, Stage
+from .stage import NEAREST, POPULAR, RAW_ITEMS, SIMILAR, SOURCES, Stage
 
 NARROW = 0.25  # share of the catalogue; where rules leave less, Redis would look at four times what is wanted and more
 

@@ -6,8 +6,9 @@ import numpy as np
 import redis
 
 from ...config import OnlineSettings
+from ...triton.tensors import Columns, Field
 from ..loaded_deployment import Deployment
-from .stage import Columns, Field, Stage
+from .stage import Stage
 
 
 class Filter(Stage):

@@ -11,8 +11,9 @@ from ...bundle.models import ItemSide
 from ...config import OnlineSettings
 from ...store import features
 from ...store.connection import store_errors
+from ...triton.tensors import Columns, Field
 from ..loaded_deployment import Deployment
-from .stage import COMPUTED_ITEMS, RAW_ITEMS, Columns, Field, Stage
+from .stage import COMPUTED_ITEMS, RAW_ITEMS, Stage
 
 
 class ItemFeaturesInMemory(Stage):

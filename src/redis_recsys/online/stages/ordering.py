@@ -7,8 +7,9 @@ import redis
 
 from ...config import OnlineSettings
 from ...retrieval.selection import diversify, order
+from ...triton.tensors import Columns, Field
 from ..loaded_deployment import Deployment
-from .stage import Columns, Field, Stage
+from .stage import Stage
 
 
 class Ordering(Stage):

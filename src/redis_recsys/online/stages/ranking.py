@@ -7,8 +7,9 @@ import redis
 
 from ...bundle.models import Ranker, RankerHead
 from ...config import OnlineSettings
+from ...triton.tensors import Columns, Field
 from ..loaded_deployment import Deployment
-from .stage import COMPUTED_ITEMS, RAW_ITEMS, Columns, Field, Stage
+from .stage import COMPUTED_ITEMS, RAW_ITEMS, Stage
 
 USER = (
     Field("items", "int32", (-1,)),

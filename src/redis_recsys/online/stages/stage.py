@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+
+from ...triton.tensors import Columns, Field
 
 if TYPE_CHECKING:
     import redis
@@ -15,25 +16,6 @@ if TYPE_CHECKING:
     from ...config import OnlineSettings
     from ...retrieval.index import Change
     from ..loaded_deployment import Deployment
-
-Columns = Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Field:
-    """One column: an array whose first axis is the request.
-
-    Attributes:
-        name: of the column, the same in every stage.
-        dtype: NumPy's name of the type: bool, uint8, int32, int64, float32, or object for bytes; "user" and "item" are
-            the types of the raw ids, which differ between deployments: int64 or object.
-        shape: of one request's part; -1 where it differs between requests or deployments.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...] = (1,)
-
 
 NEAREST, SIMILAR, POPULAR = 1, 2, 4
 SOURCES = {NEAREST: "nearest", SIMILAR: "similar", POPULAR: "popular"}
@@ -87,18 +69,3 @@ class Stage(ABC):
 def sources_of(bits: int) -> tuple[str, ...]:
     """Names of the sources in a value of the column ``sources``."""
     return tuple(name for bit, name in SOURCES.items() if bits & bit)
-
-
-def stack(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Join batches of one column along the request axis; where widths differ, the narrower are padded with 0."""
-    if len(parts) == 1:
-        return parts[0]
-    if len({part.shape[1:] for part in parts}) == 1:
-        return np.concatenate(parts)
-    width = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
-    padded = np.zeros((sum(map(len, parts)), *width), parts[0].dtype)
-    start = 0
-    for part in parts:
-        padded[(slice(start, start + len(part)), *(slice(size) for size in part.shape[1:]))] = part
-        start += len(part)
-    return padded

@@ -7,8 +7,9 @@ import redis
 
 from ...bundle.models import Tower
 from ...config import OnlineSettings
+from ...triton.tensors import Columns, Field
 from ..loaded_deployment import Deployment
-from .stage import Columns, Field, Stage
+from .stage import Stage
 
 
 class UserEmbedding(Stage):

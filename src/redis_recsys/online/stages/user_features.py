@@ -12,8 +12,9 @@ from ...dataset.entities import anything_known
 from ...dataset.user_history import padded
 from ...store import features, history
 from ...store.connection import store_errors
+from ...triton.tensors import Columns, Field
 from ..loaded_deployment import Deployment
-from .stage import Columns, Field, Stage
+from .stage import Stage
 
 
 class UserFeatures(Stage):

@@ -29,7 +29,7 @@ from rocksdict import (
     WriteBatch,
 )
 
-from ...errors import StoreError
+from ...errors import StoreError, one_line
 from ...utils.machine import cores
 from ..layout import as_bytes, check_row, newest
 from ..ps_json import PersistentDatabase
@@ -249,7 +249,7 @@ def _store_errors(path: Path) -> Iterator[None]:
 
 
 def _explained(error: Exception, path: Path) -> str:
-    reason = " ".join(f"{error}".split())
+    reason = one_line(error)
     if "lock" in reason.lower():
         return f"RocksDB in {path} is in use by another process: stop it, or set persistent_db.read_only"
     if any(word in reason for word in CORRUPT):

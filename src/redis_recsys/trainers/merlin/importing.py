@@ -22,10 +22,10 @@ from ...bundle.models import Tower
 from ...config import MerlinSettings
 from ...dataset.entities import ITEM_VALUES, Entities, write_entities
 from ...dataset.popularity import Clicks
-from ...dataset.schema import Column, Schema, Side, explain
+from ...dataset.schema import Column, Schema, Side
 from ...dataset.user_history import History
 from ...dataset.vocabularies import write_vocabulary
-from ...errors import BundleError
+from ...errors import BundleError, explain_validation
 from ...utils.files import claimed, disk_error, keep_inputs
 from ...utils.output_kinds import BUNDLE
 from ...utils.progress import console
@@ -249,7 +249,7 @@ def _schema(tables: dict[Side, FeatureTable], vocabularies: dict[str, _Vocabular
     try:
         return Schema(name="merlin", columns=_columns(tables, vocabularies))
     except ValidationError as error:
-        raise BundleError(f"the feature tables make no schema: {explain(error)}") from error
+        raise BundleError(f"the feature tables make no schema: {explain_validation(error)}") from error
 
 
 def _columns(tables: dict[Side, FeatureTable], vocabularies: dict[str, _Vocabulary]) -> list[Column]:

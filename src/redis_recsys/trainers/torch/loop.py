@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from ...errors import TrainingError
+from ...errors import TrainingError, one_line
 from ...utils.files import disk_error
 from ...utils.progress import console, progress
 from .inputs import Batch, Interactions
@@ -195,6 +195,6 @@ def _restore(
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
     except (RuntimeError, KeyError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise TrainingError(f"checkpoint {path} does not fit: {reason}; train without --resume") from error
     return state["records"], state["best"]

@@ -28,7 +28,7 @@ import torch.distributed as dist
 from torch.distributed import checkpoint as dcp
 from torchrec.distributed import DistributedModelParallel
 
-from ...errors import TrainingError
+from ...errors import TrainingError, one_line
 from ...utils.files import disk_error
 from .sharding import moments, tables
 
@@ -160,7 +160,7 @@ def _dense(model: DistributedModelParallel) -> dict[str, torch.Tensor]:
 
 
 def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
+    return one_line(error, 200)
 
 
 @contextmanager

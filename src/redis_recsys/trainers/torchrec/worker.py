@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from ...errors import RecsysError, TrainingError
+from ...errors import RecsysError, TrainingError, one_line
 from ..worker_events import emit, take_over
 from .job import Job
 
@@ -35,7 +35,7 @@ def main(path: Path) -> int:
         return 1
     except Exception as error:
         traceback.print_exc()
-        emit("error", message=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", known=False)
+        emit("error", message=f"{type(error).__name__}: {one_line(error, 300)}", known=False)
         return 1
     return 0
 

@@ -1,0 +1,89 @@
+"""Fallback: popular items, marked ``degraded``, for requests that the stages cannot answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import redis
+
+from ..config import OnlineSettings
+from ..store import popular, vectors
+from ..store.deployments import DeploymentRecord
+from .loaded_deployment import Deployment
+from .stages.stage import Stage
+
+
+def popular_answer(
+    settings: OnlineSettings,
+    text: bool,
+    client: redis.Redis,
+    record: DeploymentRecord | None,
+    deployment: Deployment | None,
+) -> dict[str, np.ndarray]:
+    """Popular items by column, each [k]; none that the business rules exclude or that has been removed.
+
+    Args:
+        settings: rules and number of items.
+        text: whether the model's raw item ids are text.
+        client: a connected Redis, read where the bundle cannot be.
+        record: of the deployment; None: nothing is known of it.
+        deployment: None where its bundle cannot be read.
+
+    Raises:
+        StoreError: Redis fails.
+    """
+    k = settings.topk
+    columns = {
+        "item_ids": np.full(k, b"" if text else -1, object if text else np.int64),
+        "scores": np.full(k, -np.inf, np.float32),
+        "position": np.full(k, -1, np.int32),
+    }
+    if record is None or text != (record.item_ids == "str"):
+        return columns
+    if deployment is not None:
+        best = deployment.popular
+        raw_ids, scores = deployment.raw_items[best.items[:k]].tolist(), best.scores[:k].tolist()
+    elif settings.allow or settings.deny or vectors.any_removed(client, record.generation):
+        return columns  # which may be shown, only the bundle tells
+    else:
+        items, scores = popular.read(client, record.generation, k, record.item_ids)
+        raw_ids = [raw.encode() if isinstance(raw, str) else raw for raw in items]
+    columns["item_ids"][: len(raw_ids)] = raw_ids
+    columns["scores"][: len(raw_ids)] = scores
+    return columns
+
+
+def mark_degraded(columns: dict[str, np.ndarray], stages: Sequence[type[Stage]], explain: bool) -> None:
+    """Mark all requests degraded, and add empty columns in place of the stages' outputs.
+
+    Args:
+        columns: of b requests, among them ``degraded`` bool[b, 1]; changed in place.
+        stages: of the model.
+        explain: whether stage times are among the outputs.
+    """
+    count = len(columns["degraded"])
+    columns["degraded"] = np.ones((count, 1), bool)
+    for stage in stages:
+        if explain:
+            columns["us_" + stage.name] = np.zeros((count, 1), np.float32)
+        for field in stage.outputs:
+            dtype = field.dtype if field.dtype != "item" else object
+            columns[field.name] = np.zeros((count, *(max(size, 0) for size in field.shape)), dtype)
+
+
+def insert_popular(columns: dict[str, np.ndarray], answer: dict[str, np.ndarray]) -> int:
+    """Put popular items into the rows of degraded requests, in place.
+
+    Args:
+        columns: of b requests, from the last stage.
+        answer: from :func:`popular_answer`.
+
+    Returns:
+        The number of degraded requests.
+    """
+    degraded = columns["degraded"]
+    if degraded.any():
+        for name, instead in answer.items():
+            columns[name] = np.where(degraded, instead, columns[name] if columns[name].shape[1] else instead)
+    return int(degraded.sum())

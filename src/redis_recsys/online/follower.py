@@ -1,0 +1,201 @@
+"""Follower of deployments: loads the next one in the background and switches to the one that is live."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import redis
+
+from ..config import Settings
+from ..errors import BundleError, ConfigError, DataError, RecsysError, StoreError
+from ..store import deployments
+from .fallback import popular_answer
+from .loaded_deployment import Deployment
+from .stages.stage import Stage
+
+TICK = 0.1  # seconds between looks at the pointer to the live deployment
+RETRY = 2.0  # seconds until what failed in the background is tried again
+KEPT = 3  # deployments in memory: the live one, the next, and the one before, which a staged request may still need
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class LoadedStages:
+    """One deployment in memory, as far as a model needs it.
+
+    Attributes:
+        generation: name of the deployment.
+        folder: of its bundle; empty if Redis could not be asked.
+        popular: fallback answer by column, each [k]; empty if this model makes no answers.
+        stages: in order; None if the deployment could not be loaded.
+        since: time of loading, on the monotonic clock.
+        record: None if Redis could not be asked.
+        deployment: None if its bundle cannot be read.
+    """
+
+    generation: str
+    folder: str
+    popular: dict[str, np.ndarray]
+    stages: list[Stage] | None
+    since: float
+    record: deployments.DeploymentRecord | None = None
+    deployment: Deployment | None = None
+
+
+class Follower:
+    """The stages of one model for every deployment that requests may ask for.
+
+    Attributes:
+        live: what new requests are answered with.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[type[Stage]],
+        settings: Settings,
+        client: redis.Redis,
+        patient: redis.Redis,
+        answers: bool,
+    ) -> None:
+        """Load the live deployment, and follow from then on.
+
+        Args:
+            stages: of the model, in order.
+            settings: of everything.
+            client: for the stages, with the short timeout of requests.
+            patient: for this object, with the timeout of commands.
+            answers: whether this model makes the answers, and so needs a fallback for them.
+
+        Raises:
+            StoreError: Redis fails, or nothing is deployed.
+            ConfigError: settings that contradict each other.
+        """
+        self._stages, self._settings, self._answers = stages, settings, answers
+        self._client, self._patient = client, patient
+        self._loaded: dict[str, LoadedStages] = {}
+        self._loading = threading.Lock()
+        self._id_kinds: tuple[str, str] | None = None  # of users and items, as the models were declared at the start
+        live = deployments.live(patient)
+        if live is None:
+            raise StoreError("this Redis holds no deployment yet: make one with 'recsys deploy'")
+        self.live = self._loaded[live] = self._load(live, starting=True)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="follows deployments", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop following."""
+        self._stop.set()
+        self._thread.join()
+
+    def loaded(self, generation: str, mend: bool = False) -> LoadedStages:
+        """One deployment, loaded if need be; without stages while Redis fails.
+
+        Requests for one that is loaded do not wait while another is being loaded.
+
+        Args:
+            generation: name of the deployment.
+            mend: whether to load one without stages again; not while a request waits.
+        """
+        loaded = self._loaded.get(generation)
+        if loaded is not None and (loaded.stages is not None or not mend):
+            return loaded
+        with self._loading:
+            loaded = self._loaded.get(generation)
+            if loaded is None or (mend and loaded.stages is None and time.monotonic() - loaded.since > RETRY):
+                try:
+                    loaded = self._load(generation)
+                except StoreError as error:
+                    log.error("generation %s: %s", generation, error)
+                    return LoadedStages(generation, "", self.live.popular, None, time.monotonic())
+                self._loaded[generation] = loaded
+                old = [name for name in self._loaded if name not in (generation, self.live.generation)]
+                for name in old[: len(self._loaded) - KEPT]:
+                    del self._loaded[name]
+            return loaded
+
+    def look(self) -> None:
+        """Load what is deployed and switch to what is live; a deployment that cannot be loaded changes nothing.
+
+        Raises:
+            StoreError: Redis fails.
+        """
+        live, upcoming = deployments.live(self._patient), deployments.upcoming(self._patient)
+        if upcoming is not None:
+            self._apply_changes(self._up_to_date(upcoming))
+        if live is None:  # Redis has lost its data: nobody is known any more, nor what had been removed
+            self.live = replace(self.live, stages=None)
+            with self._loading:
+                self._loaded.clear()
+        else:
+            loaded = self._up_to_date(live)
+            self._apply_changes(loaded)
+            usable = self.live.stages is not None and deployments.exists(self._patient, self.live.generation)
+            if loaded.stages is not None or not usable:
+                self.live = loaded
+            else:  # the one before goes on serving
+                self._apply_changes(self.live)
+
+    def _follow(self) -> None:
+        """Look again and again until told to stop; the thread outlives every error."""
+        pause = TICK
+        while not self._stop.wait(pause):
+            pause = TICK
+            try:
+                self.look()
+            except RecsysError as error:
+                log.warning("%s", error)
+                pause = RETRY
+            except Exception:
+                log.exception("following deployments failed")
+                pause = RETRY
+
+    def _load(self, generation: str, starting: bool = False) -> LoadedStages:
+        record = deployments.read(self._patient, generation)
+        loaded = LoadedStages(generation, record.folder, {}, None, time.monotonic(), record)
+        try:
+            kinds = record.user_ids, record.item_ids
+            if kinds != (self._id_kinds or kinds):
+                raise ConfigError("its ids are of another type than when this server started: start it again")
+            self._id_kinds = kinds
+            loaded.deployment = Deployment(record, self._settings)
+            loaded.stages = [stage(loaded.deployment, self._settings.online, self._client) for stage in self._stages]
+        except (BundleError, ConfigError, DataError) as error:
+            if starting and isinstance(error, ConfigError):  # for whoever starts the server
+                raise
+            log.error("generation %s cannot be served: %s", generation, error)
+        self._apply_changes(loaded)
+        self._refresh_fallback(loaded)
+        return loaded
+
+    def _up_to_date(self, generation: str) -> LoadedStages:
+        """A deployment, mended if need be, and loaded again if its name is another one's now.
+
+        A Redis that has lost its data counts generations from the start.
+        """
+        loaded = self.loaded(generation, mend=True)
+        if loaded.stages is not None and deployments.read(self._patient, generation).folder != loaded.folder:
+            self._loaded.pop(generation, None)
+            loaded = self.loaded(generation)
+        return loaded
+
+    def _apply_changes(self, loaded: LoadedStages) -> None:
+        """Hand the stages what was put into the vectors and removed since the last look."""
+        changes = loaded.deployment.follow(self._patient) if loaded.deployment is not None else []
+        if changes:
+            for stage in loaded.stages or ():
+                stage.follow(changes)
+            self._refresh_fallback(loaded)
+
+    def _refresh_fallback(self, loaded: LoadedStages) -> None:
+        if self._answers:
+            text = self._id_kinds is not None and self._id_kinds[1] == "str"
+            loaded.popular = popular_answer(
+                self._settings.online, text, self._patient, loaded.record, loaded.deployment
+            )

@@ -1,0 +1,94 @@
+"""Partitions of the online pipeline: which stages there are, and how they are shared out among Triton's models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ..config import OnlineSettings, Settings
+from ..triton.tensors import Field
+from .stages.candidates import Candidates, CandidatesWithFeatures
+from .stages.feast_features import ItemFeaturesFromFeast, UserFeaturesFromFeast
+from .stages.filter import Filter
+from .stages.item_features import ItemFeatures, ItemFeaturesInMemory
+from .stages.ordering import Ordering
+from .stages.ranking import Ranking, RankingOfFeatures
+from .stages.stage import Stage
+from .stages.user_embedding import UserEmbedding
+from .stages.user_features import UserFeatures
+
+USERS: dict[str, type[Stage]] = {"packed": UserFeatures, "feast": UserFeaturesFromFeast}
+ITEMS: dict[str, tuple[type[Stage], ...]] = {
+    "memory": (Candidates, Filter, ItemFeaturesInMemory, Ranking),
+    "packed": (Candidates, Filter, ItemFeatures, RankingOfFeatures),
+    "feast": (Candidates, Filter, ItemFeaturesFromFeast, RankingOfFeatures),
+    "attributes": (CandidatesWithFeatures, Filter, RankingOfFeatures),
+}
+CONSOLIDATED = ("candidates", "filter", "item_features")  # that the partition ``consolidated`` puts into one model
+STATUS = (Field("degraded", "bool"), Field("generation", "int64"))
+OUTWARD = ("item_ids", "scores")
+EXPLAINING = ("candidates", "similarity", "sources", "items", "probability", "position")
+
+
+@dataclass(frozen=True)
+class Model:
+    """One part of a partition: stages that run in one process.
+
+    Attributes:
+        name: of the model; the outermost is ``recommender``.
+        stages: names, in order.
+        inputs, outputs: columns that come from and go to other models or the client.
+    """
+
+    name: str
+    stages: tuple[str, ...]
+    inputs: tuple[Field, ...]
+    outputs: tuple[Field, ...]
+
+
+def stages_of(settings: OnlineSettings) -> dict[str, type[Stage]]:
+    """The stages by name, in order, in the alternatives that the settings choose."""
+    stages: list[type[Stage]] = [USERS[settings.users], UserEmbedding, *ITEMS[settings.items], Ordering]
+    return {stage.name: stage for stage in stages}
+
+
+def models(settings: Settings, user_ids: str, item_ids: str) -> list[Model]:
+    """How the stages are shared out among models, in order; the only or outermost one is ``recommender``.
+
+    Every model after the first takes ``degraded`` and ``generation`` in, and every one hands ``degraded`` on.
+
+    Args:
+        settings: the partition, and the alternatives of the stages.
+        user_ids, item_ids: type of the raw ids, ``int`` or ``str``.
+    """
+    stages = stages_of(settings.online)
+    partition = settings.triton.partition
+    if partition == "fused":
+        groups = [("recommender", tuple(stages))]
+    else:
+        merged = CONSOLIDATED if partition == "consolidated" else ()
+        groups = [
+            (name, tuple(each for each in stages if each in merged) if name in merged else (name,))
+            for name in stages
+            if name not in merged[1:]
+        ]
+    ids = {"user": user_ids, "item": item_ids}
+    outward = OUTWARD + (EXPLAINING if settings.triton.explain else ())
+    result = []
+    for place, (name, names) in enumerate(groups):
+        here = [stages[each] for each in names]
+        later = [stages[each] for _, rest in groups[place + 1 :] for each in rest]
+        made = {field.name: field for stage in here for field in stage.outputs}
+        read = {field.name: field for stage in here for field in stage.inputs if field.name not in made}
+        wanted = {field.name for stage in later for field in stage.inputs} | set(outward)
+        timings = [Field(f"us_{each}", "float32") for each in names if settings.triton.explain]
+        degraded, generation = STATUS
+        inputs = [*read.values(), *(STATUS if place else ())]
+        outputs = [*(field for field in made.values() if field.name in wanted), degraded, *timings]
+        if not place:
+            outputs.append(generation)
+        result.append(Model(name, names, *(tuple(_typed(f, ids) for f in each) for each in (inputs, outputs))))
+    return result
+
+
+def _typed(field: Field, ids: dict[str, str]) -> Field:
+    return replace(field, dtype={"int": "int64", "str": "object"}[ids[field.dtype]]) if field.dtype in ids else field
