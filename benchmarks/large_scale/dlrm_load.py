@@ -24,7 +24,7 @@ from tritonclient.grpc import service_pb2
 from benchmarks.large_scale.tiers import BLOCK, DIM, SLOTS, draw
 from benchmarks.measure import in_child
 from benchmarks.online import load
-from redis_recsys.config import LookupSettings, RedisSettings, Settings, TritonSettings
+from redis_recsys.config import LookupSettings, RedisSettings, Settings, TritonSettings, as_variables
 from redis_recsys.data.criteo.generate import PUBLIC_SIZES, scaled
 from redis_recsys.dlrm.configure import INPUTS, MODEL, OUTPUT, TABLE, Place, configure
 from redis_recsys.dlrm.dlrm_client import DlrmClient
@@ -33,7 +33,6 @@ from redis_recsys.embedded.redis_cluster import EmbeddedCluster
 from redis_recsys.embedded.triton_server import EmbeddedTriton
 from redis_recsys.hugectr import DENSE, NETWORK, SPARSE, dense, network, sparse
 from redis_recsys.hugectr.network import Dlrm
-from redis_recsys.online.serving import variables
 
 FEATURES, BOTTOM, TOP = 13, (512, 256, DIM), (1024, 1024, 512, 256, 1)  # the public shape
 TIERS, MEMORY = "tiers", "memory"
@@ -133,7 +132,7 @@ def in_memory(path: Path, settings: Settings) -> EmbeddedTriton:
         write_models(folder, path, settings)
         (folder / MODEL / "1" / "model.py").write_text(MODULE.format(str(Path(__file__).absolute().parents[1])))
 
-    return EmbeddedTriton(settings.triton, write, variables(settings, SECTIONS))
+    return EmbeddedTriton(settings.triton, write, as_variables(settings, SECTIONS))
 
 
 def same_answers(shape: Dlrm, *tritons: EmbeddedTriton) -> None:

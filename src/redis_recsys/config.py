@@ -6,7 +6,9 @@ taken from the environment only.
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -273,6 +275,26 @@ class Settings(BaseSettings):
     def changed(self, section: str, **values: Any) -> Settings:
         """The same with other values in one section, which are not checked."""
         return self.model_copy(update={section: getattr(self, section).model_copy(update=values)})
+
+
+def as_variables(settings: Settings, sections: Sequence[str]) -> dict[str, str]:
+    """Sections of the settings as ``RECSYS_*`` variables for another process."""
+    variables = {"RECSYS_DATA": str(settings.data.absolute())}
+    for section in sections:
+        values: BaseModel = getattr(settings, section)
+        for name in type(values).model_fields:
+            value = getattr(values, name)
+            if value is not None:
+                variables[f"RECSYS_{section}_{name}".upper()] = _text(value)
+    return variables
+
+
+def _text(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, Path):
+        return str(value.absolute())
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -25,10 +25,11 @@ from redis_recsys.dataset.user_history import History
 from redis_recsys.embedded.redis_server import EmbeddedRedis
 from redis_recsys.errors import BundleError, DataError, StoreError
 from redis_recsys.online import deploy as module
+from redis_recsys.online import recall
 from redis_recsys.online.consumer import Consumer
 from redis_recsys.online.deploy import deploy
 from redis_recsys.online.feature_store import FeastGeneration
-from redis_recsys.store import deployments, features, history, lock, popular, vectors
+from redis_recsys.store import deployments, features, history, lock, popular_items, vectors
 from redis_recsys.store.deployments import DeploymentWriter
 from redis_recsys.store.events import publish, settled
 from tests.support.commands import Outcome
@@ -131,7 +132,7 @@ def test_everything_that_serving_reads_is_there(client: redis.Redis, variant: Tr
             np.testing.assert_array_equal(found[1], expected.numeric)
             assert found[2].all()
     raw, best = bundle.items.raw_ids, bundle.popularity
-    assert popular.read(client, gen, None, bundle.id_kinds["item"]) == (
+    assert popular_items.read(client, gen, None, bundle.id_kinds["item"]) == (
         raw[best.items[:5] - 1].tolist(),
         best.scores[:5].tolist(),
     )
@@ -216,7 +217,7 @@ def many_items(bundle: Bundle, folder: Path, count: int) -> Bundle:
 def test_a_recall_that_cannot_be_had_is_said_and_nothing_goes_live(
     client: redis.Redis, trained: Trained, plain: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vectors, "TUNING_LIMIT", 100)
+    monkeypatch.setattr(recall, "TUNING_LIMIT", 100)
     monkeypatch.setattr(vectors, "LINKS", 4)
     monkeypatch.setattr(vectors, "BUILD_EF", 4)
     bundle, plain.deploy.recall = many_items(trained.bundle, tmp_path / "many", 2000), 1.0
@@ -295,9 +296,9 @@ STEPS: list[tuple[Any, str]] = [
     (module, "_copied"),
     (FeastGeneration, "materialize"),
     (features, "write_many"),
-    (popular, "write"),
+    (popular_items, "write"),
     (vectors, "load"),
-    (vectors, "tune"),
+    (module, "tune"),
     (module, "_replay"),
     (DeploymentWriter, "announce"),
 ]

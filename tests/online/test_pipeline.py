@@ -24,7 +24,7 @@ from redis_recsys.offline.batch import score
 from redis_recsys.online.deploy import deploy
 from redis_recsys.online.partition import STATUS, models, stages_of
 from redis_recsys.online.runner import Runner
-from redis_recsys.online.stages.stage import POPULAR
+from redis_recsys.online.stages.sources.merge import POPULAR
 from redis_recsys.online.stages.user_embedding import UserEmbedding
 from redis_recsys.store import deployments, features, history, vectors
 from tests.support.paths import ROOT

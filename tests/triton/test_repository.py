@@ -29,7 +29,7 @@ def test_one_model_is_the_recommender_itself(tmp_path: Path) -> None:
     assert "queue_policy" not in text  # with one, Triton's batcher sleeps half a second beside a full queue
     assert re.search(r"response_cache \{\s+enable: true", text)
     assert re.search(r'name: "item_ids"\s+data_type: TYPE_INT64\s+dims: \[20\]', text)
-    assert (tmp_path / "models" / "recommender" / "1" / "model.py").read_text().startswith("from redis_recsys.triton")
+    assert (tmp_path / "models" / "recommender" / "1" / "model.py").read_text().startswith("from redis_recsys.online")
 
 
 def test_several_models_become_an_ensemble_in_which_every_tensor_has_one_maker(tmp_path: Path) -> None:

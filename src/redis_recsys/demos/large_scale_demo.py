@@ -16,9 +16,9 @@ from ..dlrm.configure import TABLE, Place, configure
 from ..dlrm.dlrm_client import DlrmClient
 from ..dlrm.dlrm_serving import reached, serving
 from ..embedded.redis_cluster import EmbeddedCluster
+from ..embedded.triton_server import own_triton
 from ..errors import ServingError
 from ..hugectr import NETWORK, network
-from ..online.serving import with_own_triton
 from ..parameter_server.remote import Remote
 from ..utils.progress import step
 from .observer import Observer, Phase, requests_of
@@ -63,7 +63,7 @@ def demo(settings: Settings) -> Shown:
 
     folder = settings.data / "demo-large"
     model = folder / "dlrm"
-    settings = with_own_triton(settings, folder / "triton")
+    settings = own_triton(settings, folder / "triton")
     training = DlrmSettings(**TRAINING | settings.dlrm.model_dump(exclude_unset=True))
     with step(f"1/6  {ROWS:,} made-up clicks in Criteo's form"):
         generate(folder / "criteo", ROWS)

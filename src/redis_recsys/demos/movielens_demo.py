@@ -99,14 +99,15 @@ def online(settings: Settings, users: int = USERS) -> Online:
         settings: of everything; Triton takes free ports, and everything that is started is stopped again.
         users: how many users to ask for.
     """
+    from ..embedded.triton_server import own_triton
     from ..online.deploy import deploy
     from ..online.recommender_client import Client
-    from ..online.serving import serving, with_own_triton
+    from ..online.serving import serving
     from ..store.events import publish, settled_within
 
     folder = settings.data / "demo"
     bundle = Bundle(folder / "bundle")
-    settings = with_own_triton(settings, folder / "triton")
+    settings = own_triton(settings, folder / "triton")
     with connect(settings.redis) as client:
         with step("7/8  deploy: features by Feast, packed features, vector index, history"):
             deployment = deploy(bundle, client, settings)

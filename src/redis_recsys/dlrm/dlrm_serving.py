@@ -8,10 +8,9 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from ..config import Settings
+from ..config import Settings, as_variables
 from ..embedded.redis_cluster import EmbeddedCluster
 from ..embedded.triton_server import EmbeddedTriton
-from ..online.serving import variables
 from ..parameter_server.loading import load
 from ..parameter_server.ps_json import read
 from ..parameter_server.server import ParameterServer
@@ -82,7 +81,7 @@ def serving(path: Path, settings: Settings, again: bool = False) -> Iterator[Emb
         load_tables(path, settings, again)
         yield stack.enter_context(
             EmbeddedTriton(
-                settings.triton, lambda folder: write_models(folder, path, settings), variables(settings, SECTIONS)
+                settings.triton, lambda folder: write_models(folder, path, settings), as_variables(settings, SECTIONS)
             )
         )
 

@@ -26,8 +26,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..config import TritonSettings
+from ..config import Settings, TritonSettings
 from ..errors import ServingError
+from ..triton.protocol import STATE, TOKEN
 from ..utils.environments import located
 from ..utils.ports import free_ports
 
@@ -39,9 +40,7 @@ LOOK_SECONDS = 0.2  # between looks at the processes
 LONGEST_PAUSE = 10.0  # seconds between attempts to start a server that keeps failing
 STABLE = 60.0  # seconds after which a server that dies is started without a pause
 CACHE_BYTES = 64 << 20
-MODELS, BACKENDS, STATE, LOCK, LOG = "models", "backends", "server.json", "server.lock", "triton.log"
-TOKEN = "token"  # name of the header, which gRPC clients send with the prefix below
-TOKEN_HEADER = f"triton-grpc-protocol-{TOKEN}"
+MODELS, BACKENDS, LOCK, LOG = "models", "backends", "server.lock", "triton.log"
 MANAGEMENT = "shared-memory,model-repository,trace,logging"
 USE = "inference,metadata,model-config,statistics"
 
@@ -73,6 +72,11 @@ print(json.dumps({
 """
 
 log = logging.getLogger(__name__)
+
+
+def own_triton(settings: Settings, repository: Path) -> Settings:
+    """The settings with a Triton that meets no other one: a model repository of its own, free ports."""
+    return settings.changed("triton", host=None, grpc_port=0, http_port=0, metrics_port=0, repository=repository)
 
 
 class EmbeddedTriton:

@@ -23,7 +23,7 @@ from ..bundle.rules import Rules
 from ..config import Settings
 from ..dataset.entities import Entities
 from ..errors import BundleError, StoreError
-from ..store import deployments, features, history, popular, vectors
+from ..store import deployments, features, history, popular_items, vectors
 from ..store.deployments import DeploymentRecord, DeploymentWriter
 from ..store.forgotten import BundleUsers
 from ..store.replay import replay
@@ -31,6 +31,7 @@ from ..store.users import remove_all
 from ..utils.files import claimed, written_aside
 from ..utils.output_kinds import BUNDLE
 from ..utils.progress import progress
+from .recall import tune
 
 if TYPE_CHECKING:
     from .feature_store import FeastGeneration
@@ -129,14 +130,17 @@ def _write(
         items = bundle.items
         features.write_many(client, gen, "item", items.raw_ids.tolist(), _packed(items))
         best = slice(max(settings.batch.popular, settings.online.topk))
-        popular.write(client, gen, items.raw_ids[bundle.popularity.items[best] - 1], bundle.popularity.scores[best])
+        popularity = bundle.popularity
+        popular_items.write(client, gen, items.raw_ids[popularity.items[best] - 1], popularity.scores[best])
     with report.step("vectors"):
-        vectors.load(client, gen, bundle.item_embeddings, vectors.attributes_of(items, bundle.schema))
+        attributes = vectors.attributes_of(items, bundle.schema)
+        with progress("loading vectors", len(bundle.item_embeddings)) as advance:
+            vectors.load(client, gen, bundle.item_embeddings, attributes, advance)
     with report.step("recall"):
         if not len(queries):
             queries = bundle.item_embeddings[:QUERIES]
         report.neighbours = max(NEIGHBOURS, settings.online.retrieved)
-        report.ef, report.recall = vectors.tune(
+        report.ef, report.recall = tune(
             client, gen, bundle.item_embeddings, queries, report.neighbours, settings.deploy.recall
         )
     with report.step("live events"):

@@ -8,7 +8,7 @@ import numpy as np
 import redis
 
 from ..config import OnlineSettings
-from ..store import popular, vectors
+from ..store import popular_items, vectors
 from ..store.deployments import DeploymentRecord
 from .loaded_deployment import Deployment
 from .stages.stage import Stage
@@ -47,7 +47,7 @@ def popular_answer(
     elif settings.allow or settings.deny or vectors.any_removed(client, record.generation):
         return columns  # which may be shown, only the bundle tells
     else:
-        items, scores = popular.read(client, record.generation, k, record.item_ids)
+        items, scores = popular_items.read(client, record.generation, k, record.item_ids)
         raw_ids = [raw.encode() if isinstance(raw, str) else raw for raw in items]
     columns["item_ids"][: len(raw_ids)] = raw_ids
     columns["scores"][: len(raw_ids)] = scores

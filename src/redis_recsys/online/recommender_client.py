@@ -11,7 +11,7 @@ from ..errors import ServingError
 from ..triton.grpc_connection import Connection
 from ..triton.repository import RECOMMENDER
 from .stages.funnel import funnel
-from .stages.stage import sources_of
+from .stages.sources.merge import sources_of
 
 ANSWER = ("item_ids", "scores", "degraded", "generation")
 US = "us_"  # columns of stage times begin so

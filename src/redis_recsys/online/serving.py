@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 
 import redis
-from pydantic import BaseModel, SecretStr
+from pydantic import SecretStr
 
 from ..bundle.bundle import Bundle
 from ..bundle.rules import Rules
-from ..config import Settings
+from ..config import Settings, as_variables
 from ..embedded.triton_server import EmbeddedTriton
 from ..errors import BundleError, DataError, StoreError
 from ..store import deployments
@@ -65,7 +63,7 @@ def serving(settings: Settings, events: bool = True, wait: bool = False) -> Iter
         _check_rules(settings, record.folder)
         parts = models(settings, record.user_ids, record.item_ids)
         outward = {*OUTWARD, *(field.name for field in STATUS), *(EXPLAINING if settings.triton.explain else ())}
-        environment = variables(reached(settings, client), SECTIONS)
+        environment = as_variables(reached(settings, client), SECTIONS)
         if events:  # before there is anybody to recommend to, so that the first event does not wait for imports
             stack.enter_context(Consumer(client, settings)).ready.wait(READY_SECONDS)
         triton = stack.enter_context(
@@ -96,28 +94,3 @@ def reached(settings: Settings, client: redis.Redis) -> Settings:
         password=SecretStr(password) if password else None,
         tls=settings.redis.tls and settings.redis.host is not None,
     )
-
-
-def with_own_triton(settings: Settings, repository: Path) -> Settings:
-    """The settings with a Triton that meets no other one: a model repository of its own, free ports."""
-    return settings.changed("triton", host=None, grpc_port=0, http_port=0, metrics_port=0, repository=repository)
-
-
-def variables(settings: Settings, names: Sequence[str]) -> dict[str, str]:
-    """Sections of the settings as ``RECSYS_*`` variables for another process."""
-    sections: dict[str, BaseModel] = {name: getattr(settings, name) for name in names}
-    found = {"RECSYS_DATA": str(settings.data.absolute())}
-    for section, values in sections.items():
-        for name in type(values).model_fields:
-            value = getattr(values, name)
-            if value is not None:
-                found[f"RECSYS_{section}_{name}".upper()] = _text(value)
-    return found
-
-
-def _text(value: object) -> str:
-    if isinstance(value, SecretStr):
-        return value.get_secret_value()
-    if isinstance(value, Path):
-        return str(value.absolute())
-    return value if isinstance(value, str) else json.dumps(value)

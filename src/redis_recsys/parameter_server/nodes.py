@@ -26,7 +26,7 @@ from redis.exceptions import AskError, BusyLoadingError, ClusterDownError, Moved
 from redis.retry import Retry
 
 from ..errors import StoreError
-from ..store.connection import explain
+from ..utils.redis_errors import explain_redis
 
 SLOTS = 16_384
 AGAIN_SECONDS = 0.05  # between attempts of a command that has to succeed
@@ -286,12 +286,12 @@ class Nodes:
                 answer = client.execute_command("CLUSTER SLOTS")
             except redis.ResponseError as error:
                 if "cluster support disabled" not in f"{error}":
-                    reason = explain(error, f"Redis at {address[0]}:{address[1]}", self.access.timeout)
+                    reason = explain_redis(error, f"Redis at {address[0]}:{address[1]}", self.access.timeout)
                     continue
                 self._map = _Map([(0, SLOTS - 1, address, False)])
                 return
             except redis.RedisError as error:
-                reason = explain(error, f"Redis at {address[0]}:{address[1]}", self.access.timeout)
+                reason = explain_redis(error, f"Redis at {address[0]}:{address[1]}", self.access.timeout)
                 continue
             ranges = [
                 (int(first), int(last), _node(node, address), bool(replicas)) for first, last, node, *replicas in answer

@@ -32,7 +32,7 @@ import redis
 
 from ..dataset.schema import IdKind
 from ..errors import StoreError
-from . import features, history, popular, vectors
+from . import features, history, popular_items, vectors
 from .connection import store_errors
 from .generations import Generation
 
@@ -161,7 +161,8 @@ class DeploymentWriter(Generation):
 
     @staticmethod
     def keys(gen: str) -> tuple[list[str], list[str | bytes]]:
-        names = [f"deploy:{gen}", popular.key(gen), vectors.key(gen), vectors.changes_key(gen), vectors.latest_key(gen)]
+        names = [f"deploy:{gen}", popular_items.key(gen)]
+        names += [vectors.key(gen), vectors.changes_key(gen), vectors.latest_key(gen)]
         # Feast's keys: the number 1 of join keys, the type code 2 of text, the key and its value, then the project
         projects = [b"\x01\0\0\0\x02\0\0\0*" + _project(gen, owner).encode() for owner in ("", "*")]
         return names, [features.pattern(gen), history.pattern(gen), *projects]

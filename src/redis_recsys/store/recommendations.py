@@ -32,7 +32,7 @@ import orjson
 import redis
 
 from ..errors import StoreError
-from . import popular
+from . import popular_items
 from .connection import store_errors
 from .generations import PIPELINE, Generation
 from .lock import WriterLock
@@ -105,7 +105,7 @@ def get_many(client: redis.Redis, users: Sequence[int | str]) -> list[Recommenda
 def _popular(client: redis.Redis, gen: str) -> tuple[list[int] | list[str], list[float]]:
     """As many popular items as the users of the generation have recommendations, and their popularity."""
     topk, kind = client.hmget(f"recs:{gen}", ["topk", "items"])
-    return popular.read(client, gen, None if topk is None else int(topk), "int" if kind == b"int" else "str")
+    return popular_items.read(client, gen, None if topk is None else int(topk), "int" if kind == b"int" else "str")
 
 
 class GenerationWriter(Generation):
@@ -129,7 +129,7 @@ class GenerationWriter(Generation):
 
     @staticmethod
     def keys(gen: str) -> tuple[list[str], list[str | bytes]]:
-        return [f"recs:{gen}", popular.key(gen)], [f"recs:{gen}:*"]
+        return [f"recs:{gen}", popular_items.key(gen)], [f"recs:{gen}:*"]
 
     def _take_up(self, fingerprint: str) -> None:
         super()._take_up(fingerprint)
@@ -187,19 +187,19 @@ class GenerationWriter(Generation):
         with store_errors(self._client):
             self._client.unlink(key(self.generation, user))
 
-    def publish(self, popular_items: np.ndarray, popularity: np.ndarray) -> None:
+    def publish(self, items: np.ndarray, popularity: np.ndarray) -> None:
         """Add the popular items, switch readers to this generation, let the old one expire.
 
         Args:
-            popular_items: raw ids, int64[m] or object[m] of str.
+            items: raw ids, int64[m] or object[m] of str.
             popularity: of each, number[m].
 
         Raises:
             StoreError: as for ``write``.
         """
         with self._room_made():
-            popular.write(self._client, self.generation, popular_items, popularity)
-            kind = "int" if popular_items.dtype.kind in "iu" else "str"
+            popular_items.write(self._client, self.generation, items, popularity)
+            kind = "int" if items.dtype.kind in "iu" else "str"
             self._client.hset(f"recs:{self.generation}", "items", kind)
         self.switch()
 

@@ -26,8 +26,7 @@ import redis
 from ..dataset.entities import RAW_ID, Entities
 from ..dataset.schema import Schema
 from ..errors import StoreError
-from ..retrieval.index import Change, LocalIndex
-from ..utils.progress import progress
+from ..retrieval.index import Change
 from .connection import store_errors
 
 # Neighbours per node, and neighbours explored when one is added. Of 8 to 64 and 100 to 400, queries at recall 0.97 are
@@ -35,11 +34,6 @@ from .connection import store_errors
 LINKS, BUILD_EF = 32, 200
 PIPELINE = 250  # commands sent before their answers are read
 PAGE = 1000  # changes read at a time
-
-TUNING_QUERIES = 200
-TUNING_STEP = 1.15
-TUNING_LIMIT = 5000  # neighbours explored; exact search in memory has long been faster
-TIE = 1e-6  # difference of similarities that is rounding
 
 GROWTH = 4  # times as many neighbours are asked for where too few of them may be shown
 ABSENT = -2  # Redis' time at which a key expires that is not there
@@ -60,7 +54,13 @@ def latest_key(gen: str) -> str:
     return f"items:{gen}:latest"
 
 
-def load(client: redis.Redis, gen: str, embeddings: np.ndarray, attributes: Iterable[bytes]) -> None:
+def load(
+    client: redis.Redis,
+    gen: str,
+    embeddings: np.ndarray,
+    attributes: Iterable[bytes],
+    advance: Callable[[int], object] = lambda _: None,
+) -> None:
     """Fill the vector set of a generation that is not live yet, on one connection.
 
     Redis adds vectors in its main thread, so further connections would add nothing.
@@ -70,11 +70,12 @@ def load(client: redis.Redis, gen: str, embeddings: np.ndarray, attributes: Iter
         gen: the generation.
         embeddings: float32[n, D], unit vectors; row i belongs to item i + 1.
         attributes: JSON of each item, n times.
+        advance: called with the number of items that have been written since the last call.
 
     Raises:
         StoreError: Redis fails.
     """
-    with store_errors(client), progress("loading vectors", len(embeddings)) as advance:
+    with store_errors(client):
         client.unlink(key(gen), changes_key(gen))  # VADD on what an earlier attempt left would not last
         rows = enumerate(zip(embeddings, attributes, strict=True), 1)
         while part := list(islice(rows, PIPELINE)):
@@ -102,53 +103,6 @@ def attributes_of(items: Entities, schema: Schema) -> Iterator[bytes]:
         document |= {name: ids[at] if several else ids[at.start] for name, at, several in slots}
         document |= dict(zip(names, numbers, strict=True))
         yield orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)  # of float32: as few digits as it has
-
-
-def tune(
-    client: redis.Redis, gen: str, embeddings: np.ndarray, queries: np.ndarray, count: int = 100, target: float = 0.97
-) -> tuple[int, float]:
-    """How many neighbours queries have to explore for a recall, and the recall that this gives.
-
-    An item counts as found if it is as near as the ``count``-th of exact search: of items that lie in the same
-    place, it does not matter which ones come.
-
-    Args:
-        client: a connected Redis.
-        gen: a generation whose vector set is loaded.
-        embeddings: float32[n, D] that are in it.
-        queries: float32[q, D], unit vectors; some 200 of them, evenly spread, are used.
-        count: neighbours looked for.
-        target: recall among them, of at most 1.
-
-    Returns:
-        EF, at least ``count``, and the recall.
-
-    Raises:
-        StoreError: the recall cannot be reached at a reasonable cost, or Redis fails.
-    """
-    queries = queries[np.unique(np.linspace(0, len(queries) - 1, min(len(queries), TUNING_QUERIES)).astype(int))]
-    present = min(count, len(embeddings))
-    local = LocalIndex(embeddings)
-    _, exact = local.search(queries, present, _none(queries))
-    scores = local.scores(queries)
-    ef, recall, limit = count, 0.0, min(max(len(embeddings), count), TUNING_LIMIT)
-    while True:
-        index = RedisIndex(client, gen, ef)
-        parts = [queries[start : start + 16] for start in range(0, len(queries), 16)]
-        found = np.concatenate([index.search(part, present, _none(part))[0] for part in parts])
-        near = np.take_along_axis(scores, np.maximum(found, 1) - 1, axis=1) >= exact[:, -1:] - TIE
-        recall = float((near & (found > 0)).mean())
-        if recall >= target:
-            return ef, recall
-        if ef >= limit:
-            raise StoreError(
-                f"vector set {key(gen)} has recall {recall:.4f} at EF {ef}, not {target}: lower RECSYS_DEPLOY_RECALL"
-            )
-        ef = min(int(ef * TUNING_STEP) + 1, limit)
-
-
-def _none(queries: np.ndarray) -> np.ndarray:
-    return np.zeros((len(queries), 0), np.int32)
 
 
 def put(client: redis.Redis, gen: str, item: int, embedding: np.ndarray, attributes: bytes) -> None:
@@ -257,7 +211,7 @@ class RedisIndex:
         Args:
             client: of the Redis that holds the set.
             gen: the generation.
-            ef: neighbours explored by each query, from :func:`tune`.
+            ef: neighbours explored by each query, from :func:`redis_recsys.online.recall.tune`.
             allowed: which items are to be found, bool[n + 1] by entity number; items that came later are not then.
                 Default: all.
         """

@@ -15,8 +15,8 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from ..config import TritonSettings
-from ..embedded.triton_server import STATE, TOKEN_HEADER
 from ..errors import ServingError, one_line
+from .protocol import STATE, TOKEN_HEADER
 
 # A server that was gone for long is found again within a second or two, not within gRPC's two minutes.
 CHANNEL = [("grpc.max_reconnect_backoff_ms", 1000), ("grpc.max_receive_message_length", -1)]

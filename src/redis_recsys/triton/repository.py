@@ -33,7 +33,7 @@ TYPES = {
 
 
 class Model(Protocol):
-    """One part of a partition, as ``pipeline.Model`` describes it."""
+    """One part of a partition, as ``online.partition`` describes it."""
 
     @property
     def name(self) -> str: ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from redis_recsys.online.stages.funnel import funnel
-from redis_recsys.online.stages.stage import NEAREST, POPULAR, SIMILAR
+from redis_recsys.online.stages.sources.merge import NEAREST, POPULAR, SIMILAR
 
 
 def test_candidates_are_counted_by_source_once_merged_once_filtered_and_once_shown() -> None:

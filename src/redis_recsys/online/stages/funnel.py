@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .stage import SOURCES
+from .sources.merge import SOURCES
 
 
 def funnel(row: Mapping[str, np.ndarray]) -> dict[str, int]:

@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from ...retrieval.index import Change
     from ..loaded_deployment import Deployment
 
-NEAREST, SIMILAR, POPULAR = 1, 2, 4
-SOURCES = {NEAREST: "nearest", SIMILAR: "similar", POPULAR: "popular"}
-"""Bits of the column ``sources``: which brought a candidate."""
-
 RAW_ITEMS = (Field("item_categorical", "int32", (-1, -1)), Field("item_numeric", "float32", (-1, -1)))
 """What the ranker needs of candidates when it computes their side itself."""
 
@@ -64,8 +60,3 @@ class Stage(ABC):
 
     def follow(self, changes: Sequence[Change]) -> None:  # noqa: B027  # most stages have nothing to follow
         """Take over changes of the catalogue, which ``deployment.shown`` has already; called beside requests."""
-
-
-def sources_of(bits: int) -> tuple[str, ...]:
-    """Names of the sources in a value of the column ``sources``."""
-    return tuple(name for bit, name in SOURCES.items() if bits & bit)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from redis_recsys.online.stages.candidates import merge
-from redis_recsys.online.stages.stage import NEAREST, POPULAR, SIMILAR, sources_of
+from redis_recsys.online.stages.sources.merge import NEAREST, POPULAR, SIMILAR, merge, sources_of
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -1,0 +1,62 @@
+"""Recall of the vector set in Redis, and how many neighbours queries must explore to reach it."""
+
+from __future__ import annotations
+
+import numpy as np
+import redis
+
+from ..errors import StoreError
+from ..retrieval.index import LocalIndex
+from ..store.vectors import RedisIndex, key
+
+TUNING_QUERIES = 200
+TUNING_STEP = 1.15
+TUNING_LIMIT = 5000  # neighbours explored; exact search in memory has long been faster
+TIE = 1e-6  # difference of similarities that is rounding
+
+
+def tune(
+    client: redis.Redis, gen: str, embeddings: np.ndarray, queries: np.ndarray, count: int = 100, target: float = 0.97
+) -> tuple[int, float]:
+    """How many neighbours queries have to explore for a recall, and the recall that this gives.
+
+    An item counts as found if it is as near as the ``count``-th of exact search: of items that lie in the same
+    place, it does not matter which ones come.
+
+    Args:
+        client: a connected Redis.
+        gen: a generation whose vector set is loaded.
+        embeddings: float32[n, D] that are in it.
+        queries: float32[q, D], unit vectors; some 200 of them, evenly spread, are used.
+        count: neighbours looked for.
+        target: recall among them, of at most 1.
+
+    Returns:
+        EF, at least ``count``, and the recall.
+
+    Raises:
+        StoreError: the recall cannot be reached at a reasonable cost, or Redis fails.
+    """
+    queries = queries[np.unique(np.linspace(0, len(queries) - 1, min(len(queries), TUNING_QUERIES)).astype(int))]
+    present = min(count, len(embeddings))
+    local = LocalIndex(embeddings)
+    _, exact = local.search(queries, present, _none(queries))
+    scores = local.scores(queries)
+    ef, recall, limit = count, 0.0, min(max(len(embeddings), count), TUNING_LIMIT)
+    while True:
+        index = RedisIndex(client, gen, ef)
+        parts = [queries[start : start + 16] for start in range(0, len(queries), 16)]
+        found = np.concatenate([index.search(part, present, _none(part))[0] for part in parts])
+        near = np.take_along_axis(scores, np.maximum(found, 1) - 1, axis=1) >= exact[:, -1:] - TIE
+        recall = float((near & (found > 0)).mean())
+        if recall >= target:
+            return ef, recall
+        if ef >= limit:
+            raise StoreError(
+                f"vector set {key(gen)} has recall {recall:.4f} at EF {ef}, not {target}: lower RECSYS_DEPLOY_RECALL"
+            )
+        ef = min(int(ef * TUNING_STEP) + 1, limit)
+
+
+def _none(queries: np.ndarray) -> np.ndarray:
+    return np.zeros((len(queries), 0), np.int32)

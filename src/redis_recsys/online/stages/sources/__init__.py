@@ -1,0 +1,1 @@
+"""Candidate sources, one per file, and the merging of what they found."""
