@@ -69,10 +69,11 @@ notebooks: $(READY) $(TORCHREC) $(SERVING)  ## run all notebooks top to bottom a
 test: lint $(TORCHREC) $(SERVING) $(MERLIN)  ## linters, type checker and all tests, the notebooks among them
 	@$(BIN)/pytest -n 2 --dist loadfile
 
-lint: $(READY)  ## linters and type checker
+lint: $(READY)  ## linters, type checker and layers
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --cache-dir .cache/import-linter
 
 bench: $(READY)  ## measure speed and memory, print the table, draw the plot in assets/
 	@$(BIN)/python -m benchmarks.offline

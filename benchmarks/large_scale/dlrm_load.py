@@ -31,8 +31,9 @@ from redis_recsys.dlrm.dlrm_client import DlrmClient
 from redis_recsys.dlrm.dlrm_serving import SECTIONS, serving, write_models
 from redis_recsys.embedded.redis_cluster import EmbeddedCluster
 from redis_recsys.embedded.triton_server import EmbeddedTriton
-from redis_recsys.hugectr import DENSE, NETWORK, SPARSE, dense, network, sparse
+from redis_recsys.hugectr import dense, network, sparse
 from redis_recsys.hugectr.network import Dlrm
+from redis_recsys.utils.output_kinds import DENSE, NETWORK, SPARSE
 
 FEATURES, BOTTOM, TOP = 13, (512, 256, DIM), (1024, 1024, 512, 256, 1)  # the public shape
 TIERS, MEMORY = "tiers", "memory"

@@ -18,8 +18,9 @@ import pytest
 
 from redis_recsys.config import load_settings
 from redis_recsys.demos import large_scale_demo as demonstration
-from redis_recsys.hugectr import DENSE, NETWORK, SPARSE, dense, network, sparse
+from redis_recsys.hugectr import dense, network, sparse
 from redis_recsys.hugectr.network import Dlrm
+from redis_recsys.utils.output_kinds import DENSE, NETWORK, SPARSE
 from tests.support.paths import ROOT
 
 RECSYS = Path(sys.executable).parent / "recsys"

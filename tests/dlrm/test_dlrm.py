@@ -31,9 +31,10 @@ from redis_recsys.dlrm.statistics import statistics
 from redis_recsys.embedded.redis_cluster import EmbeddedCluster
 from redis_recsys.embedded.triton_server import EmbeddedTriton
 from redis_recsys.errors import DataError, ServingError
-from redis_recsys.hugectr import DENSE, NETWORK, SPARSE, dense, network, sparse
+from redis_recsys.hugectr import dense, network, sparse
 from redis_recsys.hugectr.network import Dlrm
 from redis_recsys.parameter_server.remote import Remote
+from redis_recsys.utils.output_kinds import DENSE, NETWORK, SPARSE
 from tests.support.paths import ROOT
 
 RECSYS = Path(sys.executable).parent / "recsys"

@@ -69,7 +69,8 @@ def configure(
     """Write ps.json, the parameter server's configuration, beside a trained model."""
     from ..dlrm.configure import Place, configure_hugectr
     from ..dlrm.configure import configure as write
-    from ..hugectr import NETWORK, network
+    from ..hugectr import network
+    from ..utils.output_kinds import NETWORK
 
     path = write(folder, Place(address=address, rocksdb=rocksdb or None), cache)
     out.print(f"wrote {path}", highlight=False)

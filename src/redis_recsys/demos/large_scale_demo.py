@@ -18,8 +18,9 @@ from ..dlrm.dlrm_serving import reached, serving
 from ..embedded.redis_cluster import EmbeddedCluster
 from ..embedded.triton_server import own_triton
 from ..errors import ServingError
-from ..hugectr import NETWORK, network
+from ..hugectr import network
 from ..parameter_server.remote import Remote
+from ..utils.output_kinds import NETWORK
 from ..utils.progress import step
 from .observer import Observer, Phase, requests_of
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..hugectr import DENSE, NETWORK, SPARSE, network
+from ..hugectr import network
 from ..hugectr.network import Dlrm
 from ..triton.repository import Word, pbtxt
 from ..utils.files import check_file, written_aside_file
+from ..utils.output_kinds import DENSE, NETWORK, SPARSE
 
 MODEL, EMBEDDING = "dlrm", "sparse_embedding0"
 TABLE = f"{MODEL}.{EMBEDDING}"

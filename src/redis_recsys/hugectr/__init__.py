@@ -3,5 +3,3 @@
 A trained DLRM is ``dlrm.json`` (the network), a file of dense weights, and one folder per embedding table. They are
 what HugeCTR up to 25.03 saved and its inference server loaded; formats from its public sources (v23 and v24).
 """
-
-NETWORK, DENSE, SPARSE = "dlrm.json", "dlrm_dense.model", "dlrm0_sparse.model"  # as this project calls them

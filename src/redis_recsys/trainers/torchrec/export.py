@@ -25,10 +25,11 @@ import torch.distributed as dist
 from torchrec.distributed import DistributedModelParallel
 
 from ...data.criteo.dataset import CriteoDataset, CriteoRows
-from ...hugectr import DENSE, NETWORK, SPARSE, network, sparse
 from ...hugectr import dense as dense_model
+from ...hugectr import network, sparse
 from ...utils import output_kinds
 from ...utils.files import written_aside
+from ...utils.output_kinds import DENSE, NETWORK, SPARSE
 from .model import DLRM, jagged, linear_layers
 from .sharding import dlrm, gathered, tables
 
