@@ -182,7 +182,7 @@ def _measured(revision: Revision, triton: EmbeddedTriton, server: EmbeddedRedis,
                 scale.seconds,
                 scale.warm_up,
                 groups=(triton.pid, os.getpgid(server.pid)),
-                metrics=f"http://{triton.host}:{triton.metrics_port}/metrics",
+                metrics=(triton.host, triton.metrics_port),
                 **options,
             ),
         )

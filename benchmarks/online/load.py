@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -25,7 +24,10 @@ from typing import Any
 import grpc
 import grpc.aio
 import numpy as np
+from prometheus_client.samples import Sample
 from tritonclient.grpc import service_pb2
+
+from redis_recsys.triton import metrics_page
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 OUTPUTS = ("item_ids", "scores", "degraded", "generation")
@@ -48,7 +50,7 @@ class Load:
         rate: requests per second of an open load; None for a closed one.
         repeat: ask for so many users again and again; None: no user twice.
         groups: process groups whose CPU time is measured.
-        metrics: address of the server's metrics, if they are wanted.
+        metrics: host and port of the server's metrics, if they are wanted.
     """
 
     address: str
@@ -60,7 +62,7 @@ class Load:
     rate: float | None = None
     repeat: int | None = None
     groups: tuple[int, ...] = ()
-    metrics: str | None = None
+    metrics: tuple[str, int] | None = None
 
 
 @dataclass
@@ -195,14 +197,17 @@ class Caller:
             answers.raw.append(answer)
 
 
-def scrape(address: str | None) -> dict[str, float]:
-    """Counters of a Prometheus endpoint, by name with labels; none without an address."""
-    if address is None:
+def scrape(metrics: tuple[str, int] | None) -> dict[str, float]:
+    """Counters of a server's metrics, by name with labels; none without an address."""
+    if metrics is None:
         return {}
-    with urllib.request.urlopen(address, timeout=TIMEOUT) as answer:
-        lines = answer.read().decode().splitlines()
-    pairs = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
-    return {name: float(value) for name, value in pairs}
+    return {_series(sample): sample.value for sample in metrics_page.scrape(*metrics)}
+
+
+def _series(sample: Sample) -> str:
+    """Name and labels as Prometheus writes them."""
+    labels = ",".join(f'{name}="{value}"' for name, value in sample.labels.items())
+    return f"{sample.name}{{{labels}}}" if labels else sample.name
 
 
 def cpu_of(groups: Collection[int]) -> dict[str, float]:
