@@ -12,18 +12,19 @@ a random order and none comes twice, unless ``repeat`` says so. Two kinds of loa
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import cycle
-from os import sysconf
-from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 import numpy as np
+import psutil
 from prometheus_client.samples import Sample
 from tritonclient.grpc import service_pb2
 
@@ -213,14 +214,11 @@ def _series(sample: Sample) -> str:
 def cpu_of(groups: Collection[int]) -> dict[str, float]:
     """CPU seconds so far of all processes in some process groups, by the program's name, and of this process."""
     seconds: defaultdict[str, float] = defaultdict(float)
-    for path in Path("/proc").glob("[0-9]*/stat") if groups else ():
-        try:
-            name, _, rest = path.read_text().partition("(")[2].rpartition(")")
-        except OSError:  # it has just ended
-            continue
-        _, _, group, *others = rest.split()
-        if int(group) in groups:
-            seconds[name] += (int(others[8]) + int(others[9])) / sysconf("SC_CLK_TCK")  # in user and in kernel mode
+    for process in psutil.process_iter() if groups else ():
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):  # it has just ended
+            if os.getpgid(process.pid) in groups:
+                used = process.cpu_times()
+                seconds[process.name()] += used.user + used.system
     return {**seconds, "load generator": time.process_time()}
 
 
