@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import platform
-import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
+from redis_recsys.trainers.worker_events import peak_mb
 from redis_recsys.utils.machine import cores
 
 FOLDER = Path("data/bench")
@@ -25,11 +25,10 @@ def machine() -> dict[str, Any]:
     if cpuinfo.exists():
         names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "processor": model,
         "cores": cores(),
-        "memory_gib": round(memory, 1),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "python": platform.python_version(),
         "system": platform.system(),
     }
@@ -58,9 +57,4 @@ def in_child(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, 
 
 
 def _with_peak(work: Callable[..., dict[str, Any]], arguments: tuple[Any, ...]) -> dict[str, Any]:
-    result = work(*arguments)
-    status = Path("/proc/self/status")
-    if status.exists():  # unlike ru_maxrss, this does not begin with the memory of the parent
-        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return result | {"peak_mb": int(peak.split()[1]) / 2**10}
-    return result | {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    return work(*arguments) | {"peak_mb": peak_mb()}

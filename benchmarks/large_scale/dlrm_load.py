@@ -59,12 +59,12 @@ class Server:
 
     Attributes:
         address: ``host:port`` of its gRPC.
-        metrics: address of its metrics.
+        metrics: host and port of its metrics.
         groups: process groups whose CPU time it costs.
     """
 
     address: str
-    metrics: str
+    metrics: tuple[str, int]
     groups: tuple[int, ...]
 
 
@@ -149,7 +149,7 @@ def same_answers(shape: Dlrm, *tritons: EmbeddedTriton) -> None:
 def _server(triton: EmbeddedTriton, others: tuple[int, ...]) -> Server:
     return Server(
         f"{triton.host}:{triton.grpc_port}",
-        f"http://{triton.host}:{triton.metrics_port}/metrics",
+        (triton.host, triton.metrics_port),
         (triton.pid, *others),
     )
 

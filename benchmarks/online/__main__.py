@@ -53,7 +53,7 @@ SECONDS = re.compile(r'recsys_stage_seconds_sum\{stage="(\w+)"\}')
 WINDOWS = 3  # that perf_analyzer measures, at least so many
 HEADINGS = ("revision", "per second", "p50 ms", "p99 ms", "p99 ms at half the load", "CPU µs per request", "errors",
             "per second by perf_analyzer", "published per second")  # fmt: skip
-PROGRAMS = {"tritonserver": "Triton", "triton_python_b": "Python models", "redis-server": "Redis"}
+PROGRAMS = {"tritonserver": "Triton", "triton_python_backend_stub": "Python models", "redis-server": "Redis"}
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def _measured(revision: Revision, triton: EmbeddedTriton, server: EmbeddedRedis,
                 scale.seconds,
                 scale.warm_up,
                 groups=(triton.pid, os.getpgid(server.pid)),
-                metrics=f"http://{triton.host}:{triton.metrics_port}/metrics",
+                metrics=(triton.host, triton.metrics_port),
                 **options,
             ),
         )

@@ -12,20 +12,23 @@ a random order and none comes twice, unless ``repeat`` says so. Two kinds of loa
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import cycle
-from os import sysconf
-from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 import numpy as np
+import psutil
+from prometheus_client.samples import Sample
 from tritonclient.grpc import service_pb2
+
+from redis_recsys.triton import metrics_page
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 OUTPUTS = ("item_ids", "scores", "degraded", "generation")
@@ -48,7 +51,7 @@ class Load:
         rate: requests per second of an open load; None for a closed one.
         repeat: ask for so many users again and again; None: no user twice.
         groups: process groups whose CPU time is measured.
-        metrics: address of the server's metrics, if they are wanted.
+        metrics: host and port of the server's metrics, if they are wanted.
     """
 
     address: str
@@ -60,7 +63,7 @@ class Load:
     rate: float | None = None
     repeat: int | None = None
     groups: tuple[int, ...] = ()
-    metrics: str | None = None
+    metrics: tuple[str, int] | None = None
 
 
 @dataclass
@@ -195,27 +198,27 @@ class Caller:
             answers.raw.append(answer)
 
 
-def scrape(address: str | None) -> dict[str, float]:
-    """Counters of a Prometheus endpoint, by name with labels; none without an address."""
-    if address is None:
+def scrape(metrics: tuple[str, int] | None) -> dict[str, float]:
+    """Counters of a server's metrics, by name with labels; none without an address."""
+    if metrics is None:
         return {}
-    with urllib.request.urlopen(address, timeout=TIMEOUT) as answer:
-        lines = answer.read().decode().splitlines()
-    pairs = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
-    return {name: float(value) for name, value in pairs}
+    return {_series(sample): sample.value for sample in metrics_page.scrape(*metrics)}
+
+
+def _series(sample: Sample) -> str:
+    """Name and labels as Prometheus writes them."""
+    labels = ",".join(f'{name}="{value}"' for name, value in sample.labels.items())
+    return f"{sample.name}{{{labels}}}" if labels else sample.name
 
 
 def cpu_of(groups: Collection[int]) -> dict[str, float]:
     """CPU seconds so far of all processes in some process groups, by the program's name, and of this process."""
     seconds: defaultdict[str, float] = defaultdict(float)
-    for path in Path("/proc").glob("[0-9]*/stat") if groups else ():
-        try:
-            name, _, rest = path.read_text().partition("(")[2].rpartition(")")
-        except OSError:  # it has just ended
-            continue
-        _, _, group, *others = rest.split()
-        if int(group) in groups:
-            seconds[name] += (int(others[8]) + int(others[9])) / sysconf("SC_CLK_TCK")  # in user and in kernel mode
+    for process in psutil.process_iter() if groups else ():
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):  # it has just ended
+            if os.getpgid(process.pid) in groups:
+                used = process.cpu_times()
+                seconds[process.name()] += used.user + used.system
     return {**seconds, "load generator": time.process_time()}
 
 

@@ -9,13 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import redis
 
+from redis_recsys.triton.metrics_page import scrape
 from tests.support.commands import Outcome
 from tests.support.paths import ROOT
 from tests.support.planted import Trained
@@ -29,12 +29,9 @@ def items_handed_on(port: int, stage: str) -> float:
     """What Triton's metrics say of a stage, as soon as they say anything."""
     deadline = time.monotonic() + 15
     while True:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page:
-            found = re.search(
-                rf'^recsys_candidates_total{{stage="{stage}"}} (\S+)$', page.read().decode(), re.MULTILINE
-            )
-        if found is not None and float(found[1]) > 0:
-            return float(found[1])
+        for sample in scrape("127.0.0.1", port):
+            if sample.name == "recsys_candidates_total" and sample.labels == {"stage": stage} and sample.value > 0:
+                return sample.value
         assert time.monotonic() < deadline
         time.sleep(0.1)
 

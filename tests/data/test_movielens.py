@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -62,7 +63,10 @@ class Host:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 host.asked += 1
-                content = host.files[self.path.lstrip("/")]
+                content = host.files.get(self.path.lstrip("/"))
+                if content is None:
+                    self.send_error(404)
+                    return
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
@@ -197,7 +201,7 @@ def test_a_cut_download_leaves_nothing_visible_and_starts_over(
 ) -> None:
     host.publish("latest-small", CSV_FILES)
     host.cut = 50
-    with pytest.raises(DataError, match=r"cannot download .*ml-latest-small\.zip: .*cut after 50 of"):
+    with pytest.raises(DataError, match=r"cannot download .*ml-latest-small\.zip: .*\(50 bytes read, .*try again$"):
         fetched("latest-small")
     assert not (tmp_path / "raw").exists()
     assert not (tmp_path / "cache" / "ml-latest-small.zip").exists()
@@ -251,6 +255,29 @@ def test_without_the_publisher_pip_brings_100k(tmp_path: Path) -> None:
     assert (len(rows["part-0"]), len(rows["users"]), len(rows["items"])) == (100_000, 943, 1_682)
     assert rows["items"][0] == (1, "Toy Story (1995)", 1995, ["Animation", "Children's", "Comedy"])
     assert (196, 242, 881250949) in rows["part-0"]
+
+
+def test_a_server_that_refuses_or_hangs_is_told_in_one_line(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("redis_recsys.data.download.TIMEOUT", 0.2)
+    with pytest.raises(DataError, match=r"^cannot download http.*/nothing: 404 .*; check the network and try again$"):
+        download(f"{host.url}/nothing", tmp_path / "file")
+    with socket.create_server(("127.0.0.1", 0)) as hangs:
+        url = f"http://127.0.0.1:{hangs.getsockname()[1]}/file"
+        with pytest.raises(DataError, match=rf"^cannot download {url}: timed out; check the network and try again$"):
+            download(url, tmp_path / "file")
+    assert not (tmp_path / "file").exists()
+
+
+def test_a_downloaded_file_is_readable_as_others_are_and_a_link_to_it_stays(host: Host, tmp_path: Path) -> None:
+    host.files["file"] = b"content"
+    (tmp_path / "link").symlink_to(tmp_path / "there" / "file")
+    download(f"{host.url}/file", tmp_path / "link")
+    (tmp_path / "like").touch()
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "there" / "file").read_bytes() == b"content"
+    assert (tmp_path / "there" / "file").stat().st_mode == (tmp_path / "like").stat().st_mode
 
 
 def test_two_that_fetch_the_same_at_once_both_get_it_whole(tmp_path: Path, host: Host) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import tritonclient.grpc as grpc
 from redis_recsys.config import TritonSettings
 from redis_recsys.embedded.triton_server import EmbeddedTriton
 from redis_recsys.online.partition import Model
+from redis_recsys.triton.metrics_page import scrape
 from redis_recsys.triton.repository import write
 from redis_recsys.triton.tensors import Field
 from tests.support.paths import ROOT
@@ -76,8 +76,7 @@ def infer(server: EmbeddedTriton, users: list[int], *names: str, timeout: float 
         return {output.name: answer.as_numpy(output.name) for output in answer.get_response().outputs}
 
 
-def metric(server: EmbeddedTriton, start: str) -> float:
-    """Sum of the metrics whose line begins so."""
-    with urllib.request.urlopen(f"http://{server.host}:{server.metrics_port}/metrics") as page:
-        lines = page.read().decode().splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(start))
+def metric(server: EmbeddedTriton, name: str, **labels: str) -> float:
+    """Sum of a metric's samples that have these labels."""
+    samples = scrape(server.host, server.metrics_port)
+    return sum(each.value for each in samples if each.name == name and labels.items() <= each.labels.items())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 from redis_recsys.config import TritonSettings
-from redis_recsys.errors import DataError, ServingError
+from redis_recsys.errors import ConfigError, DataError, ServingError
 from redis_recsys.online.partition import Model
 from redis_recsys.triton.repository import pbtxt, write
 from redis_recsys.triton.tensors import Field
@@ -28,7 +29,7 @@ def test_one_model_is_the_recommender_itself(tmp_path: Path) -> None:
     assert "max_queue_delay_microseconds: 50\n" in text
     assert "queue_policy" not in text  # with one, Triton's batcher sleeps half a second beside a full queue
     assert re.search(r"response_cache \{\s+enable: true", text)
-    assert re.search(r'name: "item_ids"\s+data_type: TYPE_INT64\s+dims: \[20\]', text)
+    assert re.search(r'name: "item_ids"\s+data_type: TYPE_INT64\s+dims: 20', text)
     assert (tmp_path / "models" / "recommender" / "1" / "model.py").read_text().startswith("from redis_recsys.online")
 
 
@@ -75,8 +76,14 @@ def test_a_repository_replaces_the_one_before(tmp_path: Path) -> None:
 
 
 def test_text_in_a_configuration_is_quoted() -> None:
-    written = pbtxt({"a": 'x"y\n', "b": [{"c": True}, {"c": False}]})
-    assert written == 'a: "x\\"y\\n"\nb {\n  c: true\n}\nb {\n  c: false\n}\n'
+    written = pbtxt({"name": 'x"y\n', "output": [{"name": "a"}, {"dims": [2]}]})
+    assert written == 'name: "x\\"y\\n"\noutput {\n  name: "a"\n}\noutput {\n  dims: 2\n}\n'
+
+
+def test_without_tritonclient_a_configuration_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tritonclient.grpc", None)
+    with pytest.raises(ConfigError, match=r"need tritonclient: pip install 'redis-recsys\[online\]'"):
+        pbtxt({"name": "a"})
 
 
 def test_somebody_elses_repository_is_left_alone(tmp_path: Path) -> None:

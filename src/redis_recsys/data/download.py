@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import http.client
-import urllib.error
-import urllib.request
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+
+import pooch
+from requests import RequestException
 
 from ..errors import DataError
 from ..utils.files import written_aside_file
@@ -30,32 +31,51 @@ def download(url: str, target: Path, md5: str | None = None) -> Path:
     Raises:
         DataError: the address cannot be reached, the transfer was cut, or the checksum is wrong.
     """
-    if target.is_file() and (md5 is None or _md5(target) == md5):
+    checksum = f"md5:{md5}" if md5 is not None else None  # none matches every file
+    if target.is_file() and pooch.hashes.hash_matches(target, checksum):
         return target
+    # Not pooch.retrieve: that makes files which only their owner can read, and replaces a symbolic link.
     with written_aside_file(target) as part:
         try:
-            _transfer(url, part)
-        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-            raise DataError(f"cannot download {url}: {getattr(error, 'reason', None) or error}") from error
-        if md5 is not None and _md5(part) != md5:
+            with _Bar(url) as bar:
+                pooch.HTTPDownloader(progressbar=bar, chunk_size=BLOCK, timeout=TIMEOUT)(url, part, None)
+        except RequestException as error:
+            raise DataError(f"cannot download {url}: {_reason(error)}; check the network and try again") from error
+        if not pooch.hashes.hash_matches(part, checksum):
             raise DataError(f"{url} does not have the published checksum {md5}: the download was discarded, try again")
     return target
 
 
-def _transfer(url: str, part: Path) -> None:
-    with urllib.request.urlopen(url, timeout=TIMEOUT) as response, part.open("wb") as file:
-        length = response.headers.get("Content-Length")
-        with progress(f"downloading {url}", int(length) if length else None, in_bytes=True) as advance:
-            while block := response.read(BLOCK):
-                file.write(block)
-                advance(len(block))
-        if length and file.tell() != int(length):
-            raise ConnectionError(f"cut after {file.tell()} of {length} bytes, try again")
+class _Bar(ExitStack):
+    """This project's progress bar with the methods that pooch calls.
+
+    Attributes:
+        total: number of bytes to come, which pooch sets before the first of them; 0 where the server does not say.
+    """
+
+    total = 0
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._url = url
+        self._shown = 0
+        self._advance: Callable[[int], None] | None = None
+
+    def update(self, count: int) -> None:
+        """Show so many bytes more, and never more than all: pooch counts whole blocks, and all of them at the end."""
+        if self._advance is None:
+            bar = progress(f"downloading {self._url}", self.total or None, in_bytes=True)
+            self._advance = self.enter_context(bar)
+        count = min(count, self.total - self._shown) if self.total else count
+        self._advance(count)
+        self._shown += count
+
+    def reset(self) -> None:
+        """Keep what is shown: pooch counts all bytes again after this, of which :meth:`update` shows the rest."""
 
 
-def _md5(path: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+def _reason(error: BaseException) -> str:
+    """Message of the error underneath, such as ``Connection refused``: those around it repeat it and the address."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return " ".join(str(error).split()) or type(error).__name__

@@ -86,7 +86,7 @@ def _obtain(name: str, cache: Path, scratch: Path, host: str) -> Tables:
             raise
         with claimed(packaged, MOVIELENS, wait=True):  # by a run that fetches the same
             if not _intact(packaged):
-                words = f"{error}; using the copy inside the Python package {RECBOLE}"
+                words = f"{error}; until then, the copy inside the Python package {RECBOLE} is used"
                 console.print(words, markup=False, soft_wrap=True)
                 _unpack_recbole(packaged)
         return read_recbole(packaged)

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..hugectr import network
 from ..hugectr.network import Dlrm
-from ..triton.repository import Word, pbtxt
+from ..triton.repository import pbtxt
 from ..utils.files import check_file, written_aside_file
 from ..utils.output_kinds import DENSE, NETWORK, SPARSE
 
@@ -116,12 +116,10 @@ def triton_config(backend: str, parameters: dict[str, str], max_batch: int = 64,
         "name": MODEL,
         "backend": backend,
         "max_batch_size": max_batch,
-        "input": [{"name": name, "data_type": Word(kind), "dims": [-1]} | ragged for name, kind in INPUTS],
-        "output": [{"name": OUTPUT, "data_type": Word("TYPE_FP32"), "dims": [-1]}],
-        "instance_group": [
-            {"count": 1, "kind": Word("KIND_CPU")} if ours else {"count": 1, "kind": Word("KIND_GPU"), "gpus": [0]}
-        ],
-        "parameters": [{"key": key, "value": {"string_value": value}} for key, value in parameters.items()],
+        "input": [{"name": name, "data_type": kind, "dims": [-1]} | ragged for name, kind in INPUTS],
+        "output": [{"name": OUTPUT, "data_type": "TYPE_FP32", "dims": [-1]}],
+        "instance_group": [{"count": 1, "kind": "KIND_CPU"} if ours else {"count": 1, "kind": "KIND_GPU", "gpus": [0]}],
+        "parameters": {key: {"string_value": value} for key, value in parameters.items()},
     }
     if ours:
         config["dynamic_batching"] = {"max_queue_delay_microseconds": delay}

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
-import urllib.request
 from collections import defaultdict
 
 from ..errors import ServingError
 from ..parameter_server.server import Counts
+from ..triton.metrics_page import scrape
 
-LINE = re.compile(r'^recsys_table_(\w+)_total\{table="([^"]+)"\} (\S+)$', re.MULTILINE)
-SECONDS = 5.0
+PREFIX, SUFFIX = "recsys_table_", "_total"
 
 
 def statistics(host: str, metrics_port: int) -> dict[str, Counts]:
@@ -24,13 +22,15 @@ def statistics(host: str, metrics_port: int) -> dict[str, Counts]:
     """
     where = f"Triton's metrics at {host}:{metrics_port}"
     try:
-        with urllib.request.urlopen(f"http://{host}:{metrics_port}/metrics", timeout=SECONDS) as answer:
-            text = answer.read().decode()
+        samples = scrape(host, metrics_port)
     except OSError as error:
         raise ServingError(f"cannot read {where} ({error}): is 'recsys dlrm serve' running?") from error
-    found: dict[str, dict[str, int]] = defaultdict(dict)
-    for name, table, value in LINE.findall(text):
-        found[table][name] = int(float(value))
-    if not found:
+    except ValueError:  # another server's page
+        samples = []
+    counts: dict[str, dict[str, int]] = defaultdict(dict)
+    for name, labels, value, *_ in samples:
+        if name.startswith(PREFIX):
+            counts[labels["table"]][name.removeprefix(PREFIX).removesuffix(SUFFIX)] = int(value)
+    if not counts:
         raise ServingError(f"{where} say nothing of tables: is it 'recsys dlrm serve' that runs there?")
-    return {table: Counts(**counts) for table, counts in found.items()}
+    return {table: Counts(**fields) for table, fields in counts.items()}

@@ -25,6 +25,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ..errors import StoreError
+from .process import write_private
 from .redis_server import Embedded, EmbeddedRedis
 
 SLOTS = 16384
@@ -107,7 +108,7 @@ class EmbeddedCluster(Embedded):
         """Stop the nodes if this object started them: all at once, so that no replica takes a primary's place."""
         servers, self._servers = self._servers, []
         _on_each(servers, _Node.stop)
-        self._release_lock()
+        self._lock.release()
 
     def pids(self) -> list[int | None]:
         """The process of every node at present; None where a node does not answer."""
@@ -296,7 +297,7 @@ class EmbeddedCluster(Embedded):
             "password": self.password,
             "ports": [port for _, port in self.addresses],
         }
-        self._write_private(STATE, json.dumps(state))
+        write_private(self.folder / STATE, json.dumps(state))
 
 
 class _Node(EmbeddedRedis):

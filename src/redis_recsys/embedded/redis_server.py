@@ -1,8 +1,7 @@
 """The project's own real Redis, for machines where none is configured.
 
 A ``redis-server`` process with its own port, password and folder. It ends with the process that started it, however
-that process ends: a small shell holds the read end of a pipe whose write end only the starter has, and stops the
-server when the pipe closes. A lock on a file in the folder, which the server inherits, makes sure that no two servers
+that process ends. A lock on a file in the folder, which the server inherits, makes sure that no two servers
 ever use one folder; whoever comes second connects to the first one's server. A server that dies by itself comes back
 at the same address.
 """
@@ -10,11 +9,9 @@ at the same address.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
-import signal
 import subprocess
 import time
 from abc import ABC, abstractmethod
@@ -28,6 +25,7 @@ from redis.retry import Retry
 
 from ..errors import StoreError
 from ..utils.ports import free_ports
+from .process import FolderLock, kill, spawn, stop, watched, write_private
 from .redis_binary import find_redis_server
 
 START_SECONDS = 120.0  # includes reading the data back from disk
@@ -35,24 +33,6 @@ STOP_SECONDS = 20.0
 
 STATE, LOCK, CONF, LOG = "server.json", "server.lock", "redis.conf", "redis.log"
 PORT_TAKEN = "Failed listening on port"
-
-# $1 is the server. Standard input ends when the starter does; the shell itself ends when the server does, but a server
-# that dies unasked, after it was ready, is started again in its place.
-WATCH = f"""
-exec 3<&0
-while
-  "$1" {CONF} 3<&- &
-  server=$!
-  {{ read -r _ <&3; rm -f {STATE}; kill -TERM $server; }} 2>/dev/null &
-  watcher=$!
-  wait $server
-  code=$?
-  kill $watcher 2>/dev/null
-  wait $watcher 2>/dev/null
-  [ -f {STATE} ]
-do sleep 0.3; done
-exit $code
-"""
 
 
 class Embedded(ABC):
@@ -67,7 +47,7 @@ class Embedded(ABC):
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(os.path.abspath(folder))
-        self._lock: int | None = None
+        self._lock = FolderLock(self.folder / LOCK)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -83,7 +63,7 @@ class Embedded(ABC):
         deadline = time.monotonic() + START_SECONDS
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            while not self._take_lock():
+            while not self._lock.take():
                 if self._share():
                     return
                 if time.monotonic() > deadline:
@@ -114,28 +94,6 @@ class Embedded(ABC):
     @abstractmethod
     def _launch(self, deadline: float) -> None:
         """Start it in the folder, which this object has locked."""
-
-    def _take_lock(self) -> bool:
-        """Lock the folder, unless a server, or a process about to start one, holds the lock."""
-        with open(os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)) as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-            self._lock = fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 10)  # the shell uses the single-digit ones
-            return True
-
-    def _release_lock(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-
-    def _write_private(self, name: str, text: str) -> None:
-        """Write a file that holds the password: readable by its owner only, and never seen half-written."""
-        aside = self.folder / f".{name}.new"
-        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(text)
-        aside.rename(self.folder / name)
 
 
 class EmbeddedRedis(Embedded):
@@ -182,21 +140,14 @@ class EmbeddedRedis(Embedded):
         """Stop the server if this object started it: first politely, after 20 s for certain."""
         process, self._process = self._process, None
         if process is not None:
-            assert process.stdin is not None
-            process.stdin.close()
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-        self._release_lock()
+            stop(process, STOP_SECONDS)
+        self._lock.release()
 
     def kill(self) -> None:
         """End the server that this object started at once, as a crash would; it does not come back by itself."""
         process, self._process = self._process, None
         if process is not None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            kill(process)
             (self.folder / STATE).unlink(missing_ok=True)
 
     def _share(self) -> bool:
@@ -222,24 +173,17 @@ class EmbeddedRedis(Embedded):
         (self.folder / STATE).unlink(missing_ok=True)
         for port in self._ports():
             self.port = port
-            self._write_private(CONF, "\n".join(self._configuration()) + "\n")
+            write_private(self.folder / CONF, "\n".join(self._configuration()) + "\n")
             with (self.folder / LOG).open("wb") as log:
-                assert self._lock is not None
-                self._process = subprocess.Popen(
-                    ["/bin/sh", "-c", WATCH, "sh", str(binary)],
-                    cwd=self.folder,
-                    stdin=subprocess.PIPE,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,  # Ctrl-C in the terminal is for the starter, who then stops the server
-                    pass_fds=(self._lock,),
-                )
+                # A server that dies unasked, after it was ready, is started again in its place.
+                command = watched([binary, CONF], f"rm -f {STATE}; kill -TERM $child", again=f"[ -f {STATE} ]")
+                self._process = spawn(command, log, self.folder, lock=self._lock)
             while self._process.poll() is None:
                 with contextlib.suppress(redis.RedisError):
                     self.pid = self._server_pid()
                     state = {"port": self.port, "password": self.password, "pid": self.pid}
-                    self._write_private(STATE, json.dumps(state))
-                    self._release_lock()  # from here on only the server holds it
+                    write_private(self.folder / STATE, json.dumps(state))
+                    self._lock.release()  # from here on only the server holds it
                     return
                 if time.monotonic() > deadline:
                     raise StoreError(f"Redis is not ready after {START_SECONDS:.0f} s: {self._last_words()}")

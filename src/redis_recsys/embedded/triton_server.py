@@ -1,15 +1,13 @@
 """The project's own real Triton, for machines where none is configured.
 
 A ``tritonserver`` process out of the serving environment, with its own model repository. Like the embedded Redis it
-ends with the process that started it, however that process ends, and so do the processes of its Python models: a small
-shell holds the read end of a pipe whose write end only the starter has. When the server dies by itself, ``watch``
-starts it again.
+ends with the process that started it, however that process ends, and so do the processes of its Python models. When the
+server dies by itself, ``watch`` starts it again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import http.client
 import json
 import logging
@@ -17,7 +15,6 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import subprocess
 import threading
 import time
@@ -31,6 +28,7 @@ from ..errors import ServingError
 from ..triton.protocol import STATE, TOKEN
 from ..utils.environments import located
 from ..utils.ports import free_ports
+from .process import FolderLock, kill, spawn, stop, watched, write_private
 
 START_SECONDS = 300.0  # models may be large and the machine busy
 DRAIN_SECONDS = 5  # that requests in flight get when the server stops
@@ -43,21 +41,6 @@ CACHE_BYTES = 64 << 20
 MODELS, BACKENDS, LOCK, LOG = "models", "backends", "server.lock", "triton.log"
 MANAGEMENT = "shared-memory,model-repository,trace,logging"
 USE = "inference,metadata,model-config,statistics"
-
-# $1 is the prefix of shared memory, the rest the server's command. Standard input ends when the starter does. Whatever
-# ends the server, what is left of its process group ends too: the processes of the models, and this shell.
-WATCH = f"""
-exec 3<&0
-memory=$1
-shift
-"$@" 3<&- &
-server=$!
-{{ read -r _ <&3; kill -INT $server; sleep {STOP_SECONDS / 2:.0f}; kill -KILL $server; }} 2>/dev/null &
-wait $server
-echo "tritonserver ended with code $?"
-rm -f {STATE} /dev/shm/"$memory"*
-kill -KILL 0
-"""
 
 INSPECT = """
 import importlib.metadata, importlib.util, json, sys, sysconfig
@@ -114,7 +97,7 @@ class EmbeddedTriton:
         self._write_models = write_models
         self._environment = dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
-        self._lock: int | None = None
+        self._lock = FolderLock(self.folder / LOCK)
         self._changing = threading.Lock()
         self._log_start = 0
         free = iter(free_ports(3))
@@ -146,7 +129,10 @@ class EmbeddedTriton:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._take_lock()
+            if not self._lock.take():
+                raise ServingError(
+                    f"another Triton runs in {self.folder}: stop it, or set RECSYS_TRITON_REPOSITORY to another folder"
+                )
             self._environment |= self._prepared()
             self._write_models(self.folder / MODELS)
             self.log.write_bytes(b"")
@@ -165,9 +151,7 @@ class EmbeddedTriton:
         """Stop the server: first politely, and for certain after 20 s. No process of it is left."""
         with self._changing:
             self._end()
-            if self._lock is not None:
-                os.close(self._lock)
-                self._lock = None
+            self._lock.release()
 
     def watch(self, stop: threading.Event) -> None:
         """Start the server again whenever it or a model's process dies, until ``stop`` is set.
@@ -177,7 +161,7 @@ class EmbeddedTriton:
         pause, started = 0.0, time.monotonic()
         while not stop.wait(LOOK_SECONDS):
             with self._changing:
-                if self._lock is None or self._alive():
+                if self._lock.descriptor is None or self._alive():
                     continue
             pause = 0.0 if time.monotonic() - started > STABLE else pause
             log.warning("Triton or a model in it has ended (%s): starting it again", self._last_words())
@@ -202,16 +186,6 @@ class EmbeddedTriton:
             return False
         finally:
             connection.close()
-
-    def _take_lock(self) -> None:
-        with open(os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)) as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ServingError(
-                    f"another Triton runs in {self.folder}: stop it, or set RECSYS_TRITON_REPOSITORY to another folder"
-                ) from None
-            self._lock = fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 10)
 
     def _prepared(self) -> dict[str, str]:
         """Find the server in the serving environment, and lay out the folder of backends; returns variables it needs.
@@ -252,18 +226,15 @@ class EmbeddedTriton:
         self._memory = memory = f"recsys-triton-{secrets.token_hex(6)}"
         with self.log.open("ab") as output:
             self._log_start = output.tell()
-            self._process = subprocess.Popen(
-                ["/bin/sh", "-c", WATCH, "sh", memory, *self._command(memory)],
-                cwd=self.folder,
-                env={name: value for name, value in os.environ.items() if not name.startswith("RECSYS_")}
-                | {"OMP_NUM_THREADS": "1"}
-                | self._environment,
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,  # Ctrl-C in the terminal is for the starter, who then stops the server
-                pass_fds=(self._lock,) if self._lock is not None else (),
+            command = watched(
+                self._command(memory),
+                f"kill -INT $child; sleep {STOP_SECONDS / 2:.0f}; kill -KILL $child",
+                # Whatever ends the server, the rest of its group ends too: the processes of the models, and this shell.
+                f'echo "tritonserver ended with code $code"; rm -f {STATE} /dev/shm/{memory}*; kill -KILL 0',
             )
+            inherited = {name: value for name, value in os.environ.items() if not name.startswith("RECSYS_")}
+            environment = inherited | {"OMP_NUM_THREADS": "1"} | self._environment
+            self._process = spawn(command, output, self.folder, environment, self._lock)
         all_alive = time.monotonic()
         deadline = all_alive + START_SECONDS
         while not (self._process.poll() is None and self.ready()):
@@ -280,9 +251,7 @@ class EmbeddedTriton:
             time.sleep(0.05)
         self._models = _models_of(self._process.pid)
         state = {"host": self.host, "grpc_port": self.grpc_port, "http_port": self.http_port}
-        aside = self.folder / f".{STATE}.new"
-        aside.write_text(json.dumps(state | {"metrics_port": self.metrics_port}))
-        aside.rename(self.folder / STATE)
+        write_private(self.folder / STATE, json.dumps(state | {"metrics_port": self.metrics_port}))
 
     def _alive(self) -> bool:
         """Whether the server and all processes of models run."""
@@ -295,13 +264,9 @@ class EmbeddedTriton:
         process, self._process = self._process, None
         if process is not None:
             if politely:
-                assert process.stdin is not None
-                process.stdin.close()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(STOP_SECONDS)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+                stop(process, STOP_SECONDS)
+            else:
+                kill(process)
             (self.folder / STATE).unlink(missing_ok=True)
             for path in Path("/dev/shm").glob(f"{self._memory}*"):
                 path.unlink(missing_ok=True)

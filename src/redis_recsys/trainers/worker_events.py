@@ -42,13 +42,13 @@ def timed(step: str) -> Iterator[None]:
     emit("begin", step=step)
     started = time.perf_counter()
     yield
-    emit("end", step=step, seconds=time.perf_counter() - started, peak_mb=_peak_mb())
+    emit("end", step=step, seconds=time.perf_counter() - started, peak_mb=peak_mb())
 
 
-def _peak_mb() -> float:
-    """Most memory that this process has held."""
+def peak_mb() -> float:
+    """Most memory that this process has held; psutil does not tell on Linux, and Merlin's environment has none."""
     status = Path("/proc/self/status")
-    if status.exists():
+    if status.exists():  # unlike ru_maxrss, this does not begin with the memory of the parent
         peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(peak.split()[1]) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

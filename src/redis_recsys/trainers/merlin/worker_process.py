@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import signal
-import subprocess
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from ...config import MerlinSettings
+from ...embedded.process import kill, spawn
 from ...errors import ConfigError, TrainingError
 from ...utils.environments import located
 from ...utils.files import disk_error
@@ -27,7 +25,6 @@ package.__path__ = [sys.argv.pop(1)]
 sys.modules["recsys_trainers"] = package
 runpy.run_module("recsys_trainers.merlin.worker", run_name="__main__", alter_sys=True)
 """
-STOP_SECONDS = 5.0
 SAID = 20  # last lines of the log that an error may quote
 
 
@@ -53,13 +50,7 @@ class Worker:
         try:
             settings.log.parent.mkdir(parents=True, exist_ok=True)
             with settings.log.open("wb") as log:
-                self._process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.PIPE,  # never written to: it ends when this process does, and the worker with it
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    start_new_session=True,  # Ctrl-C is for this process, which then ends the worker
-                )
+                self._process = spawn(command, log, listen=True)
         except OSError as error:
             raise disk_error(error, settings.log) from error
 
@@ -102,14 +93,7 @@ class Worker:
 
     def close(self) -> None:
         """End it, if it still runs."""
-        if self._process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(STOP_SECONDS)
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                stream.close()
+        kill(self._process)
 
     def _reason(self, code: int) -> str:
         if code == -signal.SIGKILL:

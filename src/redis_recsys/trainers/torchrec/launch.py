@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
 import os
@@ -18,6 +17,7 @@ from typing import Any
 
 from ...config import DlrmSettings
 from ...data.criteo.dataset import CriteoDataset
+from ...embedded.process import spawn, stop
 from ...errors import ConfigError, TrainingError
 from ...utils.files import keep_inputs, written_aside
 from ...utils.machine import cores
@@ -61,37 +61,19 @@ def train(dataset: Path, out: Path, settings: DlrmSettings) -> dict[str, Any]:
 
 
 @contextmanager
-def _processes(job: Path, count: int, log: int) -> Iterator[subprocess.Popen[str]]:
+def _processes(job: Path, count: int, log: int) -> Iterator[subprocess.Popen[bytes]]:
     """torchrun with its processes, ended at the end of the block."""
     threads = str(max(1, cores() // count))
     environment = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"} | os.environ
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"),
-            *("-m", WORKER, str(job)),
-        ],
-        stdin=subprocess.PIPE,  # never written to: it ends when this process does, and the processes with it
-        stdout=subprocess.PIPE,
-        stderr=log,
-        text=True,
-        env=environment,
-        start_new_session=True,  # Ctrl-C is for this process, which then ends the others
-    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    process = spawn([*command, "-m", WORKER, job], log, environment=environment, listen=True)
     try:
         yield process
     finally:
-        if process.poll() is None:
-            process.terminate()  # torchrun passes it on
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(STOP_SECONDS)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        for pipe in (process.stdin, process.stdout):
-            if pipe:
-                pipe.close()
+        stop(process, STOP_SECONDS, signal.SIGTERM)  # which torchrun passes on
 
 
-def _follow(process: subprocess.Popen[str], settings: DlrmSettings, checkpoints: Path) -> None:
+def _follow(process: subprocess.Popen[bytes], settings: DlrmSettings, checkpoints: Path) -> None:
     """Show progress until the processes end."""
     problems: list[dict[str, Any]] = []
     assert process.stdout is not None

@@ -1,0 +1,3 @@
+from .dataset import CriteoDataset, CriteoRows
+
+__all__ = ["CriteoDataset", "CriteoRows"]

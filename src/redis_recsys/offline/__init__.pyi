@@ -1,0 +1,3 @@
+from .recommender import BundleRecommender
+
+__all__ = ["BundleRecommender"]

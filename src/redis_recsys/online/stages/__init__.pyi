@@ -1,0 +1,3 @@
+from .stage import Stage
+
+__all__ = ["Stage"]

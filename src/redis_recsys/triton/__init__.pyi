@@ -1,0 +1,4 @@
+from .grpc_connection import Connection
+from .tensors import Columns, Field, stack
+
+__all__ = ["Columns", "Connection", "Field", "stack"]
