@@ -1,0 +1,12 @@
+"""Bundles: the output of training, one folder that every later step reads.
+
+- ``bundle``: the folder opened: manifest, schema, users, items, popularity
+- ``writer``: the last step of every trainer
+- ``models``: its ONNX models: towers, ranker, item side
+- ``rules``: business rules over its items: allow and deny
+- ``s3``: bundles and datasets to and from S3
+"""
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -1,0 +1,17 @@
+"""Datasets: interactions encoded and split, with tables of users and items.
+
+- ``schema``: meaning of the columns
+- ``raw``: raw folders read and checked
+- ``encode``: raw folder to dataset
+- ``encode_entities``: raw users and items to encoded ones
+- ``vocabularies``: raw values of categorical columns
+- ``split``: which interactions train, validate and test
+- ``interactions``: the dataset opened: parts of encoded interactions
+- ``entities``: users and items as tables of packed features
+- ``user_history``: what each user has interacted with
+- ``popularity``: popular items, those in fashion first
+"""
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -1,5 +1,14 @@
-"""A DLRM whose tables are larger than one device, put to work: configured, served, asked.
+"""Example 3 at work: a DLRM whose tables are larger than one device, configured, served, asked.
 
-``configure`` writes ``ps.json`` beside a trained model; ``model`` joins the parameter server with the dense part;
-``serving`` puts that into Triton; ``triton/dlrm`` is the Triton side.
+- ``configure``: ``ps.json`` and ``config.pbtxt``, ours and NVIDIA's
+- ``inference``: click probabilities from the parameter server and ONNX Runtime
+- ``dlrm_serving``: Redis, tables and Triton from end to end
+- ``dlrm_model``: the model in Triton
+- ``table_metrics``: its metrics on Triton's port
+- ``statistics``: these metrics read back
+- ``dlrm_client``: asks a Triton, in HugeCTR's form
 """
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -1,0 +1,12 @@
+"""Evaluation: models and baselines on the test part, over the full catalogue.
+
+- ``evaluate``: the measurement
+- ``metrics``: metrics of lists and of click probabilities, in NumPy
+- ``comparison``: paired differences over users, with an interval
+- ``baselines``: popularity, item neighbours, matrix factorisations
+- ``plots``: pictures of data, training, quality and speed
+"""
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -1,5 +1,13 @@
-"""HugeCTR's artefacts, read and written: network, dense weights, sparse tables, ``ps.json``, Triton configuration.
+"""HugeCTR's artefacts of a trained DLRM, read and written.
 
-A trained DLRM is ``dlrm.json`` (the network), a file of dense weights, and one folder per embedding table. They are
-what HugeCTR up to 25.03 saved and its inference server loaded; formats from its public sources (v23 and v24).
+What HugeCTR up to 25.03 saved and its inference server loaded; formats from its public sources (v23 and v24).
+
+- ``network``: the network file ``dlrm.json``
+- ``dense``: the dense weights
+- ``sparse``: folders of embedding tables
+- ``graph``: the dense part as an ONNX graph
 """
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -1,0 +1,11 @@
+"""Tools that know nothing of recommendations.
+
+- ``files``: outputs that appear whole or not at all
+- ``output_kinds``: kinds of folders that may be replaced
+- ``interrupts``: Ctrl-C and SIGTERM
+- ``progress``: progress bars
+- ``machine``: cores and memory of this process
+- ``ports``: free ports
+- ``environments``: other Python environments
+- ``redis_errors``: one-line explanations of Redis errors
+"""

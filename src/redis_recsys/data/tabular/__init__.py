@@ -1,12 +1,12 @@
-"""Anyone's CSV or parquet, described by a small ``schema.yaml``, into raw tables.
+"""Anyone's CSV or parquet, described by a small ``schema.yaml``, as raw tables.
 
-* ``reader``: the way from files to the raw folder: survey every file, agree on types over all files, write.
-* ``files``: which files a path means, and how each is opened: separator, encoding, header, names.
-* ``values``: ids, categories, lists, numbers and texts of one file, with what is wrong in them; types over all files.
-* ``times``: the same for the time column; one unit for the data set.
-* ``matching``: whether the ids of a table of users or items are those of the log.
+- ``reader``: the whole way, from files to raw tables
+- ``parts``: the files that a path means, and how each is opened
+- ``values``: values of one column, and one type over all files
+- ``times``: times, and one unit for the whole data set
+- ``matching``: ids of users and items compared with those of the log
 """
 
-from .reader import read
+from lazy_loader import attach_stub
 
-__all__ = ["read"]
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)
