@@ -27,6 +27,8 @@ NOTEBOOKS := $(or $(NOTEBOOK),$(wildcard offline-batch-recsys/*.ipynb) $(sort $(
 	$(wildcard large-scale-recsys/*.ipynb))
 FEAST := .venv-serving-feast/.ready
 FEAST_PIP := .venv-serving-feast/bin/python -m pip --disable-pip-version-check -q
+# Without the advertisement of another program.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
 NEWER := sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, $(PYTHON) is " \
 	+ sys.version.split()[0] + ": run make PYTHON=/path/to/python3.11")
 
@@ -43,7 +45,7 @@ install = { set --; for each in $(1); do command -v $${each%:*} > /dev/null || s
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-large notebooks test lint bench bench-online bench-large bench-merlin serving torchrec merlin lock clean \
+.PHONY: help demo demo-large notebooks test lint docs docs-serve bench bench-online bench-large bench-merlin serving torchrec merlin lock clean \
 	compose-test cloud cloud-test cloud-plan cloud-up cloud-vpn cloud-configure cloud-publish cloud-rotate cloud-down cloud-outputs
 
 help:  ## print this list
@@ -69,13 +71,20 @@ notebooks: $(READY) $(TORCHREC) $(SERVING)  ## run all notebooks top to bottom a
 test: lint $(TORCHREC) $(SERVING) $(MERLIN)  ## linters, type checker and all tests, the notebooks among them
 	@$(BIN)/pytest -n 2 --dist loadfile
 
-lint: $(READY)  ## linters, type checker and layers
+lint: $(READY)  ## linters, type checker, layers, and a strict build of the documentation
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --cache-dir .cache/import-linter
+	@$(MKDOCS) build --quiet --site-dir .cache/site
 
-bench: $(READY)  ## measure speed and memory, print the table, draw the plot in assets/
+docs: $(READY)  ## build the documentation site into site/; what is not right is an error
+	@$(MKDOCS) build --quiet && echo "site/index.html"
+
+docs-serve: $(READY)  ## show the documentation at http://127.0.0.1:8000, built again at every change
+	@$(MKDOCS) serve --dev-addr 127.0.0.1:8000
+
+bench: $(READY)  ## measure speed and memory, write the table into docs/benchmarks.md, draw the plot in assets/
 	@$(BIN)/python -m benchmarks.offline
 
 bench-online: $(READY) $(SERVING) $(FEAST)  ## measure the online pipeline in all its revisions: eight minutes
@@ -109,7 +118,7 @@ cloud-test: $(READY) $(TORCHREC) $(SERVING) $(CLOUD)  ## deploy to a pretended A
 	@$(call install,$(HOSTS) ssh:openssh-client)
 	@$(CLOUD_BIN)/pytest -n 2 --dist loadscope --no-loadscope-reorder cloud-deployment/tests
 
-cloud-plan: $(PLAYBOOKS)  ## AWS: show what cloud-up would change; cloud-deployment/README.md says what to set before
+cloud-plan: $(PLAYBOOKS)  ## AWS: show what cloud-up would change; docs/examples/cloud-deployment.md says what to set before
 	@$(TERRAFORM) init -input=false > /dev/null
 	@$(TERRAFORM) plan -var playbooks=$(PLAYBOOKS)
 
@@ -146,7 +155,7 @@ lock: $(READY) $(SERVING)  ## write the installed versions to constraints.txt an
 	@mv .venv/constraints.txt .venv/constraints-serving.txt . && touch $(READY) $(SERVING)
 
 clean:  ## remove the environments and caches; data/ stays
-	@rm -rf .venv .venv-serving .venv-serving-feast .venv-merlin .venv-compose .venv-cloud .cache build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf .venv .venv-serving .venv-serving-feast .venv-merlin .venv-compose .venv-cloud .cache build site src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt

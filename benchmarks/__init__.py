@@ -1,1 +1,1 @@
-"""Measurements that anyone can repeat: ``make bench`` and ``make bench-online`` write the README's tables and plots."""
+"""Measurements that anyone can repeat: ``make bench`` and its kin write the tables and plots of docs/benchmarks.md."""

@@ -1,12 +1,13 @@
-"""Tables in Markdown, and where they go in the README."""
+"""Tables in Markdown, and their place in the documentation."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-README = Path("README.md")
+PAGE = Path("docs/benchmarks.md")
 
 
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -15,8 +16,13 @@ def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str
     return ["| " + " | ".join(line) + " |" for line in lines]
 
 
-def into_readme(marker: str, text: str) -> None:
-    """Put ``text`` between ``<!-- marker -->`` and ``<!-- /marker -->``."""
+def picture(title: str, path: Path) -> str:
+    """Markdown of a picture, as the benchmarks page links to it."""
+    return f"![{title}]({Path(os.path.relpath(path, PAGE.parent)).as_posix()})"
+
+
+def into_page(marker: str, text: str) -> None:
+    """Put ``text`` between ``<!-- marker -->`` and ``<!-- /marker -->`` of the benchmarks page."""
     start, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
-    readme = README.read_text()
-    README.write_text(re.sub(f"{start}.*?{end}", lambda _: f"{start}\n{text}\n{end}", readme, flags=re.DOTALL))
+    page = PAGE.read_text()
+    PAGE.write_text(re.sub(f"{start}.*?{end}", lambda _: f"{start}\n{text}\n{end}", page, flags=re.DOTALL))

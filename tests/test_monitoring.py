@@ -129,7 +129,7 @@ def test_the_histograms_of_stages_reach_beyond_the_thresholds_of_the_alerts_abou
 def test_an_alert_says_how_bad_it_is_what_is_wrong_and_what_to_do(alert: dict[str, Any]) -> None:
     assert alert["labels"] in ({"severity": "critical"}, {"severity": "warning"})
     assert set(alert["annotations"]) == {"summary", "description", "runbook"}
-    assert alert["annotations"]["runbook"] == "cloud-deployment/README.md#runbook"
+    assert alert["annotations"]["runbook"] == "docs/operations/cloud-runbook.md#runbook"
     assert re.search(r"\{\{ \$labels\.\w+ \}\}", alert["annotations"]["summary"]) or "sum(" in alert["expr"]
     assert len(alert["annotations"]["description"]) > 60
 

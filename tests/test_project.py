@@ -38,7 +38,9 @@ from tests.support import composed
 from tests.support.paths import ROOT
 from tests.support.planted import Trained
 
-DOCUMENTS = [ROOT / "README.md", ROOT / "data" / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")]
+PAGES = ROOT / "docs"
+SECURITY = PAGES / "operations" / "security.md"
+DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *PAGES.rglob("*.md")]
 NOTEBOOKS = sorted(ROOT.glob("*/*.ipynb"))
 COMPOSE = sorted(ROOT.glob("*/docker-compose*.yml"))
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
@@ -55,13 +57,18 @@ def shell_lines(text: str) -> list[str]:
     return [line.split(" #")[0].strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
+@pytest.fixture(scope="module")
+def command_line() -> Any:
+    return typer.main.get_command(app)
+
+
 @pytest.mark.parametrize("document", sorted(set(DOCUMENTS)), ids=name_of)
-def test_every_recsys_command_in_the_documents_exists_with_its_options(document: Path) -> None:
+def test_every_recsys_command_in_the_documents_exists_with_its_options(document: Path, command_line: Any) -> None:
     for line in shell_lines(document.read_text()):
         words = shlex.split(line)
         if "recsys" not in words:
             continue
-        command: Any = typer.main.get_command(app)
+        command = command_line
         words = words[words.index("recsys") + 1 :]
         while hasattr(command, "commands"):
             assert words, line
@@ -89,7 +96,7 @@ def test_every_link_to_a_file_leads_somewhere(document: Path) -> None:
         cells = nbformat.reads(text, as_version=4).cells
         text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     for link in LINK.findall(text):
-        if "://" not in link:
+        if "://" not in link and "../actions/" not in link:  # a page beside the repository's files
             assert (document.parent / link).exists(), link
 
 
@@ -123,12 +130,12 @@ def test_no_password_is_written_into_a_compose_file(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", COMPOSE, ids=name_of)
-def test_every_variable_of_a_compose_file_is_explained_in_the_readme_beside_it(path: Path) -> None:
+def test_every_variable_of_a_compose_file_is_explained_on_the_page_of_its_example(path: Path) -> None:
     services = composed.services(path)  # whatever else the shared file has is not of this example
     used = set(re.findall(r"\$\{([A-Z_]+)", path.read_text() + json.dumps(services)))
     built = {name for each in services.values() for name in each.get("build", {}).get("args", {}) if "PIP" in name}
     assert used
-    assert used | built <= set(re.findall(r"`([A-Z_]+)`", (path.parent / "README.md").read_text()))
+    assert used | built <= set(re.findall(r"`([A-Z_]+)`", (PAGES / "examples" / f"{path.parent.name}.md").read_text()))
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*/docker-compose-cloud.yml")), ids=name_of)
@@ -238,9 +245,10 @@ def test_ci_runs_make_test() -> None:
     assert "make test" in script.read_text().splitlines()
 
 
-def proposed_users(readme: Path) -> dict[str, list[str]]:
+def proposed_users() -> dict[str, list[str]]:
     """User -> words of the command that makes it."""
-    return {line.split()[2]: line.split() for line in readme.read_text().splitlines() if line.startswith("ACL SETUSER")}
+    lines = SECURITY.read_text().splitlines()
+    return {line.split()[2]: line.split() for line in lines if line.startswith("ACL SETUSER")}
 
 
 def login(server: EmbeddedRedis, name: str) -> RedisSettings:
@@ -250,12 +258,11 @@ def login(server: EmbeddedRedis, name: str) -> RedisSettings:
     )
 
 
-def test_the_redis_users_that_the_readme_proposes_may_do_what_they_need_and_no_more(tmp_path: Path) -> None:
-    proposed = proposed_users(ROOT / "offline-batch-recsys" / "README.md")
+def test_the_redis_users_proposed_for_batches_may_do_what_they_need_and_no_more(tmp_path: Path) -> None:
     ids, scores = np.array([[1, 2]]), np.array([[0.9, 0.8]], np.float32)
     with EmbeddedRedis(tmp_path) as server:
         with redis.Redis(port=server.port, password=server.password) as owner:
-            for words in proposed.values():
+            for words in proposed_users().values():
                 owner.execute_command(*words)
         for run in ("first", "second"):
             with connect(login(server, "batch")) as client, GenerationWriter.begin(client, run, grace=60) as writer:
@@ -280,7 +287,7 @@ def test_the_redis_users_proposed_for_serving_and_for_events_may_do_that_and_no_
             online=OnlineSettings(retrieval="redis", items="packed", timeout=5.0),
         )
         with redis.Redis(port=server.port, password=server.password) as owner:
-            for words in proposed_users(ROOT / "multi-stage" / "README.md").values():
+            for words in proposed_users().values():
                 owner.execute_command(*words)
             generation = deploy(trained.bundle, owner, settings).generation
             vectors.put(owner, generation, 1, trained.bundle.item_embeddings[1], b"{}")

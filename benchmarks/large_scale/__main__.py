@@ -2,7 +2,7 @@
 
 Everything runs on this machine: a real Redis Cluster of three nodes, RocksDB, Triton, and what asks them.
 
-    python -m benchmarks.large_scale            # eight minutes and 25 GB of disk, writes the README's tables and plots
+    python -m benchmarks.large_scale            # eight minutes and 25 GB of disk, writes the tables and plots of docs
     python -m benchmarks.large_scale --quick    # two minutes, on little data, writes nothing there
 """
 
@@ -20,7 +20,7 @@ import typer
 from benchmarks.large_scale import dlrm_load, large_table, tiers
 from benchmarks.large_scale.tables_report import SERVING_PLOT, SPEED_PLOT, serving_plot, speed_plot, tables
 from benchmarks.measure import FOLDER, in_child, machine
-from benchmarks.report import into_readme
+from benchmarks.report import into_page
 from redis_recsys.embedded.redis_cluster import EmbeddedCluster
 from redis_recsys.parameter_server.nodes import Access
 
@@ -97,14 +97,14 @@ def others() -> dict[str, Any]:
 def main(
     quick: Annotated[bool, typer.Option(help="Little data and short loads, for trying out.")] = False,
 ) -> None:
-    """Measure, print the tables, and put them and the plots where the README shows them."""
+    """Measure, print the tables, and put them and the plots where docs/benchmarks.md shows them."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     results = measure(QUICK if quick else Scale())
     text = tables(results, others())
     print(text)
     if not quick:
         RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-        into_readme("tables", text)
+        into_page("tables", text)
     for plot, path in ((speed_plot, SPEED_PLOT), (serving_plot, SERVING_PLOT)):
         plot(results, path=FOLDER / path.name if quick else path)
 

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.report import markdown
+from benchmarks.report import markdown, picture
 from redis_recsys.evaluation.plots import COLORS, INK, styled
 
 SPEED_PLOT, SERVING_PLOT = Path("assets/tables-speed.png"), Path("assets/dlrm-serving.png")
@@ -44,12 +44,12 @@ def tables(results: dict[str, Any], others: dict[str, Any]) -> str:
             f"{here['memory_gib']} GiB, no GPU.\n",
             *_tiers(results["tiers"], scale, results["loaded"]),
             "",
-            f"![Rows per second]({SPEED_PLOT})\n",
+            f"{picture('Rows per second', SPEED_PLOT)}\n",
             *_large(results["large"], scale),
             "",
             *_serving(results["serving"]),
             "",
-            f"![Requests per second]({SERVING_PLOT})",
+            picture("Requests per second", SERVING_PLOT),
             *(["", *_device_cache(others["device_cache"])] if "device_cache" in others else []),
             *(["", *_training(others["training"])] if "training" in others else []),
             *(["", *_training_on_gpus(others["training_on_gpus"])] if "training_on_gpus" in others else []),

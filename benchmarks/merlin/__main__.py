@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt
 import typer
 
 from benchmarks.measure import FOLDER, in_child, machine
-from benchmarks.report import into_readme, markdown
+from benchmarks.report import into_page, markdown, picture
 from redis_recsys.config import MerlinSettings, Settings, TrainSettings
 from redis_recsys.data.synthetic import generate
 from redis_recsys.dataset.encode import encode
@@ -30,6 +30,7 @@ from redis_recsys.evaluation.evaluate import evaluate
 from redis_recsys.offline.recommender import Everyone
 
 RESULTS = Path("benchmarks/merlin/results/merlin.json")
+PLOT = Path("assets/merlin-speed.png")
 NOTEBOOK_EPOCHS = 3  # of the notebook's DLRM; its towers get 2
 STEPS = ("import", "etl", "retrieval", "ranking", "export")
 COLORS = ("#9aa7b5", "#e0a03a", "#2f6db5", "#6aa84f", "#b5523a")
@@ -154,7 +155,7 @@ def tables(results: dict[str, Any]) -> str:
             f"notebook's epochs, and 1/{end['long'] / end['fast']:.1f} of Merlin's time when both stop by themselves. "
             f"Its ETL is {slow['seconds']['etl'] / fast['seconds']['etl']:.0f} times as fast, although it encodes the "
             "test part too.\n",
-            "![Seconds from raw rows to exported models](assets/merlin-speed.png)",
+            picture("Seconds from raw rows to exported models", PLOT),
         ]
     )
 
@@ -181,15 +182,15 @@ def plot(results: dict[str, Any], path: Path) -> None:
 
 def main(
     rows: Annotated[int, typer.Option(min=20_000, help="Synthetic rows.")] = 1_000_000,
-    publish: Annotated[bool, typer.Option(help="Write the tables into the README, and the plot.")] = True,
+    publish: Annotated[bool, typer.Option(help="Write the tables into docs/benchmarks.md, and the plot.")] = True,
 ) -> None:
     """Measure Merlin and ours."""
     results = {"machine": machine(), "rows": rows, "found": measure(rows)}
     print(tables(results))
     if publish:
         RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-        into_readme("merlin", tables(results))
-        plot(results, Path("assets/merlin-speed.png"))
+        into_page("merlin", tables(results))
+        plot(results, PLOT)
 
 
 if __name__ == "__main__":

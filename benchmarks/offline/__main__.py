@@ -1,4 +1,4 @@
-"""Run the benchmarks of the offline way: print the tables, put them into the README, and draw the plots.
+"""Run the benchmarks of the offline way: print the tables, put them into docs/benchmarks.md, and draw the plots.
 
 python -m benchmarks.offline
 """
@@ -13,11 +13,12 @@ import matplotlib.pyplot as plt
 
 from benchmarks.measure import FOLDER, machine
 from benchmarks.offline import batch, etl, models
-from benchmarks.report import into_readme, markdown
+from benchmarks.report import into_page, markdown, picture
 from redis_recsys.evaluation.plots import metric_bars
 from redis_recsys.offline.recommender import OURS
 
 RESULTS = Path("benchmarks/offline/results/offline.json")
+SPEED_PLOT, QUALITY_PLOT = Path("assets/batch-speed.png"), Path("assets/quality-movielens.png")
 
 
 def main() -> None:
@@ -35,10 +36,10 @@ def main() -> None:
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")
     text = tables(results)
     print(text)
-    into_readme("results", text)
+    into_page("results", text)
     quality = results["movielens"]
-    metric_bars(quality["retrieval"], quality["users"]["all"], OURS, path=Path("assets/quality-movielens.png"))
-    speed_plot(results["batch"], Path("assets/batch-speed.png"))
+    metric_bars(quality["retrieval"], quality["users"]["all"], OURS, path=QUALITY_PLOT)
+    speed_plot(results["batch"], SPEED_PLOT)
 
 
 def tables(results: dict[str, Any]) -> str:
@@ -74,13 +75,13 @@ def tables(results: dict[str, Any]) -> str:
             f"(without Redis) run at {b['share_of_matmul']:.0%} of the machine's rate of float32 matrix products "
             f"({b['matmul_gflops']:.0f} GFLOP/s). The offline half of `recsys demo` took {movielens['demo_s']:.0f} s, "
             f"training on 1M synthetic rows {synthetic['train_s']:.0f} s.\n",
-            "![Users per second](assets/batch-speed.png)\n",
+            f"{picture('Users per second', SPEED_PLOT)}\n",
             "**MovieLens-100k**, split by time, full catalogue, seen items filtered for all "
             "({all} test users, {warm} with a history, {cold} without):\n".format(**movielens["users"]),
             *_quality(movielens),
             "",
             " ".join(movielens["comparisons"]) + "\n",
-            "![Quality on MovieLens-100k](assets/quality-movielens.png)\n",
+            f"{picture('Quality on MovieLens-100k', QUALITY_PLOT)}\n",
             f"**Synthetic, {synthetic['rows']:,} rows**: the ranker's AUC is {ranker['auc']:.4f}, the best "
             f"possible (true probabilities) {ranker['oracle']['auc']:.4f}: "
             f"{ranker['share_of_oracle_auc']:.1%} of what it has above 0.5. "

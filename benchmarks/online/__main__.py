@@ -4,7 +4,7 @@ The revisions replay how the public reference pipeline for Merlin and Redis was 
 then come the settings that this project serves with. All of them answer from one Redis and one deployment, on the
 real Triton, for users of whom none comes twice.
 
-    python -m benchmarks.online            # about eight minutes, writes the table and the plot of the README
+    python -m benchmarks.online            # eight minutes, writes the table and the plot of docs/benchmarks.md
     python -m benchmarks.online --quick    # about four minutes, on little data, writes nothing there
 """
 
@@ -31,7 +31,7 @@ from pydantic import SecretStr
 from benchmarks.measure import FOLDER, in_child, machine
 from benchmarks.offline.batch import make_bundle
 from benchmarks.online.load import Load, order, run
-from benchmarks.report import into_readme, markdown
+from benchmarks.report import into_page, markdown, picture
 from redis_recsys.bundle.bundle import Bundle
 from redis_recsys.config import DeploySettings, OnlineSettings, RedisSettings, Settings, TritonSettings
 from redis_recsys.embedded.redis_server import EmbeddedRedis
@@ -267,7 +267,7 @@ def tables(results: dict[str, Any]) -> str:
             f"again and again (cache hits only), revision 5 gives {hits['per_second']:,.0f} answers/s, p99 "
             f"{hits['p99_ms']:.1f} ms; published: 543.\n",
             *(f"{note}\n" for note in sorted(notes)),
-            f"![Recommendations per second]({PLOT})\n",
+            f"{picture('Recommendations per second', PLOT)}\n",
             *_profile(fastest, found[fastest.name]["load"]),
         ]
     )
@@ -344,7 +344,7 @@ def speed_plot(found: dict[str, Any]) -> Figure:
 def main(
     quick: Annotated[bool, typer.Option(help="Little data and short loads, for trying out.")] = False,
 ) -> None:
-    """Measure, print the table, and put it and the plot where the README shows them."""
+    """Measure, print the table, and put it and the plot where docs/benchmarks.md shows them."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     results = measure(QUICK if quick else Scale())
     text = tables(results)
@@ -353,7 +353,7 @@ def main(
         speed_plot(results["revisions"], path=FOLDER / PLOT.name)
         return
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-    into_readme("online", text)
+    into_page("online", text)
     speed_plot(results["revisions"], path=PLOT)
 
 

@@ -441,7 +441,7 @@ variable "playbooks" {
 
   validation {
     condition     = try(fileexists(var.playbooks), false)
-    error_message = "playbooks: set the path of ansible.tar.gz; there is no such file. Pack the playbooks first, as the README says."
+    error_message = "playbooks: set the path of ansible.tar.gz; there is no such file. Pack the playbooks first: make cloud-plan does."
   }
 }
 

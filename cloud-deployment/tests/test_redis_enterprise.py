@@ -290,9 +290,9 @@ def test_users_may_do_in_databases_what_the_readme_says_and_nothing_in_the_clust
         "large-scale": {"server": "tables", "deploy": "deploy"},
     }
     rules = {each["name"]: each["acl"] for each in acls.values()}
-    readme = (HERE.parents[1] / "multi-stage" / "README.md").read_text()
+    page = (HERE.parents[1] / "docs" / "operations" / "security.md").read_text()
     for user, name in (("server", "server"), ("sender", "events")):
-        documented = re.search(rf"^ACL SETUSER {user} on >CHANGE_ME (.*)$", readme, re.M)
+        documented = re.search(rf"^ACL SETUSER {user} on >CHANGE_ME (.*)$", page, re.M)
         assert documented
         assert rules[name] == documented[1]
     assert rules["deploy"] == "~* &* +@all -@admin -@dangerous"

@@ -1,4 +1,4 @@
-"""`recsys event` and its neighbours with the rights that the README proposes: nobody is led to send an event twice."""
+"""`recsys event` and its neighbours with the rights that the documentation proposes: nobody is led to send an event twice."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from redis_recsys.online.consumer import Consumer
 from tests.support.commands import Outcome
 from tests.support.paths import ROOT
 
-README = ROOT / "multi-stage" / "README.md"
+SECURITY = ROOT / "docs" / "operations" / "security.md"
 Verb = Callable[..., Outcome]
 
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[redis.Redis]:
-    """A Redis with the users of the README and with `deploy`, as in the cloud; verbs log in as `sender`."""
+    """A Redis with the proposed users and with `deploy`, as in the cloud; verbs log in as `sender`."""
     monkeypatch.setattr(consuming, "WAIT_SECONDS", 0.05)
     monkeypatch.setattr(online, "WAIT_SECONDS", 60.0)
     with (
         EmbeddedRedis(tmp_path / "redis", persist=False) as server,
         redis.Redis(server.host, server.port, password=server.password) as owner,
     ):
-        for line in README.read_text().splitlines():
+        for line in SECURITY.read_text().splitlines():
             if line.startswith("ACL SETUSER"):
                 owner.execute_command(*line.split())
         owner.execute_command("ACL", "SETUSER", "deploy", "on", ">CHANGE_ME", "~*", "+@all", "-@admin", "-@dangerous")
@@ -85,7 +85,7 @@ def test_a_sender_hears_why_an_event_was_put_aside_and_that_it_was_accepted(
 def test_with_fewer_rights_the_wait_fails_and_says_that_the_event_is_accepted(
     own: redis.Redis, consumer: Consumer, recsys: Verb, rules: str
 ) -> None:
-    """As those have who took over what the README proposed before."""
+    """As those have who took over what was proposed before."""
     own.execute_command(
         "ACL", "SETUSER", "sender", "reset", "on", ">CHANGE_ME", "resetchannels", "~events", "+ping", "+client|setinfo",
         *rules.split(),

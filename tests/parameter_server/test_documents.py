@@ -1,4 +1,4 @@
-"""What the README of example 3 promises of users, tried on a real Redis."""
+"""What the documentation promises of the users of example 3, tried on a real Redis."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from redis_recsys.parameter_server.server import ParameterServer
 from tests.support.paths import ROOT
 from tests.support.tables import TABLE, configured, row_of, trained
 
-README = ROOT / "large-scale-recsys" / "README.md"
+SECURITY = ROOT / "docs" / "operations" / "security.md"
 
 
 def rule(user: str) -> list[str]:
-    (line,) = re.findall(rf"^ACL SETUSER {user} (.*)$", README.read_text(), re.MULTILINE)
+    (line,) = re.findall(rf"^ACL SETUSER {user} (.*)$", SECURITY.read_text(), re.MULTILINE)
     return line.split()
 
 
-def test_the_redis_users_that_the_readme_proposes_may_do_what_they_need_and_no_more(tmp_path: Path) -> None:
+def test_the_redis_users_that_the_documentation_proposes_may_do_what_they_need_and_no_more(tmp_path: Path) -> None:
     keys = np.arange(100)
     config = configured(trained(tmp_path), tmp_path / "rocks", overflow_margin=60, cache_missed_embeddings=True)
     with EmbeddedRedis(tmp_path / "redis", persist=False) as server:
