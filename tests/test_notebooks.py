@@ -129,7 +129,7 @@ def test_it_shows_a_plot_of_popularity_training_embeddings_metrics_and_latency(o
 
 
 def test_it_compares_the_models_with_baselines(offline_batch: tuple[Any, Path]) -> None:
-    (table,) = shown(cell_with(offline_batch[0], "report.table()"), "text/plain")
+    (table,) = shown(cell_with(offline_batch[0], "report_table(report)"), "text/plain")
     for name in ("popularity", "item-knn", "als", "bpr", "two-tower", "DLRM"):
         assert name in table
 

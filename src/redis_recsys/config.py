@@ -34,11 +34,11 @@ class Section(BaseModel):
 class RedisSettings(Section):
     """Where Redis is. Without a host, the project starts its own real Redis in ``folder``."""
 
-    host: str | None = None
-    port: int = Field(6379, ge=1, le=65535)
-    username: str | None = None
-    password: SecretStr | None = None
-    tls: bool = False
+    host: str | None = Field(None, description="host of Redis; default: the project starts its own")
+    port: int = Field(6379, ge=1, le=65535, description="port of Redis")
+    username: str | None = Field(None, description="user of Redis' access control; default: the default user")
+    password: SecretStr | None = Field(None, description="password of that user; from the environment only")
+    tls: bool = Field(False, description="TLS on the connection to Redis")
     tls_ca: Path | None = Field(None, description="certificate authority that signed the server's certificate")
     timeout: float = Field(5.0, gt=0, description="seconds to wait for a connection or an answer")
     retries: int = Field(3, ge=0, description="further attempts after a lost connection")
@@ -49,42 +49,47 @@ class RedisSettings(Section):
 class TrainSettings(Section):
     """How the models are trained."""
 
-    trainer: Literal["torch", "merlin"] = Field("torch", description="PyTorch, or NVIDIA Merlin (needs `make merlin`)")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    seed: int = 42
-    embedding_dim: int = Field(64, ge=1, description="of the towers' output")
-    epochs: int = Field(20, ge=1, description="at most so many; early stopping ends sooner")
+    trainer: Literal["torch", "merlin"] = Field(
+        "torch", description="torch: PyTorch; merlin: NVIDIA Merlin, which needs `recsys setup merlin`"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device of the training: auto, cpu or cuda")
+    seed: int = Field(42, description="seed of all that is drawn while training")
+    embedding_dim: int = Field(64, ge=1, description="dimension of the towers' output")
+    epochs: int = Field(20, ge=1, description="most epochs; early stopping ends sooner")
     patience: int = Field(2, ge=1, description="epochs without a better validation metric before stopping")
-    retrieval_batch: int = Field(2048, ge=2)
-    retrieval_lr: float = Field(0.002, gt=0)
-    temperature: float = Field(0.1, gt=0, description="of the retrieval softmax")
+    retrieval_batch: int = Field(2048, ge=2, description="batch size of the two-tower model")
+    retrieval_lr: float = Field(0.002, gt=0, description="learning rate of the two-tower model")
+    temperature: float = Field(0.1, gt=0, description="temperature of the retrieval softmax")
     uniform_negatives: int = Field(0, ge=0, description="catalogue items added to the in-batch negatives")
-    ranking_batch: int = Field(4096, ge=2)
-    ranking_lr: float = Field(0.005, gt=0)
-    ranking_dim: int = Field(16, ge=1, description="of the ranker's embeddings")
+    ranking_batch: int = Field(4096, ge=2, description="batch size of the ranker")
+    ranking_lr: float = Field(0.005, gt=0, description="learning rate of the ranker")
+    ranking_dim: int = Field(16, ge=1, description="dimension of the ranker's embeddings")
     feature_dropout: float = Field(0.0, ge=0, lt=1, description="share of a user's features hidden while training")
     half_life: float | None = Field(None, gt=0, description="days after which an interaction counts half in training")
-    refit: bool = Field(True, description="train again on train + valid for the best number of epochs")
+    refit: bool = Field(True, description="second training, on train + valid, for the best number of epochs")
     final: bool = Field(
-        False, description="for production: train again on every row, the test part too, for the best number of epochs"
+        False,
+        description="second training for production: on every row, the test part too, for the best number of epochs",
     )
     ranking_l2: float = Field(2e-5, ge=0, description="L2 penalty on the ranker's weights, in the gradient")
-    ranking_negatives: int = Field(4, ge=1, description="drawn per positive when the data has no target column")
-    resume: bool = Field(False, description="go on from the checkpoint of an interrupted run")
+    ranking_negatives: int = Field(
+        4, ge=1, description="negatives drawn per positive when the data has no target column"
+    )
+    resume: bool = Field(False, description="continuation from the checkpoint of an interrupted run")
 
 
 class MerlinSettings(Section):
     """How Merlin trains: the public notebooks' shapes and batch sizes, in an environment of its own."""
 
     environment: Path = Field(
-        Path(".venv-merlin"), description="Merlin's Python environment (see `make merlin`), or its python"
+        Path(".venv-merlin"), description="Merlin's Python environment (see `recsys setup merlin`), or its python"
     )
     log: Path = Field(Path("data/merlin.log"), description="file for what Merlin's libraries print")
-    retrieval_batch: int = Field(4096, ge=2)
-    ranking_batch: int = Field(16384, ge=2)
-    learning_rate: float = Field(0.001, gt=0, description="of Adam, for both models")
-    encoder_dim: int = Field(128, ge=1, description="of the towers' hidden layer")
-    ranking_dim: int = Field(64, ge=1, description="of DLRM's embeddings")
+    retrieval_batch: int = Field(4096, ge=2, description="batch size of the two-tower model")
+    ranking_batch: int = Field(16384, ge=2, description="batch size of DLRM")
+    learning_rate: float = Field(0.001, gt=0, description="learning rate of Adam, for both models")
+    encoder_dim: int = Field(128, ge=1, description="dimension of the towers' hidden layer")
+    ranking_dim: int = Field(64, ge=1, description="dimension of DLRM's embeddings")
 
 
 class DlrmSettings(Section):
@@ -92,24 +97,28 @@ class DlrmSettings(Section):
     bottom 512, 256, top 1024, 1024, 512, 256; the defaults suit a few cores.
     """
 
-    processes: int = Field(2, ge=1, description="that share the tables and the rows: one per GPU, or on a CPU a few")
-    embedding_dim: int = Field(16, ge=4, multiple_of=4, description="of all embedding tables")
+    processes: int = Field(
+        2, ge=1, description="processes that share the tables and the rows: one per GPU, or on a CPU a few"
+    )
+    embedding_dim: int = Field(16, ge=4, multiple_of=4, description="dimension of all embedding tables")
     bottom: list[int] = Field([64, 32], description="widths of the bottom MLP, before its last layer (embedding_dim)")
     top: list[int] = Field([128, 64], description="widths of the top MLP, before its last layer (1)")
     batch: int = Field(2048, ge=1, description="rows per step and process")
-    learning_rate: float = Field(0.002, gt=0, description="of Adam, for the MLPs")
-    embedding_lr: float = Field(0.2, gt=0, description="of row-wise Adagrad, for the tables; both fall to 0 by the end")
+    learning_rate: float = Field(0.002, gt=0, description="learning rate of Adam, for the MLPs")
+    embedding_lr: float = Field(
+        0.2, gt=0, description="learning rate of row-wise Adagrad, for the tables; both fall to 0 by the end"
+    )
     embedding_eps: float = Field(
-        0.01, gt=0, description="of Adagrad; the larger, the less the first rows of a rare key move it"
+        0.01, gt=0, description="epsilon of Adagrad; the larger, the less the first rows of a rare key move it"
     )
     row_wise_from: int = Field(
-        20_000, ge=1, description="tables with so many rows are split by rows, smaller ones lie whole on one process"
+        20_000, ge=1, description="rows from which on a table is split by rows; a smaller one lies whole on one process"
     )
-    epochs: int = Field(3, ge=1, description="at most so many; early stopping ends sooner")
+    epochs: int = Field(3, ge=1, description="most epochs; early stopping ends sooner")
     patience: int = Field(1, ge=1, description="epochs without a better validation AUC before stopping")
-    seed: int = 42
+    seed: int = Field(42, description="seed of the initial weights and of the order of rows")
     checkpoint: int = Field(2000, ge=1, description="steps between checkpoints; there is one after each epoch, too")
-    resume: bool = Field(False, description="go on from the newest checkpoint, with any number of processes")
+    resume: bool = Field(False, description="continuation from the newest checkpoint, with any number of processes")
     log: Path = Field(Path("data/dlrm.log"), description="file for what the processes print")
 
 
@@ -117,8 +126,10 @@ class LookupSettings(Section):
     """How the parameter server reaches the tables that its `ps.json` describes."""
 
     cluster: Path = Field(Path("data/cluster"), description="folder of the embedded Redis Cluster")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the cache of hot rows lies")
-    threads: int | None = Field(None, ge=1, description="of the dense part of the model; default: one per core")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="device of the cache of hot rows: auto, cpu or cuda"
+    )
+    threads: int | None = Field(None, ge=1, description="threads of the dense part of the model; default: one per core")
     timeout: float = Field(0.5, gt=0, description="seconds a lookup waits for a Redis node before it goes on without")
     pause: float = Field(0.5, ge=0, description="seconds for which a node that did not answer is left alone")
 
@@ -128,10 +139,10 @@ class BatchSettings(Section):
 
     candidates: int = Field(100, ge=1, description="items that retrieval hands to the ranker, at least topk")
     topk: int = Field(20, ge=1, description="recommendations kept per user")
-    temperature: float = Field(0.0, ge=0, description="0 orders strictly by score, more samples (softmax)")
-    seed: int = 42
+    temperature: float = Field(0.0, ge=0, description="temperature of the sampling (softmax); 0: strictly by score")
+    seed: int = Field(42, description="seed of the sampling")
     block: int = Field(2048, ge=1, description="users scored together")
-    workers: int | None = Field(None, ge=1, description="threads; default: one per core")
+    workers: int | None = Field(None, ge=1, description="threads that score; default: one per core")
     grace: int = Field(3600, ge=0, description="seconds the replaced generation stays readable")
     popular: int = Field(
         1000, ge=1, description="popular items stored for users without recommendations, at least topk"
@@ -152,8 +163,8 @@ class DeploySettings(Section):
     """What `recsys deploy` writes, and for how long the replaced deployment stays readable."""
 
     models: Path = Field(Path("data/deployed"), description="folder of deployed bundles, which the servers read")
-    feast: bool = Field(True, description="apply the feature repository and materialize into Feast's own layout")
-    recall: float = Field(0.97, gt=0, le=1, description="of the vector index, against exact search")
+    feast: bool = Field(True, description="Feast's own layout, too: feature repository applied, features materialized")
+    recall: float = Field(0.97, gt=0, le=1, description="recall of the vector index, against exact search")
     history: int = Field(
         1000, ge=1, description="newest interactions kept per user, of the bundle and of live events each"
     )
@@ -164,29 +175,32 @@ class OnlineSettings(Section):
     """How recommendations are computed on demand."""
 
     retrieval: Literal["local", "redis"] = Field(
-        "local", description="local: exact search in the server's memory; redis: the vector set in Redis"
+        "local",
+        description="search for the nearest items: local (exact, in the server's memory) or redis (its vector set)",
     )
     users: Literal["packed", "feast"] = Field(
-        "packed", description="user features from: packed values in Redis, or the Feast SDK"
+        "packed", description="source of user features: packed (values in Redis) or feast (the Feast SDK)"
     )
     items: Literal["memory", "packed", "attributes", "feast"] = Field(
         "memory",
-        description="item features from: the server's memory, packed values in Redis, the answer of the vector query "
-        "(needs retrieval redis), or the Feast SDK",
+        description="source of item features: memory (the server's), packed (values in Redis), attributes (the answer "
+        "of the vector query, needs retrieval redis) or feast (the Feast SDK)",
     )
     nearest: int = Field(80, ge=1, description="candidates from the vector index, at least topk")
     similar: int = Field(10, ge=0, description="candidates similar to the item viewed last")
     popular: int = Field(10, ge=0, description="candidates that are popular")
     allow: dict[str, list[bool | int | str]] = Field(
-        {}, description="recommend only items with one of these raw values, in batches and degraded answers, too"
+        {}, description="raw values by column, one of which an item must have, in batches and degraded answers, too"
     )
     deny: dict[str, list[bool | int | str]] = Field(
-        {}, description="never recommend items with one of these raw values, in batches and degraded answers, too"
+        {}, description="raw values by column, none of which an item may have, in batches and degraded answers, too"
     )
     topk: int = Field(20, ge=1, description="recommendations per user")
-    temperature: float = Field(0.0, ge=0, description="0 orders strictly by score, more samples (softmax)")
-    diversity: float = Field(0.0, ge=0, le=1, description="0: by score alone; more: items unlike those before (MMR)")
-    seed: int | None = Field(None, description="of the sampling; default: a new one at every start")
+    temperature: float = Field(0.0, ge=0, description="temperature of the sampling (softmax); 0: strictly by score")
+    diversity: float = Field(
+        0.0, ge=0, le=1, description="weight of unlikeness to the items before (MMR); 0: by score alone"
+    )
+    seed: int | None = Field(None, description="seed of the sampling; default: a new one at every start")
     timeout: float = Field(0.1, gt=0, description="seconds a request waits for Redis before it is answered without")
     pause: float = Field(0.5, ge=0, description="seconds without Redis after it failed, before it is tried again")
 
@@ -208,21 +222,25 @@ class OnlineSettings(Section):
 class TritonSettings(Section):
     """Where Triton is. `recsys serve` starts the project's own; without a host, clients look for it on this machine."""
 
-    host: str | None = Field(None, description="that clients connect to")
-    address: str = Field("127.0.0.1", description="that the server listens on")
-    grpc_port: int = Field(8001, ge=0, le=65535, description="0: any free one")
-    http_port: int = Field(8000, ge=0, le=65535)
-    metrics_port: int = Field(8002, ge=0, le=65535)
-    environment: Path = Field(Path(".venv-serving"), description="Python environment of the server, see `make serving`")
+    host: str | None = Field(None, description="host that clients connect to")
+    address: str = Field("127.0.0.1", description="address that the server listens on")
+    grpc_port: int = Field(8001, ge=0, le=65535, description="port of gRPC; 0: any free one")
+    http_port: int = Field(8000, ge=0, le=65535, description="port of HTTP; 0: any free one")
+    metrics_port: int = Field(8002, ge=0, le=65535, description="port of the metrics; 0: any free one")
+    environment: Path = Field(
+        Path(".venv-serving"), description="Python environment of the server, see `recsys setup serving`"
+    )
     repository: Path = Field(Path("data/triton"), description="folder for the generated model repository and the log")
     partition: Literal["staged", "consolidated", "fused"] = Field(
-        "fused", description="fused: one model; staged: one per stage; consolidated: staged, items with their features"
+        "fused",
+        description="models of the pipeline: fused (one), staged (one per stage) or consolidated (staged, items with "
+        "their features)",
     )
     instances: int = Field(2, ge=1, description="processes per model")
-    max_batch: int = Field(64, ge=1, description="users that are computed together")
+    max_batch: int = Field(64, ge=1, description="users computed together at most")
     queue_delay: int = Field(0, ge=0, description="microseconds a request waits for others to be computed with")
     cache: bool = Field(
-        False, description="answer repeated requests from Triton's response cache, whatever has changed since"
+        False, description="answers to repeated requests from Triton's response cache, whatever has changed since"
     )
     alias: str | None = Field(
         None,
@@ -230,12 +248,12 @@ class TritonSettings(Section):
         description="a second name, such as ensemble-model, that takes user_id_raw and gives ordered_ids (INT32), for "
         "clients of the public multi-stage example",
     )
-    explain: bool = Field(True, description="offer candidates, sources, similarities and stage times as outputs")
-    tls_certificate: Path | None = Field(None, description="of the server, turns on TLS")
-    tls_key: Path | None = Field(None, description="of the server")
+    explain: bool = Field(True, description="candidates, sources, similarities and stage times as outputs")
+    tls_certificate: Path | None = Field(None, description="certificate of the server, turns on TLS")
+    tls_key: Path | None = Field(None, description="key of the server's certificate; default: in its file")
     tls_ca: Path | None = Field(None, description="certificate authority that the client trusts")
-    tls: bool = Field(False, description="whether the client uses TLS")
-    token: SecretStr | None = Field(None, description="that clients have to send; from the environment only")
+    tls: bool = Field(False, description="TLS on the client's connection")
+    token: SecretStr | None = Field(None, description="token that clients have to send; from the environment only")
     timeout: float = Field(5.0, gt=0, description="seconds that a client waits for an answer")
 
 
@@ -317,8 +335,8 @@ def _read(path: Path) -> dict[str, Any]:
     return document
 
 
-def load_settings(**flags: dict[str, Any]) -> Settings:
-    """Settings with the flags that were given (None means: not given) on top.
+def load_settings(**flags: Any) -> Settings:
+    """Settings with the flags that were given (None means: not given) on top: a dictionary for each section.
 
     Example:
         >>> load_settings(batch={"topk": 5, "seed": None}).batch.topk
@@ -327,12 +345,13 @@ def load_settings(**flags: dict[str, Any]) -> Settings:
     Raises:
         ConfigError: a value is wrong, with the setting's name.
     """
-    given = {
-        section: {name: value for name, value in values.items() if value is not None}
-        for section, values in flags.items()
+    given: dict[str, Any] = {
+        name: {field: value for field, value in flag.items() if value is not None} if isinstance(flag, dict) else flag
+        for name, flag in flags.items()
+        if flag is not None
     }
     try:
-        return Settings(**given)  # type: ignore[arg-type]
+        return Settings(**given)
     except ValidationError as error:
         raise ConfigError(f"setting {explain_validation(error)}") from error
     except SettingsError as error:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from redis_recsys.cli.tables import ranker_table, report_table
 from redis_recsys.dataset.entities import Entities, write_entities
 from redis_recsys.dataset.interactions import DATASET_VERSION, Dataset, Rows
 from redis_recsys.dataset.schema import Column, Schema
@@ -199,7 +200,7 @@ def test_the_report_is_json_and_two_tables(dataset: Dataset):
     console = Console(width=140, record=True, quiet=True)
     with console.capture() as capture:
         console.quiet = False
-        console.print(report.table(k=2), report.ranker_table())
+        console.print(report_table(report, k=2), ranker_table(report))
     text = capture.get()
     words = ("good", "bad", "NDCG@2", "±: standard error", "cold", "over 3 test users")
     for word in (*words, "2 users with and 1 without a history", "oracle", "0.8889"):

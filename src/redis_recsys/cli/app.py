@@ -9,10 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import BaseModel
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 from typer.core import TyperCommand
 
 app = typer.Typer(
@@ -38,13 +35,6 @@ out = Console()
 BEHIND = "; a text that begins with a minus sign goes behind --"
 NEGATIVE = re.compile(r"-\d")
 DATASET, BUNDLE = Path("data/dataset"), Path("data/bundle")
-
-
-def setting(section: type[BaseModel], name: str) -> Any:
-    """An option that overrides a setting; its help and default are the setting's."""
-    field = section.model_fields[name]
-    default = "" if field.default is None else f" (default: {field.default})"
-    return typer.Option(help=f"{field.description or name}{default}", show_default=False)
 
 
 Dataset_ = Annotated[Path, typer.Argument(help="dataset folder")]
@@ -85,16 +75,3 @@ def titles(bundle: Path) -> dict[str, str]:
     items = Bundle(bundle, verify=False).items
     texts = next(iter(items.labels.values()), [])
     return dict(zip(map(str, items.raw_ids.tolist()), texts, strict=False))
-
-
-def ranked(title: str, items: list[Any], scores: list[float], labels: dict[str, str]) -> Table:
-    """A table of recommended items, best first."""
-    heading = Text(title)
-    table = Table(title=heading, title_justify="left", min_width=heading.cell_len)
-    for name in ("#", "item", *(["label"] if labels else []), "score"):
-        table.add_column(name)
-    for rank, (item, score) in enumerate(zip(items, scores, strict=True), 1):
-        label = [labels.get(str(item), "")] if labels else []
-        # as Text, since Rich would read brackets in a plain string as markup
-        table.add_row(*map(Text, (str(rank), str(item), *label, f"{score:.4g}")))
-    return table

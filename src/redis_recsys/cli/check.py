@@ -6,18 +6,19 @@ from typing import Annotated
 
 import typer
 
-from ..config import RedisSettings, load_settings
+from ..config import Settings
 from ..errors import ConfigError
-from .app import app, out, setting
+from .app import app, out
+from .options import options
 
 GIB = 1 << 30
 
 
 @app.command()
+@options("redis")
 def check(
+    settings: Settings,
     memory: Annotated[float, typer.Option(help="GiB of memory that are needed", min=0)] = 0,
-    host: Annotated[str | None, setting(RedisSettings, "host")] = None,
-    port: Annotated[int | None, setting(RedisSettings, "port")] = None,
     cluster: Annotated[
         bool,
         typer.Option("--cluster", help="a Redis Cluster will do, which can hold the tables of 'recsys dlrm' alone"),
@@ -30,7 +31,6 @@ def check(
     from ..store.connection import connect
     from ..utils.machine import memory as memory_of_machine
 
-    settings = load_settings(redis={"host": host, "port": port}).redis
     there = memory_of_machine()
     if there < memory * GIB * 0.95:  # a machine sold as 4 GiB keeps some for its kernel
         raise ConfigError(
@@ -38,7 +38,7 @@ def check(
             "container or, in Docker Desktop, Settings > Resources > Memory; or take a larger machine"
         )
     where = "a Redis of its own will be started"
-    if settings.host is not None:
-        with connect(settings, cluster):
-            where = f"Redis at {settings.host}:{settings.port} takes the login"
+    if settings.redis.host is not None:
+        with connect(settings.redis, cluster):
+            where = f"Redis at {settings.redis.host}:{settings.redis.port} takes the login"
     out.print(f"{there / GIB:.1f} GiB of memory, {where}", highlight=False)

@@ -10,9 +10,10 @@ from typing import Annotated
 
 import typer
 
-from ..config import load_settings
+from ..config import Settings
 from ..errors import ConfigError, explain_validation
 from .app import DATASET, Force, Out, app, out
+from .options import options
 
 data = typer.Typer(help="Fetch or make data and encode it into a dataset.", no_args_is_help=True)
 app.add_typer(data, name="data")
@@ -34,7 +35,9 @@ Test = Annotated[float, typer.Option("--test", help="share of the rows for the t
 
 
 @data.command()
+@options("data")
 def movielens(
+    settings: Settings,
     name: Annotated[str, typer.Argument(help="100k, 1m, 10m, 20m, 25m, 32m or latest-small")] = "100k",
     target: Out = DATASET,
     split: SplitBy = By.time,
@@ -49,7 +52,7 @@ def movielens(
     from ..data.movielens import fetch
 
     with _raw_of(target, force) as raw:
-        fetch(raw, name, cache=load_settings().data / "downloads", positive_from=positive_from)
+        fetch(raw, name, cache=settings.data / "downloads", positive_from=positive_from)
         _encode(raw, target, split, valid, test)
 
 

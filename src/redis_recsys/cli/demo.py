@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 
-from ..config import load_settings
-from .app import Json, app, out, ranked, titles
-from .offline import recommendations_table, show_report
+from ..config import Settings
+from .app import Json, app, out, titles
+from .options import options
+from .tables import ranked, recommendations_table, show_report
 
 SHOWN = 10  # items of a table
 
 
 @app.command()
-def demo(as_json: Json = False) -> None:
+@options("data")
+def demo(settings: Settings, as_json: Json = False) -> None:
     """The whole way on MovieLens-100k.
 
     Ahead of time: fetch, train, compare with baselines, write to Redis, read three users back. On demand: deploy,
@@ -20,7 +22,6 @@ def demo(as_json: Json = False) -> None:
     """
     from ..demos.movielens_demo import offline, online
 
-    settings = load_settings()
     report, found = offline(settings)
     if not as_json:
         labels = titles(settings.data / "demo" / "bundle")

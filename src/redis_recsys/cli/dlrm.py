@@ -13,22 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 
-from ..config import LookupSettings, Settings, TritonSettings, load_settings
+from ..config import Settings
 from ..errors import DataError
 from ..utils import output_kinds
 from ..utils.files import claimed
-from .app import Force, Json, app, out, setting
+from .app import Force, Json, app, out
+from .options import TRITON_CLIENT, TRITON_SERVER, options
+from .tables import hits_table, phases_table, probabilities_table
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ..demos.large_scale_demo import Shown
     from ..parameter_server.remote import Remote
-    from ..parameter_server.server import Counts
 
 dlrm = typer.Typer(
     help="""DLRM with embedding tables larger than one device, HugeCTR-compatible.
@@ -49,6 +47,10 @@ PS_HELP = "the parameter server's configuration"
 Ps = Annotated[Path, typer.Argument(help=PS_HELP)]
 PsOption = Annotated[Path, typer.Option("--ps", help=PS_HELP)]
 TableOption = Annotated[str, typer.Option("--table", help="model.table")]
+
+# Settings that say where the tables' Redis is, and how it is asked.
+TABLES = ("lookup.cluster", "lookup.timeout", "lookup.pause")
+TABLES_REDIS = ("redis.host", "redis.port", "redis.username", "redis.tls", "redis.tls_ca", "redis.max_memory")
 
 
 @dlrm.command()
@@ -81,7 +83,9 @@ def configure(
 
 
 @dlrm.command()
+@options(*TABLES, prefixed=TABLES_REDIS)
 def load(
+    settings: Settings,
     ps: Ps = PS,
     again: Annotated[bool, typer.Option("--again", help="replace what is there, online updates included")] = False,
     as_json: Json = False,
@@ -89,7 +93,7 @@ def load(
     """Load the trained tables into RocksDB and the Redis Cluster; what is there already is left alone."""
     from ..dlrm.dlrm_serving import load_tables, tables_redis
 
-    settings = _settings()
+    _show_warnings()
     with tables_redis(ps, settings) as reached:
         rows = load_tables(ps, reached, again)
     if as_json:
@@ -100,25 +104,16 @@ def load(
 
 
 @dlrm.command()
+@options("triton.max_batch", "triton.queue_delay", *TRITON_SERVER, "lookup", prefixed=TABLES_REDIS)
 def serve(
+    settings: Settings,
     ps: Ps = PS,
-    max_batch: Annotated[int | None, setting(TritonSettings, "max_batch")] = None,
-    queue_delay: Annotated[int | None, setting(TritonSettings, "queue_delay")] = None,
-    address: Annotated[str | None, setting(TritonSettings, "address")] = None,
-    grpc_port: Annotated[int | None, setting(TritonSettings, "grpc_port")] = None,
-    http_port: Annotated[int | None, setting(TritonSettings, "http_port")] = None,
-    metrics_port: Annotated[int | None, setting(TritonSettings, "metrics_port")] = None,
-    device: Annotated[str | None, setting(LookupSettings, "device")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="until there is a ps.json, instead of an error")] = False,
 ) -> None:
     """Serve the model with Triton until Ctrl-C; Redis and RocksDB are started and filled before, where they are not."""
     from ..dlrm.dlrm_serving import serving
 
-    flags = dict(locals())
-    settings = _settings(
-        triton={name: value for name, value in flags.items() if name in TritonSettings.model_fields},
-        lookup={"device": device},
-    )
+    _show_warnings()
     with suppress(KeyboardInterrupt):
         while wait and not ps.exists():
             time.sleep(WAIT_SECONDS)
@@ -132,13 +127,13 @@ def serve(
 
 
 @dlrm.command()
+@options(*TRITON_CLIENT)
 def infer(
+    settings: Settings,
     sample: Annotated[
         Path, typer.Argument(help="folder of the trained model, or its sample.npz with dense and keys")
     ] = FOLDER,
     rows: Annotated[int, typer.Option(min=1, help="first rows of it")] = 10,
-    host: Annotated[str | None, setting(TritonSettings, "host")] = None,
-    grpc_port: Annotated[int | None, setting(TritonSettings, "grpc_port")] = None,
     as_json: Json = False,
 ) -> None:
     """Ask Triton for click probabilities of sample rows, beside those of the trained model."""
@@ -147,57 +142,55 @@ def infer(
     from ..dlrm.dlrm_client import DlrmClient
 
     columns = _sample(sample)
-    with DlrmClient(load_settings(triton={"host": host, "grpc_port": grpc_port}).triton) as client:
+    with DlrmClient(settings.triton) as client:
         found = client.predict(columns["dense"][:rows], columns["keys"][:rows])
     trained = columns.get("probability", np.full(rows, np.nan))[:rows]
     if as_json:
         print(json.dumps({"probability": found.tolist(), "trained": trained.tolist()}))
         return
-    table = Table()
-    for name in ("row", "probability", "trained model", "difference"):
-        table.add_column(name)
-    for number, (ours, theirs) in enumerate(zip(found, trained, strict=True)):
-        table.add_row(*(Text(cell) for cell in (f"{number}", f"{ours:.6f}", f"{theirs:.6f}", f"{ours - theirs:+.1e}")))
-    out.print(table)
+    out.print(probabilities_table(found, trained))
 
 
 @dlrm.command()
+@options(*TABLES, prefixed=TABLES_REDIS)
 def update(
+    settings: Settings,
     folder: Annotated[Path, typer.Argument(help="with key and emb_vector: the rows that change")],
     table: TableOption = TABLE,
     ps: PsOption = PS,
 ) -> None:
     """Publish new rows: they are in Redis at once, and in every server's cache and RocksDB within a second."""
-    with _remote(ps) as remote:
+    with _remote(ps, settings) as remote:
         rows = remote.publish_folder(table, folder)
     out.print(f"{rows:,} rows of {table} published", highlight=False)
 
 
 @dlrm.command()
+@options(*TABLES, prefixed=TABLES_REDIS)
 def dump(
+    settings: Settings,
     folder: Annotated[Path, typer.Argument(help="to write: key and emb_vector")],
     table: TableOption = TABLE,
     ps: PsOption = PS,
     force: Force = False,
 ) -> None:
     """Write a table as Redis has it, of HPS too, to a folder that HugeCTR reads."""
-    with claimed(folder, output_kinds.TABLE, force), _remote(ps) as remote:
+    with claimed(folder, output_kinds.TABLE, force), _remote(ps, settings) as remote:
         rows = remote.dump(table, folder)
     out.print(f"{rows:,} rows of {table} written to {folder}", highlight=False)
 
 
 @dlrm.command()
+@options("triton.host", "triton.metrics_port", "triton.repository")
 def hits(
-    host: Annotated[str | None, setting(TritonSettings, "host")] = None,
-    metrics_port: Annotated[int | None, setting(TritonSettings, "metrics_port")] = None,
+    settings: Settings,
     as_json: Json = False,
 ) -> None:
     """Where the running server found its rows: cache, Redis, RocksDB, or nowhere."""
     from ..dlrm.statistics import statistics
     from ..triton.grpc_connection import ports
 
-    settings = load_settings(triton={"host": host, "metrics_port": metrics_port}).triton
-    found = statistics(*ports(settings))
+    found = statistics(*ports(settings.triton))
     if as_json:
         print(json.dumps({table: asdict(counts) for table, counts in found.items()}))
         return
@@ -205,7 +198,8 @@ def hits(
 
 
 @dlrm.command()
-def demo(as_json: Json = False) -> None:
+@options("data")
+def demo(settings: Settings, as_json: Json = False) -> None:
     """The whole way on made-up clicks, in a few minutes.
 
     Train on two processes, export, start a Redis Cluster of three nodes and fill it, serve with Triton, compare with
@@ -213,7 +207,7 @@ def demo(as_json: Json = False) -> None:
     """
     from ..demos.large_scale_demo import demo as run
 
-    shown = run(load_settings())
+    shown = run(settings)
     if as_json:
         print(json.dumps(asdict(shown)))
     else:
@@ -221,23 +215,13 @@ def demo(as_json: Json = False) -> None:
 
 
 def _show(shown: Shown) -> None:
-    from ..demos.large_scale_demo import BATCH
-
     test = shown.report["test"]
     out.print(
         f"test AUC {test['auc']:.4f}, the best possible {test['oracle_auc']:.4f}; Triton and the trained model differ "
         f"by at most {shown.difference:.1e} on {shown.compared} rows",
         highlight=False,
     )
-    requests = shown.phases[0].requests
-    table = Table(title=f"where rows came from, {requests} requests of {BATCH} samples each", title_justify="left")
-    for name in ("", "cache", "Redis", "RocksDB", "none", "p50 ms", "p99 ms"):
-        table.add_column(name)
-    for phase in shown.phases:
-        cells = [f"{share:.1%}" for share in phase.shares().values()]
-        cells += [f"{phase.p50_ms:.1f}", f"{phase.p99_ms:.1f}"]
-        table.add_row(*map(Text, (phase.name, *cells)))
-    out.print(table)
+    out.print(phases_table(shown.phases))
     out.print(
         f"new rows were published: the first sample's probability went from {shown.before:.4f} to {shown.after:.4f} "
         f"after {shown.update_ms:.0f} ms; then the old rows were put back",
@@ -245,36 +229,18 @@ def _show(shown: Shown) -> None:
     )
 
 
-def hits_table(found: dict[str, Counts]) -> Group:
-    """What the tiers gave, one table below the other, since their names alone fill a line."""
-    meanings = {
-        "cache": "in the cache", "redis": "in Redis", "rocksdb": "in RocksDB", "default": "nowhere: default vector",
-        "deferred": "default vector, fetched in the background", "unreachable": "Redis node away",
-    }  # fmt: skip
-    tables = []
-    for name, counts in found.items():
-        table = Table(title=Text(f"{name}: {counts.lookups:,} lookups of {counts.keys:,} keys"), title_justify="left")
-        for heading in ("keys", "", "share"):
-            table.add_column(heading, justify="left" if not heading else "right")
-        for field, meaning in meanings.items():
-            value = getattr(counts, field)
-            table.add_row(*map(Text, (f"{value:,}", meaning, f"{value / max(1, counts.keys):.1%}")))
-        tables.append(table)
-    return Group(*tables)
-
-
-def _settings(**flags: dict[str, object]) -> Settings:
+def _show_warnings() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")  # what ps.json says in vain, restarts
-    return load_settings(**flags)
 
 
 @contextmanager
-def _remote(ps: Path) -> Iterator[Remote]:
+def _remote(ps: Path, settings: Settings) -> Iterator[Remote]:
     """The tables of a ps.json in Redis, which is started if it is the project's own."""
     from ..dlrm.dlrm_serving import tables_redis
     from ..parameter_server.remote import Remote
 
-    with tables_redis(ps, _settings()) as settings, Remote.open(ps, settings) as remote:
+    _show_warnings()
+    with tables_redis(ps, settings) as reached, Remote.open(ps, reached) as remote:
         yield remote
 
 

@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
-from ..config import DlrmSettings, load_settings
+from ..config import Settings
 from ..utils import output_kinds
 from ..utils.files import claimed
-from .app import Force, Json, out, setting
+from .app import Force, Json, out
 from .data import Test, Valid, data
 from .dlrm import dlrm
+from .options import options
 
 CRITEO, DLRM = Path("data/criteo"), Path("data/dlrm")
 
@@ -59,32 +60,19 @@ def criteo_synthetic(
 
 
 @dlrm.command()
+@options("dlrm")
 def train(
+    settings: Settings,
     dataset: Annotated[Path, typer.Argument(help="Criteo dataset folder")] = CRITEO,
     target: Annotated[Path, typer.Option("--out", help="folder to write in HugeCTR's layout")] = DLRM,
-    processes: Annotated[int | None, setting(DlrmSettings, "processes")] = None,
-    embedding_dim: Annotated[int | None, setting(DlrmSettings, "embedding_dim")] = None,
-    bottom: Annotated[list[int] | None, setting(DlrmSettings, "bottom")] = None,
-    top: Annotated[list[int] | None, setting(DlrmSettings, "top")] = None,
-    batch: Annotated[int | None, setting(DlrmSettings, "batch")] = None,
-    learning_rate: Annotated[float | None, setting(DlrmSettings, "learning_rate")] = None,
-    embedding_lr: Annotated[float | None, setting(DlrmSettings, "embedding_lr")] = None,
-    embedding_eps: Annotated[float | None, setting(DlrmSettings, "embedding_eps")] = None,
-    row_wise_from: Annotated[int | None, setting(DlrmSettings, "row_wise_from")] = None,
-    epochs: Annotated[int | None, setting(DlrmSettings, "epochs")] = None,
-    patience: Annotated[int | None, setting(DlrmSettings, "patience")] = None,
-    seed: Annotated[int | None, setting(DlrmSettings, "seed")] = None,
-    checkpoint: Annotated[int | None, setting(DlrmSettings, "checkpoint")] = None,
-    resume: Annotated[bool | None, setting(DlrmSettings, "resume")] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Train a DLRM whose tables are sharded over processes, with TorchRec, and export it in HugeCTR's formats."""
     from ..trainers.torchrec.launch import train as fit
 
-    flags = {name: value for name, value in locals().items() if name in DlrmSettings.model_fields}
     with claimed(target, output_kinds.DLRM, force):
-        report = fit(dataset, target, load_settings(dlrm=flags).dlrm)
+        report = fit(dataset, target, settings.dlrm)
     if as_json:
         print(json.dumps(report))
         return

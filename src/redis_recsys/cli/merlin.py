@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from ..config import MerlinSettings, load_settings
+from ..config import Settings
 from ..utils import output_kinds
 from ..utils.files import claimed
-from .app import BUNDLE, Force, app, out, setting
+from .app import BUNDLE, Force, app, out
+from .options import options
 
 importing = typer.Typer(help="Make a bundle of models that were trained elsewhere.", no_args_is_help=True)
 exporting = typer.Typer(help="Write models the way other servers read them.", no_args_is_help=True)
@@ -24,29 +25,32 @@ Export = Annotated[
         "and categories, as the public Merlin notebooks write them"
     ),
 ]
-Environment = Annotated[Path | None, setting(MerlinSettings, "environment")]
 
 
 @importing.command("merlin")
+@options("merlin.environment", "merlin.log")
 def import_merlin(
+    settings: Settings,
     export: Export,
     target: Annotated[Path, typer.Option("--out", help="bundle folder to write")] = BUNDLE,
-    environment: Environment = None,
     force: Force = False,
 ) -> None:
     """Make a bundle of what the public Merlin notebooks exported; batch, deploy and serve then work as with any other.
 
-    Needs the Merlin environment (make merlin), which alone loads SavedModels. An NVTabular workflow is never loaded.
+    Needs the Merlin environment (recsys setup merlin), which alone loads SavedModels. An NVTabular workflow is never
+    loaded.
     """
     from ..trainers.merlin.importing import import_export
 
     with claimed(target, output_kinds.BUNDLE, force):
-        bundle = import_export(export, target, load_settings(merlin={"environment": environment}).merlin)
+        bundle = import_export(export, target, settings.merlin)
     out.print(f"bundle with {bundle.manifest.users:,} users and {bundle.manifest.items:,} items in {target}")
 
 
 @exporting.command("merlin-systems")
+@options("merlin.environment", "merlin.log")
 def export_merlin_systems(
+    settings: Settings,
     export: Export,
     target: Annotated[Path, typer.Option("--out", help="new or empty folder to write")] = Path("data/merlin-systems"),
     redis: Annotated[
@@ -58,7 +62,6 @@ def export_merlin_systems(
     candidates: Annotated[int, typer.Option(min=1, help="items from the FAISS index")] = 100,
     topk: Annotated[int, typer.Option(min=1, help="items that are answered")] = 20,
     temperature: Annotated[float, typer.Option(min=0, help="of SoftmaxSampling; higher: closer to best first")] = 20.0,
-    environment: Environment = None,
 ) -> None:
     """Write the ensemble of Merlin Systems, for a Triton up to 25.02 with its TensorFlow backend.
 
@@ -67,6 +70,5 @@ def export_merlin_systems(
     """
     from ..trainers.merlin.exporting import export_systems
 
-    settings = load_settings(merlin={"environment": environment}).merlin
-    export_systems(export, target, settings, redis, feast_path, candidates, topk, temperature)
+    export_systems(export, target, settings.merlin, redis, feast_path, candidates, topk, temperature)
     out.print(f"model repository in {target / 'ensemble'}, Feast repository in {target / 'feature_repo'}")

@@ -12,31 +12,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
-from ..config import DeploySettings, OnlineSettings, RedisSettings, TritonSettings, load_settings
+from ..config import Settings
 from ..errors import AcceptedError, StoreError
-from .app import BEHIND, BUNDLE, Bundle_, Json, TakesIds, app, out, ranked, setting, titles
+from .app import BEHIND, BUNDLE, Bundle_, Json, TakesIds, app, out, titles
+from .options import TRITON_CLIENT, TRITON_SERVER, options
+from .tables import explained, ranked
 
 if TYPE_CHECKING:
     import redis
-
-    from ..online.recommender_client import Answer
 
 WAIT_SECONDS = 5.0  # for an event to be applied
 
 
 @app.command()
+@options(
+    "deploy", "redis", "data",
+    prefixed=["batch.popular", "online.nearest", "online.topk", "online.allow", "online.deny"],
+)  # fmt: skip
 def deploy(
+    settings: Settings,
     bundle: Bundle_ = BUNDLE,
-    models: Annotated[Path | None, setting(DeploySettings, "models")] = None,
-    feast: Annotated[bool | None, setting(DeploySettings, "feast")] = None,
-    recall: Annotated[float | None, setting(DeploySettings, "recall")] = None,
-    history: Annotated[int | None, setting(DeploySettings, "history")] = None,
-    grace: Annotated[int | None, setting(DeploySettings, "grace")] = None,
-    host: Annotated[str | None, setting(RedisSettings, "host")] = None,
-    port: Annotated[int | None, setting(RedisSettings, "port")] = None,
     as_json: Json = False,
 ) -> None:
     """Write a bundle into Redis as a new generation, and switch to it at once when all of it is there."""
@@ -44,8 +40,6 @@ def deploy(
     from ..online.deploy import deploy as run
     from ..store.connection import connect
 
-    flags = {name: value for name, value in locals().items() if name in DeploySettings.model_fields}
-    settings = load_settings(deploy=flags, redis={"host": host, "port": port})
     logging.basicConfig(level=logging.WARNING, format="%(message)s")  # values that no item has, on the error stream
     opened = Bundle(bundle, verify=False)  # it is verified where it is copied
     with connect(settings.redis) as client:
@@ -62,13 +56,13 @@ def deploy(
 
 
 @app.command(cls=TakesIds)
+@options("redis")
 def event(
+    settings: Settings,
     user: Annotated[str, typer.Argument(help=f"raw user id{BEHIND}")],
     item: Annotated[str, typer.Argument(help="raw item id")],
     kind: Annotated[str, typer.Argument(help="a word, such as click, view or purchase", metavar="TYPE")],
     wait: Annotated[bool, typer.Option("--wait", help="until the event is applied, at most 5 s")] = False,
-    host: Annotated[str | None, setting(RedisSettings, "host")] = None,
-    port: Annotated[int | None, setting(RedisSettings, "port")] = None,
     as_json: Json = False,
 ) -> None:
     """Hand over a live event: USER did TYPE with ITEM just now. Prints the event's id once it is accepted.
@@ -79,7 +73,7 @@ def event(
     from ..store.connection import connect
     from ..store.events import publish
 
-    with connect(load_settings(redis={"host": host, "port": port}).redis) as client:
+    with connect(settings.redis) as client:
         name, state = publish(client, user, item, kind), "accepted"
         if not as_json:
             print(name, flush=True)
@@ -116,20 +110,15 @@ def _await(client: redis.Redis, name: str) -> None:
 
 
 @app.command()
+@options("deploy.models", "deploy.history", "deploy.feast", "redis", "data")
 def consume(
-    models: Annotated[Path | None, setting(DeploySettings, "models")] = None,
-    history: Annotated[int | None, setting(DeploySettings, "history")] = None,
-    feast: Annotated[bool | None, setting(DeploySettings, "feast")] = None,
-    host: Annotated[str | None, setting(RedisSettings, "host")] = None,
-    port: Annotated[int | None, setting(RedisSettings, "port")] = None,
+    settings: Settings,
     as_json: Json = False,
 ) -> None:
     """Apply live events until Ctrl-C. Several may run; one that dies leaves its events to the others or the next."""
     from ..online.consumer import Consumer
     from ..store.connection import connect
 
-    flags = {name: value for name, value in locals().items() if name in DeploySettings.model_fields}
-    settings = load_settings(deploy=flags, redis={"host": host, "port": port})
     logging.basicConfig(level=logging.WARNING, format="%(message)s")  # what it waits for, on the error stream
     with (
         connect(settings.redis) as client,
@@ -147,32 +136,19 @@ def consume(
 
 
 @app.command()
+@options(
+    "triton.partition", "triton.instances", "triton.max_batch", "triton.queue_delay", "triton.cache", "triton.alias",
+    "triton.explain", *TRITON_SERVER, "online", "data",
+    prefixed=["redis", "deploy.models", "deploy.history", "deploy.feast"],
+)  # fmt: skip
 def serve(
-    partition: Annotated[str | None, setting(TritonSettings, "partition")] = None,
-    instances: Annotated[int | None, setting(TritonSettings, "instances")] = None,
-    max_batch: Annotated[int | None, setting(TritonSettings, "max_batch")] = None,
-    queue_delay: Annotated[int | None, setting(TritonSettings, "queue_delay")] = None,
-    cache: Annotated[bool | None, setting(TritonSettings, "cache")] = None,
-    explain: Annotated[bool | None, setting(TritonSettings, "explain")] = None,
-    address: Annotated[str | None, setting(TritonSettings, "address")] = None,
-    grpc_port: Annotated[int | None, setting(TritonSettings, "grpc_port")] = None,
-    http_port: Annotated[int | None, setting(TritonSettings, "http_port")] = None,
-    metrics_port: Annotated[int | None, setting(TritonSettings, "metrics_port")] = None,
-    retrieval: Annotated[str | None, setting(OnlineSettings, "retrieval")] = None,
-    temperature: Annotated[float | None, setting(OnlineSettings, "temperature")] = None,
+    settings: Settings,
     events: Annotated[bool, typer.Option(help="also apply live events, as 'recsys consume' does")] = True,
     wait: Annotated[bool, typer.Option("--wait", help="until something is deployed, instead of an error")] = False,
 ) -> None:
     """Serve the live deployment with Triton until Ctrl-C. Triton and its models are started again if they die."""
     from ..online.serving import serving
 
-    flags = dict(locals())
-    settings = load_settings(
-        **{
-            section: {name: value for name, value in flags.items() if name in model.model_fields}
-            for section, model in (("triton", TritonSettings), ("online", OnlineSettings))
-        }
-    )
     logging.basicConfig(level=logging.WARNING, format="%(message)s")  # restarts, on the error stream
     with suppress(KeyboardInterrupt), serving(settings, events, wait) as triton:
         out.print(
@@ -184,18 +160,18 @@ def serve(
 
 
 @app.command(cls=TakesIds)
+@options(*TRITON_CLIENT)
 def recommend(
+    settings: Settings,
     users: Annotated[list[str], typer.Argument(help=f"raw user ids{BEHIND}")],
     explain: Annotated[bool, typer.Option("--explain", help="show where each item came from, and stage times")] = False,
     bundle: Annotated[Path | None, typer.Option(help="bundle folder with the items' labels")] = None,
-    host: Annotated[str | None, setting(TritonSettings, "host")] = None,
-    grpc_port: Annotated[int | None, setting(TritonSettings, "grpc_port")] = None,
     as_json: Json = False,
 ) -> None:
     """Ask Triton for recommendations now."""
     from ..online.recommender_client import Client
 
-    with Client(load_settings(triton={"host": host, "grpc_port": grpc_port}).triton) as client:
+    with Client(settings.triton) as client:
         answers = client.recommend(users, explain)
     if as_json:
         print(json.dumps([asdict(answer) for answer in answers]))
@@ -205,20 +181,8 @@ def recommend(
         source = "popular items, degraded" if answer.degraded else f"generation {answer.generation}"
         out.print(ranked(f"user {answer.user} ({source})", answer.items, answer.scores, labels))
         if answer.explanations:
-            out.print(_explained(answer, labels))
+            out.print(explained(answer, labels))
             out.print(f"candidates: {', '.join(f'{count} {step}' for step, count in answer.funnel.items())}")
         if answer.stage_us:
             times = ", ".join(f"{stage} {us:,.0f}" for stage, us in answer.stage_us.items())
             out.print(f"microseconds: {times}; together {sum(answer.stage_us.values()):,.0f}", highlight=False)
-
-
-def _explained(answer: Answer, labels: dict[str, str]) -> Table:
-    """The sources and ranks of each shown item."""
-    table = Table()
-    for name in ("#", "item", *(["label"] if labels else []), "sources", "similarity", "rank", "score", "rank"):
-        table.add_column(name)
-    for each in answer.explanations:
-        label = [labels.get(str(each.item), "")] if labels else []
-        row = (each.position, each.item, *label, ", ".join(each.sources), f"{each.similarity:.3f}", each.candidate)
-        table.add_row(*(Text(f"{cell}") for cell in (*row, f"{each.score:.4g}", each.ranked)))
-    return table

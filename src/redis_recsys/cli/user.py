@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from ..config import RedisSettings, load_settings
-from .app import BEHIND, Json, TakesIds, app, out, setting
+from ..config import Settings
+from .app import BEHIND, Json, TakesIds, app, out
+from .options import options
 
 user = typer.Typer(help="Remove what Redis holds of a user.", no_args_is_help=True)
 app.add_typer(user, name="user")
@@ -21,10 +22,10 @@ def verbs() -> None:
 
 
 @user.command(cls=TakesIds)
+@options("redis")
 def forget(
+    settings: Settings,
     raw_id: Annotated[str, typer.Argument(help=f"raw user id{BEHIND}", metavar="ID")],
-    host: Annotated[str | None, setting(RedisSettings, "host")] = None,
-    port: Annotated[int | None, setting(RedisSettings, "port")] = None,
     as_json: Json = False,
 ) -> None:
     """Remove all of one user from Redis: features, histories, counters, events, recommendations, Feast's rows.
@@ -36,7 +37,6 @@ def forget(
     from ..store.connection import connect
     from ..store.users import forget as run
 
-    settings = load_settings(redis={"host": host, "port": port})
     with connect(settings.redis) as client:
         done = run(client, raw_id)
     if as_json:

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
-from rich.table import Table
 
 from ..dataset.interactions import BEFORE_TEST, PARTS, Dataset, Rows
 from ..errors import DataError
@@ -81,48 +80,6 @@ class Report:
             metric: one of those in ``by_user``.
         """
         return compare(first, second, metric, self.by_user[first][metric], self.by_user[second][metric])
-
-    def table(self, k: int = 10) -> Table:
-        """One row per recommender, NDCG with its standard error, the best value of each column in bold."""
-        names = {f"ndcg@{k}": "NDCG", f"ndcg@{k}_error": "±", f"recall@{k}": "recall", f"hit_rate@{k}": "hits"}
-        names |= {"mrr": "MRR", f"coverage@{k}": "coverage"}
-        values = {name: [metrics[c] for c in names] for name, metrics in self.retrieval.items()}
-        titles = list(names.values())
-        if self.warm and self.cold:
-            titles += ["warm", "cold"]
-            for name, row in values.items():
-                row += [self.warm[name][f"ndcg@{k}"], self.cold[name][f"ndcg@{k}"]]
-        best = [max(column) for column in zip(*values.values(), strict=True)]
-        title = f"first {k} recommendations out of the full catalogue, means over {{all:,}} test users"
-        caption = f"±: standard error of NDCG@{k}; recall, hits, coverage: of the first {k}; MRR: of the whole list"
-        if self.warm and self.cold:
-            caption += f"; warm, cold: NDCG@{k} of {{warm:,}} users with and {{cold:,}} without a history"
-        words = {"title": title.format(**self.users), "caption": caption.format(**self.users)}
-        table = Table(**words, title_justify="left", caption_justify="left", box=None, padding=(0, 2, 0, 0))  # type: ignore[arg-type]
-        table.add_column("recommender", no_wrap=True)
-        for title in titles:
-            table.add_column(title, justify="right", no_wrap=True)
-        for name, row in values.items():
-            cells = [
-                f"[bold]{value:.3f}[/]" if value == top and title != "±" else f"{value:.3f}"
-                for title, value, top in zip(titles, row, best, strict=True)
-            ]
-            table.add_row(name, *cells)
-        return table
-
-    def ranker_table(self, k: int = 10) -> Table:
-        """The ranker's metrics, beside the oracle's where there is one."""
-        title = "Ranker on {rows:,} test rows: {positives:,} clicks".format(**self.ranker)
-        if self.ranker["sampled_negatives"]:
-            title += ", {sampled_negatives:,} items drawn uniformly as non-clicks".format(**self.ranker)
-        table = Table(title=title)
-        table.add_column("")
-        for name in ("AUC", "log loss", f"impression NDCG@{k}"):
-            table.add_column(name, justify="right")
-        for name, metrics in (("model", self.ranker), ("oracle", self.ranker.get("oracle"))):
-            if metrics:
-                table.add_row(name, *(f"{metrics[m]:.4f}" for m in ("auc", "log_loss", f"impression_ndcg@{k}")))
-        return table
 
 
 def evaluate(
