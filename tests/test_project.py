@@ -33,7 +33,7 @@ from redis_recsys.online.runner import Runner
 from redis_recsys.store import vectors
 from redis_recsys.store.connection import connect
 from redis_recsys.store.events import publish
-from redis_recsys.store.recommendations import GenerationWriter, get_many
+from redis_recsys.store.recommendations import RecommendationsWriter, get_many
 from tests.support import composed
 from tests.support.paths import ROOT
 from tests.support.planted import Trained
@@ -265,7 +265,10 @@ def test_the_redis_users_proposed_for_batches_may_do_what_they_need_and_no_more(
             for words in proposed_users().values():
                 owner.execute_command(*words)
         for run in ("first", "second"):
-            with connect(login(server, "batch")) as client, GenerationWriter.begin(client, run, grace=60) as writer:
+            with (
+                connect(login(server, "batch")) as client,
+                RecommendationsWriter.begin(client, run, grace=60) as writer,
+            ):
                 writer.write(np.array([7]), ids, scores, np.array([2]))
                 writer.publish(np.array([1, 2]), np.array([5, 4]))
         with connect(login(server, "reader")) as client:
@@ -273,7 +276,7 @@ def test_the_redis_users_proposed_for_batches_may_do_what_they_need_and_no_more(
             with pytest.raises(redis.exceptions.NoPermissionError):
                 client.delete("recs:live")
             with pytest.raises(StoreError, match="widen its ACL"):
-                GenerationWriter.begin(client, "third", grace=60)
+                RecommendationsWriter.begin(client, "third", grace=60)
 
 
 def test_the_redis_users_proposed_for_serving_and_for_events_may_do_that_and_no_more(

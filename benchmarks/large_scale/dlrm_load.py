@@ -32,7 +32,7 @@ from redis_recsys.dlrm.dlrm_serving import SECTIONS, serving, write_models
 from redis_recsys.embedded.redis_cluster import EmbeddedCluster
 from redis_recsys.embedded.triton_server import EmbeddedTriton
 from redis_recsys.hugectr import dense, network, sparse
-from redis_recsys.hugectr.network import Dlrm
+from redis_recsys.hugectr.network import DlrmShape
 from redis_recsys.utils.output_kinds import DENSE, NETWORK, SPARSE
 
 FEATURES, BOTTOM, TOP = 13, (512, 256, DIM), (1024, 1024, 512, 256, 1)  # the public shape
@@ -108,11 +108,11 @@ def measure(home: Path, cluster: EmbeddedCluster, rows: int, seconds: float) -> 
     return found
 
 
-def write_model(folder: Path, rows: int) -> Dlrm:
+def write_model(folder: Path, rows: int) -> DlrmShape:
     """Write a DLRM with random weights in HugeCTR's files: the public shape, its slots scaled down to about so many
     rows altogether."""
     folder.mkdir()
-    shape = Dlrm(FEATURES, tuple(scaled(rows / sum(PUBLIC_SIZES))), DIM, BOTTOM, TOP)
+    shape = DlrmShape(FEATURES, tuple(scaled(rows / sum(PUBLIC_SIZES))), DIM, BOTTOM, TOP)
     random = np.random.default_rng(0)
     layers = [
         (random.standard_normal(size, np.float32) * np.float32(np.sqrt(2 / size[0])), np.zeros(size[1], np.float32))
@@ -136,7 +136,7 @@ def in_memory(path: Path, settings: Settings) -> EmbeddedTriton:
     return EmbeddedTriton(settings.triton, write, as_variables(settings, SECTIONS))
 
 
-def same_answers(shape: Dlrm, *tritons: EmbeddedTriton) -> None:
+def same_answers(shape: DlrmShape, *tritons: EmbeddedTriton) -> None:
     """See to it that all servers have the same model."""
     features, keys = draw_samples(shape, 64)
     answers = []
@@ -154,7 +154,7 @@ def _server(triton: EmbeddedTriton, others: tuple[int, ...]) -> Server:
     )
 
 
-def draw_samples(shape: Dlrm, count: int) -> tuple[np.ndarray, np.ndarray]:
+def draw_samples(shape: DlrmShape, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Dense features float32[count, 13], and keys int64[count, 26] that follow a power law in each slot."""
     random = np.random.default_rng(5)
     keys = [
@@ -183,7 +183,7 @@ def requests(pool: tuple[np.ndarray, np.ndarray], samples: int) -> Iterator[byte
 
 
 def run(
-    servers: dict[str, Server], shape: Dlrm, samples: int, workers: int, seconds: float, warm_up: float
+    servers: dict[str, Server], shape: DlrmShape, samples: int, workers: int, seconds: float, warm_up: float
 ) -> dict[str, Any]:
     """Put one load on all servers, in turns; meant for a process of its own.
 
@@ -204,7 +204,7 @@ def run(
 
 
 async def _run(
-    servers: dict[str, Server], shape: Dlrm, samples: int, workers: int, seconds: float, warm_up: float
+    servers: dict[str, Server], shape: DlrmShape, samples: int, workers: int, seconds: float, warm_up: float
 ) -> dict[str, Any]:
     pool = draw_samples(shape, POOL)
     answers = {name: load.Answers() for name in servers}

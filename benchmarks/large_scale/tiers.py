@@ -20,7 +20,7 @@ import numpy as np
 import redis
 
 from redis_recsys.dlrm.configure import EMBEDDING, MODEL, TABLE, Place, ps_json
-from redis_recsys.hugectr.network import Dlrm
+from redis_recsys.hugectr.network import DlrmShape
 from redis_recsys.parameter_server.layout import ROWS, as_bytes, full_name, partitions, redis_key
 from redis_recsys.parameter_server.nodes import Access, Nodes
 from redis_recsys.parameter_server.ps_json import Config
@@ -41,7 +41,7 @@ BLOCK = 100_000  # rows written at a time
 ROUND_KEYS, MOST = 60_000, 200  # keys and lookups of a round: what is asked before the other contender has its turn
 POOL = 200_000  # different keys at most that the cache alone is asked for
 WARM_KEYS = 3  # times the rows of a cache: asked for before it is measured
-SHAPE = Dlrm(13, (1,) * SLOTS, DIM, (DIM,), (1,))  # of the configuration; nothing is computed with it
+SHAPE = DlrmShape(13, (1,) * SLOTS, DIM, (DIM,), (1,))  # of the configuration; nothing is computed with it
 
 Lookups = list[np.ndarray]
 

@@ -27,7 +27,7 @@ from redis_recsys.dataset.encode import encode
 from redis_recsys.dataset.interactions import Dataset
 from redis_recsys.dataset.split import Split
 from redis_recsys.evaluation.evaluate import evaluate
-from redis_recsys.offline.recommender import Everyone
+from redis_recsys.offline.recommender import BundleRecommender
 
 RESULTS = Path("benchmarks/merlin/results/merlin.json")
 PLOT = Path("assets/merlin-speed.png")
@@ -107,8 +107,8 @@ def _quality(dataset: Dataset, path: Path) -> dict[str, Any]:
     from redis_recsys.bundle.bundle import Bundle
 
     bundle = Bundle(path)
-    both = Everyone(bundle, dataset)
-    report = evaluate(dataset, [Everyone(bundle, dataset, ranked=False), both], predict=both.predict)
+    both = BundleRecommender(bundle, dataset)
+    report = evaluate(dataset, [BundleRecommender(bundle, dataset, ranked=False), both], predict=both.predict)
     towers, pipeline = report.retrieval["two-tower"], report.retrieval["two-tower + DLRM"]
     return {
         "auc": report.ranker["auc"],

@@ -30,7 +30,7 @@ def _synthetic(rows: int) -> dict[str, Any]:
     from redis_recsys.dataset.split import Split
     from redis_recsys.evaluation.baselines import fit_baselines
     from redis_recsys.evaluation.evaluate import evaluate
-    from redis_recsys.offline.recommender import Everyone
+    from redis_recsys.offline.recommender import BundleRecommender
     from redis_recsys.trainers.training import train
 
     raw, home = FOLDER / f"synthetic-{rows}", FOLDER / f"models-{rows}"
@@ -41,9 +41,9 @@ def _synthetic(rows: int) -> dict[str, Any]:
     started = time.perf_counter()
     bundle = train(dataset, Settings(), home / "bundle")
     seconds = time.perf_counter() - started
-    both = Everyone(bundle, dataset)
+    both = BundleRecommender(bundle, dataset)
     report = evaluate(
-        dataset, [*fit_baselines(dataset), Everyone(bundle, dataset, ranked=False), both], predict=both.predict
+        dataset, [*fit_baselines(dataset), BundleRecommender(bundle, dataset, ranked=False), both], predict=both.predict
     )
     speed = _speed(bundle.manifest.metrics["curves"])
     return {

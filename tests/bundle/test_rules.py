@@ -192,7 +192,7 @@ def test_other_rules_make_another_batch(shop: Trained, client: redis.Redis, monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
-        patch.setattr("redis_recsys.store.recommendations.GenerationWriter.publish", cut)
+        patch.setattr("redis_recsys.store.recommendations.RecommendationsWriter.publish", cut)
         batch(shop.bundle, client, Settings())
     assert batch(shop.bundle, client, Settings(online=OnlineSettings(deny=DENY))).resumed_at == 0
 

@@ -19,12 +19,12 @@ import pytest
 from redis_recsys.config import load_settings
 from redis_recsys.demos import large_scale_demo as demonstration
 from redis_recsys.hugectr import dense, network, sparse
-from redis_recsys.hugectr.network import Dlrm
+from redis_recsys.hugectr.network import DlrmShape
 from redis_recsys.utils.output_kinds import DENSE, NETWORK, SPARSE
 from tests.support.paths import ROOT
 
 RECSYS = Path(sys.executable).parent / "recsys"
-SHAPE = Dlrm(13, (20,) * 26, 8, (16, 8), (16, 1))
+SHAPE = DlrmShape(13, (20,) * 26, 8, (16, 8), (16, 1))
 
 
 def variables(work: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`recsys event` and its neighbours with the rights that the documentation proposes: nobody is led to send an event twice."""
+"""`recsys event` and its neighbours with the documented rights: nobody is led to send an event twice."""
 
 from __future__ import annotations
 

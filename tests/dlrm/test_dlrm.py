@@ -32,13 +32,13 @@ from redis_recsys.embedded.redis_cluster import EmbeddedCluster
 from redis_recsys.embedded.triton_server import EmbeddedTriton
 from redis_recsys.errors import DataError, ServingError
 from redis_recsys.hugectr import dense, network, sparse
-from redis_recsys.hugectr.network import Dlrm
+from redis_recsys.hugectr.network import DlrmShape
 from redis_recsys.parameter_server.remote import Remote
 from redis_recsys.utils.output_kinds import DENSE, NETWORK, SPARSE
 from tests.support.paths import ROOT
 
 RECSYS = Path(sys.executable).parent / "recsys"
-SHAPE = Dlrm(13, (40,) * 26, 16, (32, 16), (32, 1))
+SHAPE = DlrmShape(13, (40,) * 26, 16, (32, 16), (32, 1))
 TABLE = "dlrm.sparse_embedding0"
 
 
@@ -446,7 +446,7 @@ def test_the_configurations_for_nvidias_container_are_those_of_the_repository(tm
     """large-scale-recsys/hugectr is generated, for the public Criteo tables and the cluster of the compose file."""
     sizes = (4976199, 25419, 14705, 7112, 19283, 4, 6391, 1282, 60, 3289052, 282487, 138210, 11, 2203, 8901, 67, 4, 948,
              15, 5577159, 1385790, 4348882, 178673, 10023, 88, 34)  # fmt: skip
-    public = Dlrm(13, sizes, 128, (512, 256, 128), (1024, 1024, 512, 256, 1))
+    public = DlrmShape(13, sizes, 128, (512, 256, 128), (1024, 1024, 512, 256, 1))
     folder = ROOT / "large-scale-recsys" / "hugectr"
     address = json.loads((folder / "ps.json").read_text())["volatile_db"]["address"]
     configure_hugectr(public, tmp_path, Place("/model-data/dlrm/1/", address, "/tmp/rocksdb"))

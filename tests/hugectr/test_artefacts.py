@@ -13,10 +13,10 @@ import pytest
 
 from redis_recsys.errors import DataError
 from redis_recsys.hugectr import dense, graph, network, sparse
-from redis_recsys.hugectr.network import Dlrm
+from redis_recsys.hugectr.network import DlrmShape
 
-PUBLIC = Dlrm(13, (7,) * 26, 128, (512, 256, 128), (1024, 1024, 512, 256, 1))
-SMALL = Dlrm(3, (5, 4, 6), 2, (4, 2), (3, 1))
+PUBLIC = DlrmShape(13, (7,) * 26, 128, (512, 256, 128), (1024, 1024, 512, 256, 1))
+SMALL = DlrmShape(3, (5, 4, 6), 2, (4, 2), (3, 1))
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_a_network_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 def test_a_network_saved_by_hugectr_is_read(tmp_path: Path) -> None:
     (tmp_path / "n.json").write_text(json.dumps(saved_by_hugectr()))
-    assert network.read(tmp_path / "n.json") == Dlrm(3, (0, 0, 0), 2, (4, 2), (3, 1))
+    assert network.read(tmp_path / "n.json") == DlrmShape(3, (0, 0, 0), 2, (4, 2), (3, 1))
 
 
 def of(kind: str, bottom: object, top: str, **more: object) -> dict[str, Any]:

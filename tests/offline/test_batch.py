@@ -18,7 +18,7 @@ from redis_recsys.config import BatchSettings, Settings
 from redis_recsys.offline import batch as module
 from redis_recsys.offline.batch import BatchReport, batch, score
 from redis_recsys.store import recommendations
-from redis_recsys.store.recommendations import GenerationWriter, get, get_many
+from redis_recsys.store.recommendations import RecommendationsWriter, get, get_many
 from tests.support.planted import Trained, one_by_one
 
 SETTINGS = BatchSettings(candidates=12, topk=6, block=32, workers=2)
@@ -195,11 +195,11 @@ def test_a_run_with_other_settings_or_another_bundle_starts_anew(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
-        patch.setattr(GenerationWriter, "publish", stop)
+        patch.setattr(RecommendationsWriter, "publish", stop)
         run(trained.bundle, client, SETTINGS)
     assert run(trained.bundle, client, settings(topk=5)).resumed_at == 0
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
-        patch.setattr(GenerationWriter, "publish", stop)
+        patch.setattr(RecommendationsWriter, "publish", stop)
         run(trained.bundle, client, SETTINGS)
     assert run(bundle_of("numerics-no-history").bundle, client, SETTINGS).resumed_at == 0
 
@@ -213,7 +213,7 @@ def test_an_interruption_just_before_the_switch_is_resumed_at_the_end(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
-        patch.setattr(GenerationWriter, "publish", stop)
+        patch.setattr(RecommendationsWriter, "publish", stop)
         run(trained.bundle, client, SETTINGS)
     assert client.get("recs:live") == first.encode()
     assert len(get(client, 1).items) == 5

@@ -17,7 +17,7 @@ from redis_recsys.dataset.popularity import Clicks
 from redis_recsys.dataset.user_history import History, users_after
 from redis_recsys.errors import DataError
 from redis_recsys.evaluation.evaluate import evaluate
-from redis_recsys.offline.recommender import Everyone, Recommender, Scored
+from redis_recsys.offline.recommender import BundleRecommender, Recommender, Scored
 from tests.support.planted import Trained, before_test, one_by_one, planted_dataset
 
 CANDIDATES = 15
@@ -37,7 +37,7 @@ def test_recommendations_are_those_of_a_loop_over_users(variant: Trained) -> Non
     bundle = variant.bundle
     expected = one_by_one(bundle, CANDIDATES, 5, users=before_test(variant.dataset))
     users = everyone_of(bundle)
-    items = Everyone(bundle, variant.dataset, CANDIDATES, block=16).recommend(users, 5)
+    items = BundleRecommender(bundle, variant.dataset, CANDIDATES, block=16).recommend(users, 5)
     assert_nearly_all_equal(items.tolist(), [expected[user - 1][0] for user in users])
 
 
@@ -45,7 +45,7 @@ def test_the_towers_alone_recommend_the_nearest_unseen_items(variant: Trained) -
     bundle = variant.bundle
     expected = one_by_one(bundle, CANDIDATES, CANDIDATES, ranked=False, users=before_test(variant.dataset))
     users = everyone_of(bundle)
-    items = Everyone(bundle, variant.dataset, CANDIDATES, ranked=False, block=16).recommend(users, 5)
+    items = BundleRecommender(bundle, variant.dataset, CANDIDATES, ranked=False, block=16).recommend(users, 5)
     assert_nearly_all_equal(items.tolist(), [expected[user - 1][0][:5] for user in users])
 
 
@@ -56,7 +56,7 @@ def test_a_click_probability_of_a_row_is_the_rankers(variant: Trained) -> None:
     user = np.concatenate([np.full(60, 3), random.integers(1, len(users) + 1, 90)]).astype(np.int32)
     item = random.integers(1, bundle.manifest.items + 1, 150).astype(np.int32)
     rows = Rows(user, item, np.zeros(150, np.float32), np.zeros(150, np.int64))
-    found = Everyone(bundle, variant.dataset, block=16).predict(rows)
+    found = BundleRecommender(bundle, variant.dataset, block=16).predict(rows)
     ranker = Ranker(bundle.path / "ranker.onnx")
     for n in range(150):
         packed, i = users[user[n] - 1], slice(item[n] - 1, item[n])
@@ -101,7 +101,7 @@ def with_tables(trained: Trained, target: Path, after: Rows) -> Bundle:
 
 def test_an_evaluation_gives_the_figures_that_tables_up_to_the_test_give(variant: Trained, tmp_path: Path) -> None:
     dataset = variant.dataset
-    both = Everyone(variant.bundle, dataset, CANDIDATES)
+    both = BundleRecommender(variant.bundle, dataset, CANDIDATES)
     found = evaluate(dataset, [both], (5, 10), both.predict)
     before = FromTables(with_tables(variant, tmp_path / "before", dataset.rows("train", "valid")))
     expected = evaluate(dataset, [before], (5, 10), before.predict)
@@ -121,7 +121,7 @@ def test_an_evaluation_can_find_every_item_of_the_test_and_none_from_before(vari
     before = dataset.rows("train", "valid").positives()
     test = dataset.rows("test").positives()
     users = np.unique(test.user)
-    lists = Everyone(variant.bundle, dataset, items).recommend(users, items)
+    lists = BundleRecommender(variant.bundle, dataset, items).recommend(users, items)
     for user, found in zip(users, lists.tolist(), strict=True):
         had = set(before.item[before.user == user].tolist())
         assert set(found) - {0} == set(range(1, items + 1)) - had
@@ -131,7 +131,7 @@ def test_an_evaluation_can_find_every_item_of_the_test_and_none_from_before(vari
 def test_a_bundle_of_other_data_is_not_evaluated(trained: Trained, tmp_path: Path) -> None:
     other = planted_dataset(tmp_path, rows=1000)
     with pytest.raises(DataError, match=r"bundle was not trained on .*dataset: the users differ"):
-        Everyone(trained.bundle, other)
+        BundleRecommender(trained.bundle, other)
 
 
 def test_the_ranker_in_parts_equals_the_ranker_whole(variant: Trained) -> None:

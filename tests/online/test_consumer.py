@@ -61,16 +61,25 @@ def deploying(client: redis.Redis, bundle: Bundle, settings: Settings) -> Iterat
         folder.parent.mkdir(exist_ok=True)
         if not folder.exists():
             folder.symlink_to(bundle.path)
-        gen, kinds = writer.generation, bundle.id_kinds
+        generation, kinds = writer.generation, bundle.id_kinds
         for users, histories in bundle.users():
             histories.fill(users.categorical, bundle.schema)
             packed = features.pack(users.categorical, users.numeric)
-            features.write_many(client, gen, "user", users.raw_ids.tolist(), packed)
+            features.write_many(client, generation, "user", users.raw_ids.tolist(), packed)
         if settings.deploy.feast:
-            feast = FeastGeneration(client, settings.data, gen, writer.project, bundle.schema, kinds)
+            feast = FeastGeneration(client, settings.data, generation, writer.project, bundle.schema, kinds)
             feast.materialize(bundle)
         average = np.ones(8, np.float32)
-        record = (gen, bundle.fingerprint, 128, 1.0, kinds["user"], kinds["item"], settings.deploy.feast, average)
+        record = (
+            generation,
+            bundle.fingerprint,
+            128,
+            1.0,
+            kinds["user"],
+            kinds["item"],
+            settings.deploy.feast,
+            average,
+        )
         writer.announce(DeploymentRecord(*record))
         yield writer
 
@@ -82,15 +91,15 @@ def deployed(client: redis.Redis, bundle: Bundle, settings: Settings) -> str:
         return writer.generation
 
 
-def row(client: redis.Redis, bundle: Bundle, gen: str, user: Any) -> tuple[np.ndarray, np.ndarray, bool]:
+def row(client: redis.Redis, bundle: Bundle, generation: str, user: Any) -> tuple[np.ndarray, np.ndarray, bool]:
     widths = bundle.schema.categorical_width("user"), len(bundle.schema.numeric("user"))
-    categorical, numeric, known = features.unpack(features.read(client, gen, "user", [user]), *widths)
+    categorical, numeric, known = features.unpack(features.read(client, generation, "user", [user]), *widths)
     return categorical[0], numeric[0], bool(known[0])
 
 
-def slots(client: redis.Redis, bundle: Bundle, gen: str, user: Any) -> list[int]:
+def slots(client: redis.Redis, bundle: Bundle, generation: str, user: Any) -> list[int]:
     assert bundle.schema.history is not None
-    found: list[int] = row(client, bundle, gen, user)[0][bundle.schema.slots(bundle.schema.history)].tolist()
+    found: list[int] = row(client, bundle, generation, user)[0][bundle.schema.slots(bundle.schema.history)].tolist()
     return found
 
 
@@ -114,10 +123,10 @@ def counts(client: redis.Redis, user: Any) -> dict[str, int]:
 
 def test_an_event_changes_what_requests_read(client: redis.Redis, variant: Trained, settings: Settings) -> None:
     bundle = variant.bundle
-    gen = deployed(client, bundle, settings)
+    generation = deployed(client, bundle, settings)
     user = next(bundle.users())[0].raw_ids.tolist()[0]
     known, column = bundle.items.raw_ids.tolist()[3], bundle.schema.history
-    before = row(client, bundle, gen, user)
+    before = row(client, bundle, generation, user)
     with Consumer(client, settings) as consumer:
         name = publish(client, user, known, "click")
         eventually(lambda: settled(client, name))
@@ -127,7 +136,7 @@ def test_an_event_changes_what_requests_read(client: redis.Redis, variant: Train
     assert client.zrange(f"history:{{{user}}}", 0, -1) == [str(known).encode()]
     assert counts(client, user) == {"click": 1}
     assert counts(client, f"{user}00") == {"view": 1}
-    after, new = row(client, bundle, gen, user), row(client, bundle, gen, f"{user}00")
+    after, new = row(client, bundle, generation, user), row(client, bundle, generation, f"{user}00")
     np.testing.assert_array_equal(after[1], before[1])
     if column is None:
         np.testing.assert_array_equal(after[0], before[0])
@@ -149,7 +158,7 @@ def test_feast_holds_the_same_as_the_packed_rows(
 ) -> None:
     bundle = bundle_of(schema).bundle
     settings.deploy.feast = True
-    gen = deployed(client, bundle, settings)
+    generation = deployed(client, bundle, settings)
     some = next(bundle.users())[0].raw_ids.tolist()[:5]
     users = [*some, "ann" if isinstance(some[0], str) else 12345]
     items = bundle.items.raw_ids.tolist()
@@ -157,26 +166,26 @@ def test_feast_holds_the_same_as_the_packed_rows(
         for n in range(30):
             name = publish(client, users[n % 6], items[n % 20], "click")
         eventually(lambda: settled(client, name))
-    project = deployments.read(client, gen).project
-    feast = FeastGeneration(client, settings.data, gen, project, bundle.schema, bundle.id_kinds)
+    project = deployments.read(client, generation).project
+    feast = FeastGeneration(client, settings.data, generation, project, bundle.schema, bundle.id_kinds)
     categorical, numeric, known = feast.read("user", users)
     assert known.all()
     for n, user in enumerate(users):
-        expected = row(client, bundle, gen, user)
+        expected = row(client, bundle, generation, user)
         np.testing.assert_array_equal(categorical[n], expected[0])
         np.testing.assert_array_equal(numeric[n], expected[1])
-        assert slots(client, bundle, gen, user)[0] == (n + 24) % 20 + 1
+        assert slots(client, bundle, generation, user)[0] == (n + 24) % 20 + 1
 
 
 def test_effects_show_within_100_ms(client: redis.Redis, trained: Trained, settings: Settings) -> None:
-    gen = deployed(client, trained.bundle, settings)
+    generation = deployed(client, trained.bundle, settings)
     raw = trained.bundle.items.raw_ids.tolist()
     took = []
     with Consumer(client, settings):
         for number in range(1, 21):
             started = time.perf_counter()
             publish(client, "77", raw[number - 1], "click")
-            eventually(lambda number=number: slots(client, trained.bundle, gen, 77)[0] == number)  # type: ignore[misc]
+            eventually(lambda number=number: slots(client, trained.bundle, generation, 77)[0] == number)  # type: ignore[misc]
             took.append(time.perf_counter() - started)
     assert np.median(took) < 0.1
 
@@ -184,12 +193,12 @@ def test_effects_show_within_100_ms(client: redis.Redis, trained: Trained, setti
 def test_an_item_that_the_models_do_not_know_counts_only_as_seen(
     client: redis.Redis, trained: Trained, settings: Settings
 ) -> None:
-    gen = deployed(client, trained.bundle, settings)
-    before = row(client, trained.bundle, gen, 1)
+    generation = deployed(client, trained.bundle, settings)
+    before = row(client, trained.bundle, generation, 1)
     with Consumer(client, settings):
         name = publish(client, 1, 999_999, "click")
         eventually(lambda: settled(client, name))
-    np.testing.assert_array_equal(row(client, trained.bundle, gen, 1)[0], before[0])
+    np.testing.assert_array_equal(row(client, trained.bundle, generation, 1)[0], before[0])
     assert client.zscore("history:{1}", "999999") is not None
     assert counts(client, 1) == {"click": 1}
 
@@ -240,8 +249,8 @@ def test_every_generation_in_use_follows_with_its_own_numbers(
 def test_a_missing_bundle_holds_events_back_until_it_is_there(
     client: redis.Redis, trained: Trained, settings: Settings
 ) -> None:
-    gen = deployed(client, trained.bundle, settings)
-    link = settings.deploy.models / deployments.read(client, gen).folder
+    generation = deployed(client, trained.bundle, settings)
+    link = settings.deploy.models / deployments.read(client, generation).folder
     link.rename(link.with_name("elsewhere"))
     item = trained.bundle.items.raw_ids.tolist()[0]
     with Consumer(client, settings) as consumer:
@@ -251,13 +260,13 @@ def test_a_missing_bundle_holds_events_back_until_it_is_there(
         link.with_name("elsewhere").rename(link)
         eventually(lambda: settled(client, name))
         eventually(lambda: consumer.trouble is None)
-    assert slots(client, trained.bundle, gen, 1)[0] == 1
+    assert slots(client, trained.bundle, generation, 1)[0] == 1
 
 
 def test_a_crash_between_application_and_acknowledgement_has_no_double_effect(
     client: redis.Redis, trained: Trained, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gen = deployed(client, trained.bundle, settings)
+    generation = deployed(client, trained.bundle, settings)
     raw = trained.bundle.items.raw_ids.tolist()
     for number in (5, 6, 7):
         publish(client, 1, raw[number - 1], "click")
@@ -275,7 +284,7 @@ def test_a_crash_between_application_and_acknowledgement_has_no_double_effect(
     with Consumer(client, settings):
         eventually(lambda: all_done(client))
     assert counts(client, 1) == {"click": 4}
-    assert slots(client, trained.bundle, gen, 1) == [8, 7, 6]
+    assert slots(client, trained.bundle, generation, 1) == [8, 7, 6]
 
 
 def consume(server: tuple[str, int, str], settings: Settings) -> None:
@@ -310,7 +319,7 @@ def test_consumers_killed_again_and_again_lose_and_double_nothing(
 
 
 def test_many_producers_and_two_consumers(client: redis.Redis, trained: Trained, settings: Settings) -> None:
-    gen = deployed(client, trained.bundle, settings)
+    generation = deployed(client, trained.bundle, settings)
     raw = trained.bundle.items.raw_ids.tolist()
     last: dict[int, list[int]] = {}
 
@@ -330,7 +339,7 @@ def test_many_producers_and_two_consumers(client: redis.Redis, trained: Trained,
     assert one.applied + two.applied == 8 * 150
     for user in range(1, 9):
         assert counts(client, user) == {"click": 150}
-        assert slots(client, trained.bundle, gen, user)[:3] == last[user]
+        assert slots(client, trained.bundle, generation, user)[:3] == last[user]
     assert client.xlen("events") <= 8 * 150
 
 
@@ -388,7 +397,7 @@ def test_accepted_events_survive_the_death_of_redis(
         # With the default, Redis may answer before it writes while the disk is busy.
         client.config_set("appendfsync", "always")
         client.config_rewrite()
-        gen = deployed(client, trained.bundle, settings)
+        generation = deployed(client, trained.bundle, settings)
         producers = [threading.Thread(target=produce, args=(client_of(server), first)) for first in (1000, 1001)]
         with Consumer(client, settings) as consumer, Consumer(client_of(server), settings):
             for thread in producers:
@@ -407,7 +416,7 @@ def test_accepted_events_survive_the_death_of_redis(
         assert unknown
         for user in accepted:
             assert counts(client, user) == {"click": 1}
-            assert slots(client, trained.bundle, gen, user) == [user % 30 + 1, 0, 0]
+            assert slots(client, trained.bundle, generation, user) == [user % 30 + 1, 0, 0]
         assert all(counts(client, user) in ({}, {"click": 1}) for user in unknown)
 
 
@@ -428,14 +437,14 @@ def test_a_consumer_can_be_stopped_while_redis_is_gone(tmp_path: Path, settings:
 def test_an_event_by_hand(
     use_server: redis.Redis, recsys: Callable[..., Outcome], trained: Trained, settings: Settings
 ) -> None:
-    gen = deployed(use_server, trained.bundle, settings)
+    generation = deployed(use_server, trained.bundle, settings)
     item = trained.bundle.items.raw_ids.tolist()[5]
     accepted = recsys("event", 1, item, "click")
     assert (accepted.code, use_server.xlen("events")) == (0, 1)
     assert accepted.out.strip().encode() == use_server.xrange("events")[0][0]  # type: ignore[index]
     with Consumer(use_server, settings):
         done = recsys("event", 2, item, "view", "--wait", "--json")
-        assert slots(use_server, trained.bundle, gen, 2)[0] == 6
+        assert slots(use_server, trained.bundle, generation, 2)[0] == 6
         assert json.loads(done.out)["state"] == "applied"
         assert "is not an integer" in recsys("event", 2, "x", "click", "--wait").error()
     assert "type of an event" in recsys("event", 2, 3, "two words").error()
@@ -451,7 +460,7 @@ def test_an_event_that_nobody_applies_is_named(
 def test_consume_runs_until_it_is_told_to_end(
     use_server: redis.Redis, trained: Trained, settings: Settings, tmp_path: Path
 ) -> None:
-    gen = deployed(use_server, trained.bundle, settings)
+    generation = deployed(use_server, trained.bundle, settings)
     command = [RECSYS, "consume", "--models", settings.deploy.models, "--no-feast", "--json"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -461,5 +470,5 @@ def test_consume_runs_until_it_is_told_to_end(
             printed, errors = process.communicate(timeout=20)
         finally:
             process.kill()
-    assert slots(use_server, trained.bundle, gen, 1)[0] == 9
+    assert slots(use_server, trained.bundle, generation, 1)[0] == 9
     assert (process.returncode, json.loads(printed), errors) == (0, {"applied": 1, "refused": 0}, "")

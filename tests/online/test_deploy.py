@@ -76,21 +76,25 @@ def users_of(bundle: Bundle) -> Entities:
     return Entities(*map(np.concatenate, parts))
 
 
-def packed(client: redis.Redis, bundle: Bundle, gen: str, side: Side, raw_ids: list[Any]) -> tuple[np.ndarray, ...]:
+def packed(
+    client: redis.Redis, bundle: Bundle, generation: str, side: Side, raw_ids: list[Any]
+) -> tuple[np.ndarray, ...]:
     widths = bundle.schema.categorical_width(side), len(bundle.schema.numeric(side))
-    return features.unpack(features.read(client, gen, side, raw_ids), *widths)
+    return features.unpack(features.read(client, generation, side, raw_ids), *widths)
 
 
 def through_feast(
-    client: redis.Redis, bundle: Bundle, gen: str, settings: Settings, side: Side, raw_ids: list[Any]
+    client: redis.Redis, bundle: Bundle, generation: str, settings: Settings, side: Side, raw_ids: list[Any]
 ) -> tuple[np.ndarray, ...]:
-    project = deployments.read(client, gen).project
-    return FeastGeneration(client, settings.data, gen, project, bundle.schema, bundle.id_kinds).read(side, raw_ids)
+    project = deployments.read(client, generation).project
+    return FeastGeneration(client, settings.data, generation, project, bundle.schema, bundle.id_kinds).read(
+        side, raw_ids
+    )
 
 
-def keys_of(client: redis.Redis, gen: str) -> set[bytes]:
+def keys_of(client: redis.Redis, generation: str) -> set[bytes]:
     """All keys with a generation in their name, Feast's among them."""
-    names, patterns = DeploymentWriter.keys(gen)
+    names, patterns = DeploymentWriter.keys(generation)
     found = {key for pattern in patterns for key in client.scan_iter(pattern)}
     return found | {name.encode() for name in names if client.exists(name)}
 
@@ -118,32 +122,32 @@ def test_everything_that_serving_reads_is_there(client: redis.Redis, variant: Tr
     bundle = variant.bundle
     settings.batch.popular, settings.online.topk = 5, 3
     report = deploy(bundle, client, settings)
-    gen = report.generation
-    assert deployments.live(client) == gen
+    generation = report.generation
+    assert deployments.live(client) == generation
     assert deployments.upcoming(client) is None
     sides: dict[Side, Entities] = {"user": users_of(bundle), "item": bundle.items}
     for side, expected in sides.items():
         ids = expected.raw_ids.tolist()
         for found in (
-            packed(client, bundle, gen, side, ids),
-            through_feast(client, bundle, gen, settings, side, ids),
+            packed(client, bundle, generation, side, ids),
+            through_feast(client, bundle, generation, settings, side, ids),
         ):
             np.testing.assert_array_equal(found[0], expected.categorical)
             np.testing.assert_array_equal(found[1], expected.numeric)
             assert found[2].all()
     raw, best = bundle.items.raw_ids, bundle.popularity
-    assert popular_items.read(client, gen, None, bundle.id_kinds["item"]) == (
+    assert popular_items.read(client, generation, None, bundle.id_kinds["item"]) == (
         raw[best.items[:5] - 1].tolist(),
         best.scores[:5].tolist(),
     )
     for users, seen in bundle.users():
         with client.pipeline(transaction=False) as pipe:
-            history.read(pipe, gen, users.raw_ids.tolist())
+            history.read(pipe, generation, users.raw_ids.tolist())
             brought, *live = pipe.execute()
         assert not any(live)
         for number, items in enumerate(history.brought(brought), 1):
             assert items.tolist() == list(dict.fromkeys(seen[number][::-1].tolist()))
-    record = deployments.read(client, gen)
+    record = deployments.read(client, generation)
     assert (record.fingerprint, record.user_ids, record.item_ids, record.feast) == (
         bundle.fingerprint,
         bundle.id_kinds["user"],
@@ -161,14 +165,14 @@ def test_blocks_change_nothing(
     client: redis.Redis, trained: Trained, plain: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, one = deploy(trained.bundle, client, plain), {}
-    for gen in (whole.generation, None):
-        if gen is None:
+    for generation in (whole.generation, None):
+        if generation is None:
             monkeypatch.setattr(module, "BLOCK", 7)
-            gen = deploy(trained.bundle, client, plain).generation
-        one[gen] = packed(client, trained.bundle, gen, "user", users_of(trained.bundle).raw_ids.tolist())
+            generation = deploy(trained.bundle, client, plain).generation
+        one[generation] = packed(client, trained.bundle, generation, "user", users_of(trained.bundle).raw_ids.tolist())
     first, second = one.values()
     np.testing.assert_array_equal(first[0], second[0])
-    averages = [deployments.read(client, gen).average_user for gen in one]
+    averages = [deployments.read(client, generation).average_user for generation in one]
     np.testing.assert_allclose(*averages, atol=1e-6)
 
 
@@ -377,7 +381,7 @@ def test_what_the_death_of_redis_leaves_is_removed_by_the_next_deployment(
         assert deployments.known(client) == [last]
         assert {path.name for path in settings.deploy.models.iterdir()} == {folder_of(client, trained.bundle)}
         owner: Any = client.get("deploy:id")
-        projects = {f"recsys_{owner.decode()}_{gen}" for gen in (live, last)}
+        projects = {f"recsys_{owner.decode()}_{generation}" for generation in (live, last)}
         assert {path.name for path in (settings.data / "feast").iterdir()} == projects
 
 
@@ -438,7 +442,7 @@ def test_the_replaced_deployment_expires_and_its_files_are_removed_later(
     assert not client.exists(late)
     assert [path.name for path in folders[0].iterdir()] == [folder_of(client, new)]
     owner: Any = client.get("deploy:id")
-    projects = {f"recsys_{owner.decode()}_{gen}" for gen in (second, third, fourth)}
+    projects = {f"recsys_{owner.decode()}_{generation}" for generation in (second, third, fourth)}
     assert {path.name for path in folders[1].iterdir()} == projects
 
 

@@ -55,10 +55,10 @@ def another(bundle: Bundle, folder: Path) -> Bundle:
     return Bundle(path)
 
 
-def opened(client: redis.Redis, settings: Settings, gen: str, bundle: Bundle) -> FeastGeneration:
+def opened(client: redis.Redis, settings: Settings, generation: str, bundle: Bundle) -> FeastGeneration:
     """A deployment in Feast."""
-    project = deployments.read(client, gen).project
-    return FeastGeneration(client, settings.data, gen, project, bundle.schema, bundle.id_kinds)
+    project = deployments.read(client, generation).project
+    return FeastGeneration(client, settings.data, generation, project, bundle.schema, bundle.id_kinds)
 
 
 def with_histories(bundle: Bundle, folder: Path, items: list[int]) -> Bundle:

@@ -37,8 +37,8 @@ def users_of(bundle: Bundle) -> Entities:
     return Entities(*map(np.concatenate, parts))
 
 
-def opened(client: redis.Redis, bundle: Bundle, data: Path, gen: str = "7") -> FeastGeneration:
-    return FeastGeneration(client, data, gen, f"recsys_{gen}", bundle.schema, bundle.id_kinds)
+def opened(client: redis.Redis, bundle: Bundle, data: Path, generation: str = "7") -> FeastGeneration:
+    return FeastGeneration(client, data, generation, f"recsys_{generation}", bundle.schema, bundle.id_kinds)
 
 
 def same(feast: FeastGeneration, side: Any, expected: Entities) -> None:
@@ -82,10 +82,10 @@ def test_an_unknown_entity_has_zeros_and_is_marked(client: redis.Redis, trained:
 
 def test_generations_lie_side_by_side(client: redis.Redis, bundle_of: Callable[[str], Trained], tmp_path: Path) -> None:
     bundles = {"1": bundle_of("everything").bundle, "11": bundle_of("numerics-no-history").bundle}
-    for gen, bundle in bundles.items():
-        opened(client, bundle, tmp_path, gen).materialize(bundle)
-    for gen, bundle in bundles.items():
-        same(opened(client, bundle, tmp_path, gen), "user", users_of(bundle))
+    for generation, bundle in bundles.items():
+        opened(client, bundle, tmp_path, generation).materialize(bundle)
+    for generation, bundle in bundles.items():
+        same(opened(client, bundle, tmp_path, generation), "user", users_of(bundle))
 
 
 @pytest.mark.parametrize("name", ["everything", "text-ids-history-implicit"])

@@ -27,7 +27,7 @@ from redis_recsys.online.feature_store import FeastGeneration
 from redis_recsys.store import deployments, events, features, recommendations, vectors
 from redis_recsys.store.deployments import DeploymentWriter
 from redis_recsys.store.events import Group, publish, settled_within
-from redis_recsys.store.recommendations import GenerationWriter, get
+from redis_recsys.store.recommendations import RecommendationsWriter, get
 from redis_recsys.store.users import Forgotten, forget
 from tests.support.commands import Outcome
 from tests.support.planted import Trained
@@ -81,10 +81,10 @@ def texts(bundle_of: Callable[[str], Trained], tmp_path: Path) -> Bundle:
     return with_user(bundle_of("text-ids-history-implicit").bundle, tmp_path / "bundle", ANN, BEFORE)
 
 
-def opened(client: redis.Redis, settings: Settings, gen: str, bundle: Bundle) -> FeastGeneration:
+def opened(client: redis.Redis, settings: Settings, generation: str, bundle: Bundle) -> FeastGeneration:
     """A deployment in Feast."""
-    project = deployments.read(client, gen).project
-    return FeastGeneration(client, settings.data, gen, project, bundle.schema, bundle.id_kinds)
+    project = deployments.read(client, generation).project
+    return FeastGeneration(client, settings.data, generation, project, bundle.schema, bundle.id_kinds)
 
 
 def traces(client: redis.Redis, raw: bytes = RAW) -> list[bytes]:
@@ -277,7 +277,7 @@ def test_a_batch_run_that_is_being_written_does_not_bring_the_user_back(
 ) -> None:
     batch(texts, client, SMALL)
     assert traces(client)
-    write, forgotten = GenerationWriter.write, []
+    write, forgotten = RecommendationsWriter.write, []
 
     def with_forgetting(*args: Any) -> None:
         if before and not forgotten:
@@ -286,7 +286,7 @@ def test_a_batch_run_that_is_being_written_does_not_bring_the_user_back(
         if not before and not forgotten:
             forgotten.append(forget(client, ANN))
 
-    monkeypatch.setattr(GenerationWriter, "write", with_forgetting)
+    monkeypatch.setattr(RecommendationsWriter, "write", with_forgetting)
     batch(texts, client, SMALL)
     assert forgotten
     assert traces(client) == []
@@ -296,14 +296,14 @@ def test_a_batch_run_that_is_being_written_does_not_bring_the_user_back(
 def test_a_batch_run_that_was_cut_off_and_goes_on_leaves_the_user_out(
     client: redis.Redis, texts: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = GenerationWriter.write
+    write = RecommendationsWriter.write
 
     def cut(*args: Any) -> None:
         write(*args)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(GenerationWriter, "write", cut)
+        patch.setattr(RecommendationsWriter, "write", cut)
         with pytest.raises(KeyboardInterrupt):
             batch(texts, client, SMALL)
     assert client.exists(recommendations.key("1", ANN))
@@ -318,15 +318,15 @@ def test_bundles_are_deployed_and_scored_without_the_user_until_one_was_trained_
     forget(client, ANN)
 
     def written(bundle: Bundle) -> tuple[bool, bool]:
-        gen = deploy(bundle, client, settings).generation
+        generation = deploy(bundle, client, settings).generation
         batch(bundle, client, SMALL)
-        feast = opened(client, settings, gen, bundle)
-        assert bool(feast.read("user", [ANN])[2][0]) == bool(client.exists(features.key(gen, "user", ANN)))
+        feast = opened(client, settings, generation, bundle)
+        assert bool(feast.read("user", [ANN])[2][0]) == bool(client.exists(features.key(generation, "user", ANN)))
         source = pq.read_table(feast.folder / "user_features.parquet")
         assert (ANN in source[bundle.schema.id_column("user").name].to_pylist()) == bool(
-            client.exists(features.key(gen, "user", ANN))
+            client.exists(features.key(generation, "user", ANN))
         )
-        return bool(client.exists(features.key(gen, "user", ANN))), get(client, ANN).source == "model"
+        return bool(client.exists(features.key(generation, "user", ANN))), get(client, ANN).source == "model"
 
     assert deploy(texts, client, settings).users == texts.manifest.users - 1
     assert written(texts) == (False, False)
@@ -355,8 +355,8 @@ def test_a_user_who_comes_back_starts_anew(client: redis.Redis, texts: Bundle, s
     assert client.hgetall(f"counts:{{{ANN}}}") == {b"click": b"1"}
     column = texts.schema.history
     assert column is not None
-    gen = deploy(texts, client, settings).generation
-    row: Any = features.read(client, gen, "user", [ANN])
+    generation = deploy(texts, client, settings).generation
+    row: Any = features.read(client, generation, "user", [ANN])
     categorical, _, _ = features.unpack(row, *texts.schema.widths("user"))
     assert categorical[0, texts.schema.slots(column)].tolist() == [5, 0, 0]
     assert not np.delete(categorical[0], np.r_[texts.schema.slots(column)]).any()
@@ -364,14 +364,14 @@ def test_a_user_who_comes_back_starts_anew(client: redis.Redis, texts: Bundle, s
 
 def test_an_item_with_the_same_id_stays(client: redis.Redis, trained: Trained, settings: Settings) -> None:
     """Here both ids are integers, which Feast writes as eight bytes."""
-    gen = deploy(trained.bundle, client, settings).generation
-    feast = opened(client, settings, gen, trained.bundle)
+    generation = deploy(trained.bundle, client, settings).generation
+    feast = opened(client, settings, generation, trained.bundle)
     assert feast.read("user", [7, 8])[2].all()
     forget(client, 7)
     assert feast.read("user", [7, 8])[2].tolist() == [False, True]
     assert feast.read("item", [7])[2].all()
-    assert client.exists(features.key(gen, "item", 7))
-    assert not client.exists(features.key(gen, "user", 7), f"history:{gen}:{{7}}")
+    assert client.exists(features.key(generation, "item", 7))
+    assert not client.exists(features.key(generation, "user", 7), f"history:{generation}:{{7}}")
 
 
 def test_groups_of_the_stream_and_what_is_pending_stay_as_they_are(client: redis.Redis) -> None:

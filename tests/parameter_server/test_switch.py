@@ -17,14 +17,14 @@ from redis_recsys.dlrm.inference import DlrmModel, Samples
 from redis_recsys.embedded.redis_cluster import EmbeddedCluster
 from redis_recsys.errors import ConfigError, DataError
 from redis_recsys.hugectr import dense, sparse
-from redis_recsys.hugectr.network import Dlrm
+from redis_recsys.hugectr.network import DlrmShape
 from redis_recsys.parameter_server.layout import partitions
 from redis_recsys.parameter_server.loading import load
 from redis_recsys.parameter_server.server import ParameterServer
 from tests.support.published_ps import PUBLISHED
 from tests.support.tables import settings_of
 
-SHAPE = Dlrm(2, (3, 3), 4, (4,), (1,))
+SHAPE = DlrmShape(2, (3, 3), 4, (4,), (1,))
 ROWS = np.arange(24, dtype=np.float32).reshape(6, 4) / 24
 
 

@@ -36,12 +36,14 @@ def event(number: int, item: int | str, user: int | str = 1, at: int | None = No
 
 def apply(client: redis.Redis, *several: Event, cap: int = 100, gens: tuple[str, ...] = ("4",)) -> None:
     """Items are numbered as they are named."""
-    placements = [[Placement(**PLACE | {"generation": gen, "number": int(e.item)}) for gen in gens] for e in several]
+    placements = [
+        [Placement(**PLACE | {"generation": generation, "number": int(e.item)}) for generation in gens] for e in several
+    ]
     assert Group(client, "tester").apply(several, placements, cap) == []
 
 
-def row(client: redis.Redis, user: int | str = 1, gen: str = "4") -> list[int]:
-    value: Any = client.get(features.key(gen, "user", user))
+def row(client: redis.Redis, user: int | str = 1, generation: str = "4") -> list[int]:
+    value: Any = client.get(features.key(generation, "user", user))
     return list(struct.unpack("<7i", value))
 
 

@@ -9,10 +9,10 @@ import redis
 from redis_recsys.errors import StoreError
 from redis_recsys.store import deployments, lock
 from redis_recsys.store.deployments import DeploymentRecord, DeploymentWriter
-from redis_recsys.store.generations import Generation
-from redis_recsys.store.recommendations import GenerationWriter
+from redis_recsys.store.generations import GenerationWriter
+from redis_recsys.store.recommendations import RecommendationsWriter
 
-KINDS = [GenerationWriter, DeploymentWriter]
+KINDS = [RecommendationsWriter, DeploymentWriter]
 
 
 @pytest.fixture(autouse=True)
@@ -21,8 +21,8 @@ def _quick_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "RENEW_SECONDS", 0.1)
 
 
-def record(gen: str, owner: str = "") -> DeploymentRecord:
-    return DeploymentRecord(gen, "4f2a", 128, 0.98, "int", "str", True, np.array([0.6, -0.8], np.float32), owner)
+def record(generation: str, owner: str = "") -> DeploymentRecord:
+    return DeploymentRecord(generation, "4f2a", 128, 0.98, "int", "str", True, np.array([0.6, -0.8], np.float32), owner)
 
 
 def test_no_two_generations_share_a_name(client: redis.Redis) -> None:
@@ -35,7 +35,7 @@ def test_no_two_generations_share_a_name(client: redis.Redis) -> None:
 
 
 def test_kinds_do_not_lock_each_other_out(client: redis.Redis) -> None:
-    with GenerationWriter.begin(client, "a", 60) as one, DeploymentWriter.begin(client, "b", 60) as other:
+    with RecommendationsWriter.begin(client, "a", 60) as one, DeploymentWriter.begin(client, "b", 60) as other:
         one.switch()
         other.switch()
     assert deployments.live(client) == other.generation
@@ -43,7 +43,7 @@ def test_kinds_do_not_lock_each_other_out(client: redis.Redis) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_switch_whose_answer_was_lost_is_not_taken_for_a_replaced_generation(
-    client: redis.Redis, kind: type[Generation], monkeypatch: pytest.MonkeyPatch
+    client: redis.Redis, kind: type[GenerationWriter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with kind.begin(client, "old", 60) as old:
         old.switch()
@@ -89,9 +89,9 @@ def test_a_record_is_read_as_it_was_written(client: redis.Redis) -> None:
 
 def test_there_is_no_record_of_what_is_not_complete(client: redis.Redis) -> None:
     with DeploymentWriter.begin(client, "4f2a", 60) as writer:
-        for gen in (writer.generation, "99"):
+        for generation in (writer.generation, "99"):
             with pytest.raises(StoreError, match="recsys deploy"):
-                deployments.read(client, gen)
+                deployments.read(client, generation)
 
 
 def test_pointers_and_known_generations_follow_the_life_of_a_deployment(client: redis.Redis) -> None:
@@ -114,16 +114,16 @@ def test_pointers_and_known_generations_follow_the_life_of_a_deployment(client: 
 
 def test_a_deployment_that_does_not_go_live_is_removed_at_once(client: redis.Redis) -> None:
     with DeploymentWriter.begin(client, "4f2a", 60) as writer:
-        gen = writer.generation
-        client.set(f"features:{gen}:user:{{1}}", "row")
-        for project in (writer.project, f"recsys_{gen}"):  # and as an earlier version named it
+        generation = writer.generation
+        client.set(f"features:{generation}:user:{{1}}", "row")
+        for project in (writer.project, f"recsys_{generation}"):  # and as an earlier version named it
             client.hset(b"\x01\0\0\0\x02\0\0\0\x04\0\0\0user..." + project.encode(), "field", "value")
-        writer.announce(record(gen))
+        writer.announce(record(generation))
     assert set(client.keys("*")) == {b"recs:counter", b"deploy:folders", b"deploy:id"}  # the files may still be there
 
 
 def test_generations_whose_names_end_alike_are_kept_apart(client: redis.Redis) -> None:
-    feast = [b"\x01\0\0\0\x02\0\0\0\x04\0\0\0user...recsys_" + gen for gen in (b"2", b"12", b"21")]
+    feast = [b"\x01\0\0\0\x02\0\0\0\x04\0\0\0user...recsys_" + generation for generation in (b"2", b"12", b"21")]
     client.set("recs:counter", 1)
     for key in (*feast, "features:12:user:{2}", "features:21:user:{2}", "features:2:user:{2}", "items:12", "items:21"):
         client.hset(key, "field", "value")

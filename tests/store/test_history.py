@@ -13,18 +13,18 @@ THEN = 1_700_000_000_000
 
 
 def read(
-    client: redis.Redis, users: list[int] | list[str], kind: str = "int", gen: str = GEN, legacy: bool = False
+    client: redis.Redis, users: list[int] | list[str], kind: str = "int", generation: str = GEN, legacy: bool = False
 ) -> list[tuple[list[int | str], list[int]]]:
     """Of each user the raw items of live events, and the numbers of the items that came with the deployment."""
     with client.pipeline(transaction=False) as pipe:
-        history.read(pipe, gen, users, legacy)
+        history.read(pipe, generation, users, legacy)
         brought, *live = pipe.execute()
     both = zip(history.parse(live, kind), history.brought(brought), strict=True)
     return [(raw.tolist(), numbers.tolist()) for raw, numbers in both]
 
 
-def brought(client: redis.Redis, *users: int, gen: str = GEN) -> list[list[int]]:
-    return [numbers for _, numbers in read(client, list(users), gen=gen)]
+def brought(client: redis.Redis, *users: int, generation: str = GEN) -> list[list[int]]:
+    return [numbers for _, numbers in read(client, list(users), generation=generation)]
 
 
 def ints(*values: int) -> np.ndarray:
@@ -75,7 +75,7 @@ def test_a_deployment_touches_neither_live_events_nor_another_deployment(client:
     for _ in range(2):  # a second time changes nothing
         history.write_many(client, GEN, [1], [ints(5, 8, 9)], cap=10)
         assert read(client, [1]) == [([6, 5], [9, 8, 5])]
-    assert brought(client, 1, gen="8") == [[4, 3]]
+    assert brought(client, 1, generation="8") == [[4, 3]]
     assert client.dump("history:{1}") == before
 
 
@@ -85,7 +85,7 @@ def test_what_an_earlier_version_left_counts_for_its_own_generations_alone(clien
     client.set("history:{3}", "no sorted set")
     history.write_many(client, GEN, [1], [ints(3)], cap=10)
     assert read(client, [1, 2]) == [([6], [3]), ([], [])]
-    assert read(client, [1, 2], gen="6", legacy=True) == [([6, 5, 7], []), ([7], [])]
+    assert read(client, [1, 2], generation="6", legacy=True) == [([6, 5, 7], []), ([7], [])]
     history.remove_positions(client)
     assert client.zrange("history:{1}", 0, -1) == [b"6"]
     assert not client.exists("history:{2}")

@@ -17,7 +17,7 @@ import redis
 from redis_recsys.embedded.redis_server import EmbeddedRedis
 from redis_recsys.errors import StoreError
 from redis_recsys.store import lock
-from redis_recsys.store.recommendations import GenerationWriter, Recommendations, get, get_many
+from redis_recsys.store.recommendations import Recommendations, RecommendationsWriter, get, get_many
 
 ClientOf = Callable[[EmbeddedRedis], redis.Redis]
 POPULAR = (np.array([7, 8, 9]), np.array([30, 20, 10]))
@@ -30,11 +30,11 @@ def _quick_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "RENEW_SECONDS", 0.1)
 
 
-def begin(client: redis.Redis, fingerprint: str = "bundle", grace: int = 60) -> GenerationWriter:
-    return GenerationWriter.begin(client, fingerprint, grace)
+def begin(client: redis.Redis, fingerprint: str = "bundle", grace: int = 60) -> RecommendationsWriter:
+    return RecommendationsWriter.begin(client, fingerprint, grace)
 
 
-def write_users(writer: GenerationWriter, users: range, first_item: int, k: int = 3) -> None:
+def write_users(writer: RecommendationsWriter, users: range, first_item: int, k: int = 3) -> None:
     """Every user gets the items first_item, first_item + 1, ... with scores .5, .25, ..."""
     n = len(users)
     items = np.tile(np.arange(first_item, first_item + k), (n, 1))
@@ -58,13 +58,13 @@ def test_what_was_written_is_read_back(client: redis.Redis) -> None:
             np.array([2, 2, 1]),
         )
         writer.publish(*POPULAR)
-    gen = writer.generation
+    generation = writer.generation
     tenths = [float(np.float32(0.9)), float(np.float32(0.1))]
     one, lowest, highest = get_many(client, [1, -(2**63), 2**63 - 1])
-    assert (one.user, one.items, one.source, one.generation) == (1, [10, 11], "model", gen)
+    assert (one.user, one.items, one.source, one.generation) == (1, [10, 11], "model", generation)
     np.testing.assert_array_equal(np.array(one.scores, np.float32), np.array(tenths, np.float32))
-    assert lowest == Recommendations(-(2**63), [2**63 - 1, 0], [0.75, 0.5], "model", gen)
-    assert highest == Recommendations(2**63 - 1, [12], [0.25], "model", gen)
+    assert lowest == Recommendations(-(2**63), [2**63 - 1, 0], [0.75, 0.5], "model", generation)
+    assert highest == Recommendations(2**63 - 1, [12], [0.25], "model", generation)
 
 
 def test_ids_can_be_text(client: redis.Redis) -> None:
@@ -78,17 +78,17 @@ def test_ids_can_be_text(client: redis.Redis) -> None:
 
 
 def test_the_keys_are_those_of_the_design(client: redis.Redis) -> None:
-    gen = publish_users(client, range(5, 6), first_item=10)
-    assert client.get("recs:live") == gen.encode()
-    stored = client.get(f"recs:{gen}:5")
+    generation = publish_users(client, range(5, 6), first_item=10)
+    assert client.get("recs:live") == generation.encode()
+    stored = client.get(f"recs:{generation}:5")
     assert stored is not None
     assert json.loads(stored) == {"items": [10, 11, 12], "scores": [0.5, 0.25, 0.125]}
-    assert client.zscore(f"popular:{gen}", "8") == 20
+    assert client.zscore(f"popular:{generation}", "8") == 20
 
 
 def test_an_unknown_user_gets_the_popular_items(client: redis.Redis) -> None:
-    gen = publish_users(client, range(5), first_item=10)
-    assert get(client, 99) == Recommendations(99, [7, 8, 9], [30, 20, 10], "popular", gen)
+    generation = publish_users(client, range(5), first_item=10)
+    assert get(client, 99) == Recommendations(99, [7, 8, 9], [30, 20, 10], "popular", generation)
     assert get(client, "no such user").source == "popular"
 
 

@@ -36,7 +36,7 @@ class Query(tf.Module):
         return found
 
 
-class Dlrm(tf.Module):
+class DlrmShape(tf.Module):
     def __init__(self) -> None:
         self.users, self.items = table(USERS), table(ITEMS)
 
@@ -52,7 +52,7 @@ def save(module: tf.Module, name: str, inputs: list[str]) -> None:
     tf.saved_model.save(module, str(export / name), signatures={"serving_default": call})
 
 
-query, dlrm = Query(), Dlrm()
+query, dlrm = Query(), DlrmShape()
 more = {"list": ["genres__values", "genres__offsets"], "absent": ["city"]}.get(wrong, [])
 save(query, "query_tower", ["user_id", "age", *more])
 save(dlrm, "dlrm", ["user_id", "item_id", "user_id_raw", "click"])

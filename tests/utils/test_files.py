@@ -29,7 +29,7 @@ from redis_recsys.embedded.redis_server import EmbeddedRedis
 from redis_recsys.errors import ConfigError, DataError
 from redis_recsys.evaluation import plots
 from redis_recsys.hugectr import sparse
-from redis_recsys.hugectr.network import Dlrm
+from redis_recsys.hugectr.network import DlrmShape
 from redis_recsys.utils.files import written_aside, written_aside_file
 from redis_recsys.utils.output_kinds import BUNDLE
 from tests.support.commands import Outcome
@@ -318,7 +318,7 @@ def test_a_plot_replaces_nothing_but_a_picture_of_its_format(recsys: Recsys, tmp
 
 
 def test_files_for_hugectr_take_no_foreign_place(tmp_path: Path) -> None:
-    shape = Dlrm(2, (3, 4), 4, (8, 4), (8, 1))
+    shape = DlrmShape(2, (3, 4), 4, (8, 4), (8, 1))
     (tmp_path / "config.pbtxt").write_text("notes of mine")
     with pytest.raises(DataError, match=r"config\.pbtxt exists and is no \.pbtxt file"):
         configure_hugectr(shape, tmp_path, Place())

@@ -25,7 +25,7 @@ from .tables import hits_table, phases_table, probabilities_table
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..demos.large_scale_demo import Shown
+    from ..demos.large_scale_demo import DemoReport
     from ..parameter_server.remote import Remote
 
 dlrm = typer.Typer(
@@ -214,7 +214,7 @@ def demo(settings: Settings, as_json: Json = False) -> None:
         _show(shown)
 
 
-def _show(shown: Shown) -> None:
+def _show(shown: DemoReport) -> None:
     test = shown.report["test"]
     out.print(
         f"test AUC {test['auc']:.4f}, the best possible {test['oracle_auc']:.4f}; Triton and the trained model differ "

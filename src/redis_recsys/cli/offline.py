@@ -130,11 +130,11 @@ def _evaluate(bundle: Path, dataset: Path, candidates: int, with_baselines: bool
     from ..evaluation.baselines import fit_baselines
     from ..evaluation.evaluate import check_test
     from ..evaluation.evaluate import evaluate as measure
-    from ..offline.recommender import Everyone
+    from ..offline.recommender import BundleRecommender
 
     opened, rows = Bundle(bundle), Dataset(dataset)
     check_test(rows)
-    towers = Everyone(opened, rows, candidates, ranked=False)
-    both = Everyone(opened, rows, candidates)
+    towers = BundleRecommender(opened, rows, candidates, ranked=False)
+    both = BundleRecommender(opened, rows, candidates)
     baselines = fit_baselines(rows) if with_baselines else []
     return measure(rows, [*baselines, towers, both], predict=both.predict)

@@ -33,7 +33,7 @@ TRAINING: dict[str, Any] = {"epochs": 2}  # enough for a demonstration; values t
 
 
 @dataclass(frozen=True)
-class Shown:
+class DemoReport:
     """What the demonstration did.
 
     Attributes:
@@ -53,7 +53,7 @@ class Shown:
     update_ms: float
 
 
-def demo(settings: Settings) -> Shown:
+def demo(settings: Settings) -> DemoReport:
     """Generate clicks, train on two processes, export, fill a cluster, serve, infer, update, and kill a node.
 
     Args:
@@ -97,7 +97,7 @@ def demo(settings: Settings) -> Shown:
             cluster.kill(1)
             phases.append(observer.phase("a node is dead", requests, REQUESTS))
             cluster.restart(1)
-    return Shown(report, len(found), difference, phases, before, after, update_ms)
+    return DemoReport(report, len(found), difference, phases, before, after, update_ms)
 
 
 def _changed(client: DlrmClient, dense: np.ndarray, keys: np.ndarray, before: float) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from ..dataset.split import Split
 from ..errors import StoreError
 from ..evaluation.evaluate import Report, evaluate
 from ..offline.batch import batch
-from ..offline.recommender import Everyone
+from ..offline.recommender import BundleRecommender
 from ..store.connection import connect
 from ..store.recommendations import Recommendations, get_many
 from ..utils.progress import console, step
@@ -64,7 +64,10 @@ def offline(settings: Settings, users: int = USERS) -> tuple[Report, list[Recomm
         trial = train(dataset, training, folder / "trial")
     with step("4/8  evaluate on the newest 10%, over the full catalogue"):
         candidates = settings.batch.candidates
-        towers, both = Everyone(trial, dataset, candidates, ranked=False), Everyone(trial, dataset, candidates)
+        towers, both = (
+            BundleRecommender(trial, dataset, candidates, ranked=False),
+            BundleRecommender(trial, dataset, candidates),
+        )
         report = evaluate(dataset, [*fit_baselines(dataset), towers, both], predict=both.predict)
     with step("5/8  train for production: on every row, for as many epochs as were best"):
         bundle = train(dataset, training.changed("train", final=True), folder / "bundle", chosen=trial)

@@ -12,7 +12,7 @@ import numpy as np
 from ..data.criteo.dataset import CriteoDataset
 from ..dlrm.dlrm_client import DlrmClient
 from ..dlrm.statistics import statistics
-from ..hugectr.network import Dlrm
+from ..hugectr.network import DlrmShape
 from ..parameter_server.server import Counts
 from ..triton.counters import PERIOD
 
@@ -75,7 +75,7 @@ class Observer:
         return Phase(name, len(seconds), counts, float(p50), float(p99))
 
 
-def requests_of(dataset: CriteoDataset, shape: Dlrm, batch: int) -> Iterator[Request]:
+def requests_of(dataset: CriteoDataset, shape: DlrmShape, batch: int) -> Iterator[Request]:
     """Test rows, again and again: dense float32[batch, 13], keys int64[batch, 26]."""
     offsets = np.array(shape.offsets())
     while True:
@@ -83,7 +83,9 @@ def requests_of(dataset: CriteoDataset, shape: Dlrm, batch: int) -> Iterator[Req
             yield rows.dense, rows.ids + offsets
 
 
-def predict_test(client: DlrmClient, dataset: CriteoDataset, shape: Dlrm, batch: int) -> tuple[np.ndarray, np.ndarray]:
+def predict_test(
+    client: DlrmClient, dataset: CriteoDataset, shape: DlrmShape, batch: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Ask a served DLRM about every test row.
 
     Args:

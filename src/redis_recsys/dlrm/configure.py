@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..hugectr import network
-from ..hugectr.network import Dlrm
+from ..hugectr.network import DlrmShape
 from ..triton.repository import pbtxt
 from ..utils.files import check_file, written_aside_file
 from ..utils.output_kinds import DENSE, NETWORK, SPARSE
@@ -44,7 +44,7 @@ class Place:
     rocksdb: str | None = "../rocksdb"
 
 
-def ps_json(dlrm: Dlrm, place: Place, cache: float = 0.2, max_batch: int = 64) -> dict[str, Any]:
+def ps_json(dlrm: DlrmShape, place: Place, cache: float = 0.2, max_batch: int = 64) -> dict[str, Any]:
     """The ``ps.json`` of a trained DLRM, for either server. It holds no password.
 
     Args:
@@ -139,7 +139,7 @@ def configure(folder: Path, place: Place, cache: float = 0.2) -> Path:
     return folder / PS
 
 
-def configure_hugectr(dlrm: Dlrm, folder: Path, place: Place) -> None:
+def configure_hugectr(dlrm: DlrmShape, folder: Path, place: Place) -> None:
     """Write ``ps.json`` and ``config.pbtxt`` for NVIDIA's container ``merlin-hugectr``.
 
     Args:

@@ -15,7 +15,7 @@ import numpy as np
 from ..bundle.models import session
 from ..errors import ConfigError, DataError
 from ..hugectr import dense, graph, network
-from ..hugectr.network import Dlrm
+from ..hugectr.network import DlrmShape
 from ..parameter_server.ps_json import Model
 from ..parameter_server.server import ParameterServer
 from ..triton.tensors import stack
@@ -125,7 +125,7 @@ class DlrmModel:
         return combined.reshape(shape)
 
 
-def _check(model: Model, shape: Dlrm) -> None:
+def _check(model: Model, shape: DlrmShape) -> None:
     """Compare what ``ps.json`` says of a model with its network.
 
     Raises:

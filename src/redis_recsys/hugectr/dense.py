@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..utils.files import written_aside_file
-from .network import Dlrm
+from .network import DlrmShape
 
 Layer = tuple[np.ndarray, np.ndarray]
 
@@ -33,7 +33,7 @@ def write(path: Path, layers: Sequence[Layer]) -> None:
             file.write(np.ascontiguousarray(bias, "<f4").tobytes())
 
 
-def read(path: Path, dlrm: Dlrm) -> list[Layer]:
+def read(path: Path, dlrm: DlrmShape) -> list[Layer]:
     """The weights of a DLRM's layers, bottom MLP first.
 
     Raises:

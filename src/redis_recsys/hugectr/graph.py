@@ -10,13 +10,13 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from .dense import Layer
-from .network import Dlrm
+from .network import DlrmShape
 
 OPSET, IR = 17, 8
 DENSE, EMBEDDINGS, OUTPUT = "dense", "embeddings", "probability"
 
 
-def build(dlrm: Dlrm, layers: Sequence[Layer]) -> onnx.ModelProto:
+def build(dlrm: DlrmShape, layers: Sequence[Layer]) -> onnx.ModelProto:
     """The graph ``dense`` float32[n, features], ``embeddings`` float32[n, slots, dim] -> ``probability`` float32[n].
 
     The interaction is the bottom MLP's output, followed by the dot products of all pairs of vectors (that output, then

@@ -1,7 +1,7 @@
 """The public DLRM graph as HugeCTR's network file describes it (``network_file`` in ``ps.json``).
 
 The graph: a bottom MLP over the dense features, one embedding layer for all slots, their interaction, a top MLP, and
-a sigmoid. ``Dlrm`` says how wide each part is; everything else about the graph is fixed.
+a sigmoid. ``DlrmShape`` says how wide each part is; everything else about the graph is fixed.
 
 Source: Naumov et al. 2019, "Deep Learning Recommendation Model for Personalization and Recommendation Systems", and
 HugeCTR's layers ``InnerProduct``, ``ReLU``, ``Interaction``.
@@ -28,7 +28,7 @@ ENDS = ("Sigmoid", "BinaryCrossEntropyLoss")
 
 
 @dataclass(frozen=True)
-class Dlrm:
+class DlrmShape:
     """Widths of a DLRM.
 
     Attributes:
@@ -74,7 +74,7 @@ class Dlrm:
         return [sum(self.slot_sizes[:slot]) for slot in range(self.slots)]
 
 
-def write(path: Path, dlrm: Dlrm) -> None:
+def write(path: Path, dlrm: DlrmShape) -> None:
     """Write the network file.
 
     Raises:
@@ -128,7 +128,7 @@ def write(path: Path, dlrm: Dlrm) -> None:
         aside.write_text(json.dumps({"layers": layers}, indent=2) + "\n")
 
 
-def read(path: Path) -> Dlrm:
+def read(path: Path) -> DlrmShape:
     """Read a network file of the DLRM graph, of this project or saved by HugeCTR.
 
     Raises:
@@ -176,7 +176,7 @@ class _Graph:
                     raise _OtherGraphError(f"both {both} read {bottom!r}")
                 self._above[bottom] = layer
 
-    def dlrm(self) -> Dlrm:
+    def dlrm(self) -> DlrmShape:
         """The widths.
 
         Raises:
@@ -206,7 +206,7 @@ class _Graph:
         self._reader(end, ENDS)
         dense = self._number(self._data, "dense", "dense_dim")
         dim = self._number(self._embedding, "sparse_embedding_hparam", "embedding_vec_size")
-        return Dlrm(dense, sizes, dim, bottom, top, COMBINERS[combiner])
+        return DlrmShape(dense, sizes, dim, bottom, top, COMBINERS[combiner])
 
     def _mlp(self, below: str, last_relu: bool) -> tuple[tuple[int, ...], str]:
         """Widths of the fully connected layers above ``below``, and the name of the last one's output."""

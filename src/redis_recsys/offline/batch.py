@@ -22,7 +22,7 @@ from ..config import BatchSettings, Settings
 from ..dataset.entities import Entities
 from ..dataset.user_history import History
 from ..store.forgotten import BundleUsers
-from ..store.recommendations import GenerationWriter
+from ..store.recommendations import RecommendationsWriter
 from ..utils.machine import cores
 from ..utils.progress import progress
 from .recommender import Recommender, Scored
@@ -60,7 +60,7 @@ def batch(bundle: Bundle, client: redis.Redis, settings: Settings) -> BatchRepor
     rules, how = Rules.of(bundle, settings.online), settings.batch
     rules.warn()
     raw_items = bundle.items.raw_ids
-    with GenerationWriter.begin(client, _fingerprint(bundle, settings), how.grace) as writer:
+    with RecommendationsWriter.begin(client, _fingerprint(bundle, settings), how.grace) as writer:
         writer.done -= writer.done % how.block  # a block that was cut in the middle is scored and written again
         resumed_at = writer.done
         people = BundleUsers(client, bundle.made, writer.remove)

@@ -132,7 +132,7 @@ def _seen(history: History) -> np.ndarray:
 
 
 @dataclass
-class Everyone:
+class BundleRecommender:
     """All users as they were before the test part, in memory, so that any can be looked up: to evaluate a bundle.
 
     What the users have had by then comes from the dataset, since the bundle knows what they had in the test part, too.

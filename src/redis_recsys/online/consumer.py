@@ -39,7 +39,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds after a failure; doubled each 
 
 
 @dataclass(frozen=True)
-class Rows:
+class GenerationRows:
     """What the consumer has to know of one generation's packed user rows.
 
     Attributes:
@@ -55,7 +55,7 @@ class Rows:
     feast: FeastGeneration | None
 
     @classmethod
-    def of(cls, client: redis.Redis, record: DeploymentRecord, settings: Settings) -> Rows:
+    def of(cls, client: redis.Redis, record: DeploymentRecord, settings: Settings) -> GenerationRows:
         """Read from the deployed bundle.
 
         Raises:
@@ -139,7 +139,7 @@ class Consumer:
         self._group = Group(client, self.name)
         timeout = client.get_connection_kwargs().get("socket_timeout") or 2 * WAIT_SECONDS
         self._wait_ms = int(1000 * min(WAIT_SECONDS, timeout / 2))
-        self._rows: dict[tuple[str, str], Rows] = {}
+        self._rows: dict[tuple[str, str], GenerationRows] = {}
         self._live: DeploymentRecord | None = None
         self._unchecked: dict[str, int] = {}  # users of a step that was cut off: when they had been forgotten
         self.ready = threading.Event()
@@ -239,17 +239,17 @@ class Consumer:
         live = deployments.live(self._client)
         rows = {}
         self._live = None
-        for gen in deployments.known(self._client):
+        for generation in deployments.known(self._client):
             try:
-                record = deployments.read(self._client, gen)
+                record = deployments.read(self._client, generation)
             except StoreError:
-                if gen == live:
+                if generation == live:
                     raise
                 continue  # still being written: its deployment takes these events from the histories
-            if gen == live:
+            if generation == live:
                 self._live = record
-            at = gen, record.folder
-            rows[at] = self._rows.get(at) or Rows.of(self._client, record, self._settings)
+            at = generation, record.folder
+            rows[at] = self._rows.get(at) or GenerationRows.of(self._client, record, self._settings)
         self._rows = rows
 
     def _objection(self, event: Event) -> str | None:

@@ -116,39 +116,39 @@ def _write(
     people: BundleUsers,
 ) -> None:
     """Everything but the switch."""
-    gen, kinds = writer.generation, bundle.id_kinds
+    generation, kinds = writer.generation, bundle.id_kinds
     feast: FeastGeneration | None = None
     if settings.deploy.feast:
         with report.step("feast"):
             from .feature_store import FeastGeneration
 
-            feast = FeastGeneration(client, settings.data, gen, writer.project, bundle.schema, kinds)
+            feast = FeastGeneration(client, settings.data, generation, writer.project, bundle.schema, kinds)
             feast.materialize(bundle, people)
     with report.step("users"):
         average, queries, report.users = _write_users(bundle, client, settings, writer, people)
     with report.step("items"):
         items = bundle.items
-        features.write_many(client, gen, "item", items.raw_ids.tolist(), _packed(items))
+        features.write_many(client, generation, "item", items.raw_ids.tolist(), _packed(items))
         best = slice(max(settings.batch.popular, settings.online.topk))
         popularity = bundle.popularity
-        popular_items.write(client, gen, items.raw_ids[popularity.items[best] - 1], popularity.scores[best])
+        popular_items.write(client, generation, items.raw_ids[popularity.items[best] - 1], popularity.scores[best])
     with report.step("vectors"):
         attributes = vectors.attributes_of(items, bundle.schema)
         with progress("loading vectors", len(bundle.item_embeddings)) as advance:
-            vectors.load(client, gen, bundle.item_embeddings, attributes, advance)
+            vectors.load(client, generation, bundle.item_embeddings, attributes, advance)
     with report.step("recall"):
         if not len(queries):
             queries = bundle.item_embeddings[:QUERIES]
         report.neighbours = max(NEIGHBOURS, settings.online.retrieved)
         report.ef, report.recall = tune(
-            client, gen, bundle.item_embeddings, queries, report.neighbours, settings.deploy.recall
+            client, generation, bundle.item_embeddings, queries, report.neighbours, settings.deploy.recall
         )
     with report.step("live events"):
-        _replay(bundle, client, gen)
+        _replay(bundle, client, generation)
     with report.step("preload"):
         writer.announce(
             DeploymentRecord(
-                gen,
+                generation,
                 bundle.fingerprint,
                 report.ef,
                 report.recall,
@@ -161,7 +161,7 @@ def _write(
         time.sleep(SETTLE_SECONDS if deployments.live(client) is None else PRELOAD_SECONDS)
     with report.step("live events"):
         # again, with Feast: only since the announcement do the consumers of events write to this generation
-        report.replayed = _replay(bundle, client, gen, feast)
+        report.replayed = _replay(bundle, client, generation, feast)
 
 
 def _copied(bundle: Bundle, target: Path) -> Bundle:
@@ -219,11 +219,11 @@ def _write_users(
     return mean, np.concatenate([np.empty((0, len(total)), np.float32), *queries]), written
 
 
-def _replay(bundle: Bundle, client: redis.Redis, gen: str, feast: FeastGeneration | None = None) -> int:
+def _replay(bundle: Bundle, client: redis.Redis, generation: str, feast: FeastGeneration | None = None) -> int:
     """Apply live events to the new features; returns the number of users that had any."""
     count = 0
     with progress("applying live events") as advance:
-        for users in replay(client, gen, bundle.schema, bundle.items.number_of, bundle.id_kinds):
+        for users in replay(client, generation, bundle.schema, bundle.items.number_of, bundle.id_kinds):
             if feast is not None:
                 feast.follow("user", users)
             count += len(users)
@@ -248,10 +248,10 @@ def _remove_left_over(writer: DeploymentWriter, settings: Settings) -> None:
     """Remove the files of deployments that have expired or were cut off; those that another Redis may have stay."""
     gone, used = writer.left_over()
     writer.sweep(gone, used)
-    for gen, folder in gone.items():
-        project = writer.files(gen, folder)
+    for generation, folder in gone.items():
+        project = writer.files(generation, folder)
         if project is not None:
             shutil.rmtree(settings.data / "feast" / project, ignore_errors=True)
             if folder not in used:
                 shutil.rmtree(settings.deploy.models / folder, ignore_errors=True)
-        writer.forget(gen)
+        writer.forget(generation)

@@ -1,7 +1,7 @@
 """The feature store: a bundle's features as Feast objects, and in the layout in which Feast keeps them in Redis.
 
-Every deployment is a Feast project of its own, ``recsys_{deploy:id}_{gen}``, so that generations of one Redis and of
-several lie side by side::
+Every deployment is a Feast project of its own, ``recsys_{deploy:id}_{generation}``, so that generations of one Redis
+and of several lie side by side::
 
     entity         join key: the id column of the schema, with the raw id
     feature view   user_features and item_features, with one field per feature of the schema: encoded values
@@ -158,19 +158,19 @@ class FeastGeneration:
     """
 
     def __init__(
-        self, client: redis.Redis, data: Path, gen: str, project: str, schema: Schema, kinds: dict[Side, IdKind]
+        self, client: redis.Redis, data: Path, generation: str, project: str, schema: Schema, kinds: dict[Side, IdKind]
     ) -> None:
         """Open a generation; nothing is read or written yet.
 
         Args:
             client: a connected Redis. Feast connects to the same one. The login stays in memory.
             data: folder of data, ``settings.data``.
-            gen: name of the generation.
+            generation: name of the generation.
             project: its name in Feast, from the record of the deployment.
             schema: of its bundle.
             kinds: of the raw ids, ``Bundle.id_kinds``.
         """
-        self._client, self._gen, self._schema, self._kinds = client, gen, schema, kinds
+        self._client, self._gen, self._schema, self._kinds = client, generation, schema, kinds
         self.folder = data / "feast" / project
         self._registry = self.folder.absolute() / "registry.db"
         self.store = FeatureStore(

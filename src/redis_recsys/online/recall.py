@@ -16,7 +16,12 @@ TIE = 1e-6  # difference of similarities that is rounding
 
 
 def tune(
-    client: redis.Redis, gen: str, embeddings: np.ndarray, queries: np.ndarray, count: int = 100, target: float = 0.97
+    client: redis.Redis,
+    generation: str,
+    embeddings: np.ndarray,
+    queries: np.ndarray,
+    count: int = 100,
+    target: float = 0.97,
 ) -> tuple[int, float]:
     """How many neighbours queries have to explore for a recall, and the recall that this gives.
 
@@ -25,7 +30,7 @@ def tune(
 
     Args:
         client: a connected Redis.
-        gen: a generation whose vector set is loaded.
+        generation: a generation whose vector set is loaded.
         embeddings: float32[n, D] that are in it.
         queries: float32[q, D], unit vectors; some 200 of them, evenly spread, are used.
         count: neighbours looked for.
@@ -44,7 +49,7 @@ def tune(
     scores = local.scores(queries)
     ef, recall, limit = count, 0.0, min(max(len(embeddings), count), TUNING_LIMIT)
     while True:
-        index = RedisIndex(client, gen, ef)
+        index = RedisIndex(client, generation, ef)
         parts = [queries[start : start + 16] for start in range(0, len(queries), 16)]
         found = np.concatenate([index.search(part, present, _none(part))[0] for part in parts])
         near = np.take_along_axis(scores, np.maximum(found, 1) - 1, axis=1) >= exact[:, -1:] - TIE
@@ -53,7 +58,8 @@ def tune(
             return ef, recall
         if ef >= limit:
             raise StoreError(
-                f"vector set {key(gen)} has recall {recall:.4f} at EF {ef}, not {target}: lower RECSYS_DEPLOY_RECALL"
+                f"vector set {key(generation)} has recall {recall:.4f} at EF {ef}, not {target}: "
+                "lower RECSYS_DEPLOY_RECALL"
             )
         ef = min(int(ef * TUNING_STEP) + 1, limit)
 

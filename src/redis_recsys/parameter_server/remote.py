@@ -19,7 +19,7 @@ from .access import access_of
 from .nodes import Nodes
 from .ps_json import Config, named, read
 from .server import checked
-from .tiers.redis_tier import VolatileTier, Wanted
+from .tiers.redis_tier import LookupRequest, VolatileTier
 
 BLOCK_ROWS = 10_000
 
@@ -83,7 +83,7 @@ class Remote:
             StoreError: a node does not answer.
         """
         asked = named(self.tables, table)
-        (found,) = self._volatile.fetch([Wanted(asked.full, asked.dim, keys)])
+        (found,) = self._volatile.fetch([LookupRequest(asked.full, asked.dim, keys)])
         if found.unreachable.any():
             raise StoreError(f"rows of {table} cannot be read: a node of Redis does not answer")
         if (found.at < 0).any():

@@ -29,9 +29,9 @@ from .layout import newest
 from .nodes import Nodes
 from .ps_json import Config, TableConfig, finds, named, read
 from .tiers.host_cache import Cache, HostCache
-from .tiers.redis_tier import VolatileTier, Wanted, nothing
+from .tiers.redis_tier import LookupRequest, VolatileTier, empty_result
 from .tiers.rocksdb_tier import PersistentTier
-from .updates import Followed, Follower
+from .updates import FollowedTable, UpdateFollower
 
 BACKLOG = 256  # fills that wait at most; more are dropped, since a later lookup asks for the rows again
 GATHER_SECONDS = 0.002  # in which fills of the cache gather: one for many lookups holds these up less
@@ -126,7 +126,7 @@ class ParameterServer:
         self._nodes = nodes
         self.volatile = VolatileTier(config.volatile_db, nodes) if nodes is not None else None
         self.persistent: PersistentTier | None = None
-        self._filler = _Filler()
+        self._filler = _BackgroundFill()
         self._counting = threading.Lock()
         try:
             if config.persistent_db.type == "rocks_db":
@@ -195,7 +195,7 @@ class ParameterServer:
     def lookup_many(self, keys: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Rows of several tables, in one round trip to Redis; see :meth:`lookup`."""
         found: dict[str, np.ndarray] = {}
-        missing: list[_Missing] = []
+        missing: list[_CacheMiss] = []
         for name, asked in keys.items():
             table = named(self.tables, name)
             asked = checked_keys(asked, name)
@@ -206,7 +206,7 @@ class ParameterServer:
             counts = {"lookups": 1, "keys": len(asked), "cache": held}
             if len(places):
                 unique, inverse = np.unique(asked[places], return_inverse=True)
-                lost = _Missing(table, unique, places, inverse)
+                lost = _CacheMiss(table, unique, places, inverse)
                 if table.cache is not None and held >= table.threshold * len(asked):
                     rows[places] = table.default
                     counts["deferred"] = len(places)
@@ -293,7 +293,7 @@ class ParameterServer:
             self.persistent.count(full) if self.persistent is not None else 0,
         )
 
-    def _fetch(self, missing: list[_Missing]) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _fetch(self, missing: list[_CacheMiss]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Rows of distinct keys that the caches do not hold, from Redis, RocksDB, or the default.
 
         Returns:
@@ -303,8 +303,8 @@ class ParameterServer:
         for lost in missing:
             if lost.table.cache is not None:
                 lost.versions = lost.table.cache.versions(lost.keys)
-            wanted.append(Wanted(lost.table.full, lost.table.dim, lost.keys))
-        got = self.volatile.fetch(wanted) if self.volatile is not None else [nothing(want) for want in wanted]
+            wanted.append(LookupRequest(lost.table.full, lost.table.dim, lost.keys))
+        got = self.volatile.fetch(wanted) if self.volatile is not None else [empty_result(want) for want in wanted]
         fetched = []
         for lost, result in zip(missing, got, strict=True):
             table, rows, at = lost.table, result.rows, result.at
@@ -338,7 +338,7 @@ class ParameterServer:
         self._count(table, rocksdb=int(held.sum()), default=int((~held).sum()))
         return rows, held
 
-    def _refill(self, lost: _Missing, rows: np.ndarray, at: np.ndarray, held: np.ndarray) -> None:
+    def _refill(self, lost: _CacheMiss, rows: np.ndarray, at: np.ndarray, held: np.ndarray) -> None:
         """Put rows into the cache in the background, those that some tier has."""
         table = lost.table
         if table.cache is None or not held.any():
@@ -346,12 +346,12 @@ class ParameterServer:
         keys, rows, versions = lost.keys[held], rows[at[held]], lost.versions[held]
         with self._counting:
             # what waits already is filled by the job that waits for it
-            if len(table.pending) < BACKLOG and (table.pending or self._filler.submit(lambda: self._fill(table))):
+            if len(table.pending) < BACKLOG and (table.pending or self._filler.submit(lambda: self._warm_cache(table))):
                 table.pending.append((keys, rows, versions))
                 return
         self._count(table, dropped=len(keys))
 
-    def _fill(self, table: Table) -> None:
+    def _warm_cache(self, table: Table) -> None:
         """Put what lookups have fetched into the cache, that of a few milliseconds together."""
         assert table.cache is not None
         time.sleep(GATHER_SECONDS)
@@ -386,13 +386,13 @@ class ParameterServer:
             for name, value in more.items():
                 setattr(table.counts, name, getattr(table.counts, name) + value)
 
-    def _followed(self) -> Follower | None:
+    def _followed(self) -> UpdateFollower | None:
         """The follower of the tables whose updates are wanted, if any."""
         if self._nodes is None or self.volatile is None or self.config.update_source.type == "null":
             return None
         stored = self.persistent is not None and not self.persistent.read_only
         followed = [
-            Followed(
+            FollowedTable(
                 table.full,
                 table.dim,
                 table.cache,
@@ -402,13 +402,13 @@ class ParameterServer:
             if finds(self.config.volatile_db.update_filters, table.full)
         ]
         period = self.config.update_source.poll_timeout_ms / 1000
-        follower = Follower(followed, self._nodes, self.volatile, self.config.volatile_db.num_partitions, period)
+        follower = UpdateFollower(followed, self._nodes, self.volatile, self.config.volatile_db.num_partitions, period)
         follower.start()
         return follower
 
 
 @dataclass
-class _Missing:
+class _CacheMiss:
     """Keys of a lookup that the cache does not hold.
 
     Attributes:
@@ -425,12 +425,12 @@ class _Missing:
     versions: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
-class _Filler:
+class _BackgroundFill:
     """One thread that does things in their order, and refuses more when too many wait."""
 
     def __init__(self) -> None:
         self._jobs: queue.Queue[Callable[[], object] | None] = queue.Queue(BACKLOG)
-        self._thread = threading.Thread(target=self._run, name="fills tiers", daemon=True)
+        self._thread = threading.Thread(target=self._fill_until_stopped, name="fills tiers", daemon=True)
         self._complaint = ""
         self._thread.start()
 
@@ -450,7 +450,7 @@ class _Filler:
         self._jobs.put(None)
         self._thread.join()
 
-    def _run(self) -> None:
+    def _fill_until_stopped(self) -> None:
         while (job := self._jobs.get()) is not None:
             self._do(job)
             self._jobs.task_done()

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Followed:
+class FollowedTable:
     """A table whose updates are followed.
 
     Attributes:
@@ -46,7 +46,7 @@ class Followed:
     persistent: PersistentTier | None
 
 
-class Follower:
+class UpdateFollower:
     """Applies published updates until it is closed.
 
     Attributes:
@@ -54,7 +54,7 @@ class Follower:
     """
 
     def __init__(
-        self, tables: list[Followed], nodes: Nodes, volatile: VolatileTier, partitions: int, period: float
+        self, tables: list[FollowedTable], nodes: Nodes, volatile: VolatileTier, partitions: int, period: float
     ) -> None:
         """
         Args:
@@ -75,7 +75,7 @@ class Follower:
         self._stop = threading.Event()
         self._complaint = ""
         self.applied = {table.name: 0 for table in tables}
-        self._thread = threading.Thread(target=self._run, name="follows updates", daemon=True)
+        self._thread = threading.Thread(target=self._follow_until_stopped, name="follows updates", daemon=True)
 
     def start(self) -> None:
         """Find the place to go on from, and begin to follow."""
@@ -121,7 +121,7 @@ class Follower:
             self._positions |= positions
         return {_note(stream): position for stream, position in positions.items()}
 
-    def _run(self) -> None:
+    def _follow_until_stopped(self) -> None:
         while not self._stop.wait(self._period):
             self._try()
 
@@ -164,7 +164,7 @@ class Follower:
             table.persistent.set_notes({_note(stream): position})
         self._positions[stream] = position
 
-    def _write(self, table: Followed, keys: np.ndarray, rows: np.ndarray, notes: Mapping[str, bytes]) -> None:
+    def _write(self, table: FollowedTable, keys: np.ndarray, rows: np.ndarray, notes: Mapping[str, bytes]) -> None:
         if table.persistent is not None:
             table.persistent.insert(table.name, keys, rows, notes)
         if table.cache is not None:

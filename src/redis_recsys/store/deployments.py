@@ -2,15 +2,15 @@
 
 ::
 
-    deploy:live          name of the live generation
-    deploy:next          generation that is complete and about to go live, which servers load meanwhile
-    deploy:generations   hash: generation -> writing | live | retiring
-    deploy:lock          who deploys at present
-    deploy:id            random name of this Redis' run of generations: owner of their files on disk
-    deploy:folders       hash: generation -> name of the folder with the models, of every generation that may still
-                         have files on disk
-    deploy:{gen}         hash: owner and fingerprint (name the folder with the models), ef, recall, users, items, feast,
-                         average_user
+    deploy:live           name of the live generation
+    deploy:next           generation that is complete and about to go live, which servers load meanwhile
+    deploy:generations    hash: generation -> writing | live | retiring
+    deploy:lock           who deploys at present
+    deploy:id             random name of this Redis' run of generations: owner of their files on disk
+    deploy:folders        hash: generation -> name of the folder with the models, of every generation that may still
+                          have files on disk
+    deploy:{generation}   hash: owner and fingerprint (name the folder with the models), ef, recall, users, items,
+                          feast, average_user
 
 The packed features, the histories that came with it, the vector set with its changes, the popular items and Feast's own
 keys of a generation expire with it.
@@ -34,7 +34,7 @@ from ..dataset.schema import IdKind
 from ..errors import StoreError
 from . import features, history, popular_items, vectors
 from .connection import store_errors
-from .generations import Generation
+from .generations import GenerationWriter
 
 LIVE, NEXT, GENERATIONS, FOLDERS = "deploy:live", "deploy:next", "deploy:generations", "deploy:folders"
 ID = "deploy:id"
@@ -85,8 +85,8 @@ def _folder(owner: str, fingerprint: str) -> str:
     return f"{owner}-{fingerprint}" if owner else fingerprint
 
 
-def _project(gen: str, owner: str) -> str:
-    return f"recsys_{owner}_{gen}" if owner else f"recsys_{gen}"
+def _project(generation: str, owner: str) -> str:
+    return f"recsys_{owner}_{generation}" if owner else f"recsys_{generation}"
 
 
 def live(client: redis.Redis) -> str | None:
@@ -112,17 +112,17 @@ def known(client: redis.Redis) -> list[str]:
     return sorted((name.decode() for name, state in states.items() if state != b"retiring"), key=int)
 
 
-def exists(client: redis.Redis, gen: str) -> bool:
+def exists(client: redis.Redis, generation: str) -> bool:
     """Whether a generation is still in Redis, or has expired.
 
     Raises:
         StoreError: Redis fails.
     """
     with store_errors(client):
-        return bool(client.exists(f"deploy:{gen}"))
+        return bool(client.exists(f"deploy:{generation}"))
 
 
-def read(client: redis.Redis, gen: str) -> DeploymentRecord:
+def read(client: redis.Redis, generation: str) -> DeploymentRecord:
     """The record of a complete deployment.
 
     Raises:
@@ -130,12 +130,12 @@ def read(client: redis.Redis, gen: str) -> DeploymentRecord:
     """
     names = ("fingerprint", "ef", "recall", "users", "items", "feast", "average_user")
     with store_errors(client):
-        *values, owner = cast(list[Any], client.hmget(f"deploy:{gen}", [*names, "owner"]))
+        *values, owner = cast(list[Any], client.hmget(f"deploy:{generation}", [*names, "owner"]))
     if None in values:
-        raise StoreError(f"deployment {gen} is not in this Redis, or not complete: deploy with 'recsys deploy'")
+        raise StoreError(f"deployment {generation} is not in this Redis, or not complete: deploy with 'recsys deploy'")
     fingerprint, ef, recall, users, items, feast, average_user = values
     return DeploymentRecord(
-        gen,
+        generation,
         fingerprint.decode(),
         int(ef),
         float(recall),
@@ -147,7 +147,7 @@ def read(client: redis.Redis, gen: str) -> DeploymentRecord:
     )
 
 
-class DeploymentWriter(Generation):
+class DeploymentWriter(GenerationWriter):
     """Writes one deployment and makes it the live one. Whatever is not complete is removed by the next run.
 
     Attributes:
@@ -160,12 +160,12 @@ class DeploymentWriter(Generation):
     owner = folder = project = ""
 
     @staticmethod
-    def keys(gen: str) -> tuple[list[str], list[str | bytes]]:
-        names = [f"deploy:{gen}", popular_items.key(gen)]
-        names += [vectors.key(gen), vectors.changes_key(gen), vectors.latest_key(gen)]
+    def keys(generation: str) -> tuple[list[str], list[str | bytes]]:
+        names = [f"deploy:{generation}", popular_items.key(generation)]
+        names += [vectors.key(generation), vectors.changes_key(generation), vectors.latest_key(generation)]
         # Feast's keys: the number 1 of join keys, the type code 2 of text, the key and its value, then the project
-        projects = [b"\x01\0\0\0\x02\0\0\0*" + _project(gen, owner).encode() for owner in ("", "*")]
-        return names, [features.pattern(gen), history.pattern(gen), *projects]
+        projects = [b"\x01\0\0\0\x02\0\0\0*" + _project(generation, owner).encode() for owner in ("", "*")]
+        return names, [features.pattern(generation), history.pattern(generation), *projects]
 
     def _take_up(self, fingerprint: str) -> None:
         super()._take_up(fingerprint)
@@ -221,10 +221,10 @@ class DeploymentWriter(Generation):
                 if self._client.get(LIVE) != self.generation.encode():
                     self._discard(self.generation)
 
-    def _discard(self, gen: str) -> None:
-        if self._client.get(NEXT) == gen.encode():
+    def _discard(self, generation: str) -> None:
+        if self._client.get(NEXT) == generation.encode():
             self._client.delete(NEXT)
-        super()._discard(gen)
+        super()._discard(generation)
 
     def left_over(self) -> tuple[dict[str, str], set[str]]:
         """Generations that are gone, with the names of their folders, and the names that are still in use.
@@ -234,13 +234,17 @@ class DeploymentWriter(Generation):
         """
         with store_errors(self._client):
             folders: Any = self._client.hgetall(FOLDERS)
-            names = {gen.decode(): folder.decode() for gen, folder in folders.items()}
-            gone = {gen: each for gen, each in names.items() if not self._client.exists(f"deploy:{gen}")}
-        return gone, {folder for gen, folder in names.items() if gen not in gone}
+            names = {generation.decode(): folder.decode() for generation, folder in folders.items()}
+            gone = {
+                generation: each
+                for generation, each in names.items()
+                if not self._client.exists(f"deploy:{generation}")
+            }
+        return gone, {folder for generation, folder in names.items() if generation not in gone}
 
-    def files(self, gen: str, folder: str) -> str | None:
+    def files(self, generation: str, folder: str) -> str | None:
         """Name of a generation's project in Feast, if its files bear the name of this Redis; else None."""
-        return _project(gen, self.owner) if folder.startswith(f"{self.owner}-") else None
+        return _project(generation, self.owner) if folder.startswith(f"{self.owner}-") else None
 
     def sweep(self, gone: dict[str, str], used: set[str]) -> None:
         """Remove what deployments of an earlier version left among live events, once the last of these is gone.
@@ -254,12 +258,12 @@ class DeploymentWriter(Generation):
         if any("-" not in folder for folder in gone.values()) and all("-" in folder for folder in used):
             history.remove_positions(self._client)
 
-    def forget(self, gen: str) -> None:
+    def forget(self, generation: str) -> None:
         """Note that a generation that is gone has no files any more, and remove keys that did not expire with it.
 
         Raises:
             StoreError: Redis fails.
         """
         with store_errors(self._client):
-            self._discard(gen)
-            self._client.hdel(FOLDERS, gen)
+            self._discard(generation)
+            self._client.hdel(FOLDERS, generation)

@@ -438,10 +438,10 @@ class Group:
         """
         with store_errors(self._client):
             commands = [self._command(event, placed, cap) for event, placed in zip(events, placements, strict=True)]
-            answers = self._run(commands)
+            answers = self._run_commands(commands)
             if any(isinstance(answer, redis.exceptions.NoScriptError) for answer in answers):
                 self._client.script_load(APPLY)
-                answers = self._run(commands)
+                answers = self._run_commands(commands)
             impossible = []
             latest: dict[str, int] = {}
             for event, answer in zip(events, answers, strict=True):
@@ -466,7 +466,7 @@ class Group:
             arguments += [p.number, p.first, p.width, p.length]
         return ["EVALSHA", APPLY_SHA, len(keys), *keys, *arguments]
 
-    def _run(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+    def _run_commands(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         with self._client.pipeline(transaction=False) as pipe:
             for command in commands:
                 pipe.execute_command(*command)

@@ -3,8 +3,8 @@
 A packed value is the row of the schema: int32 categorical ids, then float32 numerics, little-endian. One ``MGET``
 reads the features of many entities at once::
 
-    features:{gen}:user:{<raw id>}
-    features:{gen}:item:{<raw id>}
+    features:{generation}:user:{<raw id>}
+    features:{generation}:item:{<raw id>}
 
 The braces around the raw id are part of the key: they keep everything about one user in one slot of a cluster.
 """
@@ -23,14 +23,14 @@ from .connection import store_errors
 from .generations import PIPELINE
 
 
-def key(gen: str, side: Side, raw: int | str) -> str:
+def key(generation: str, side: Side, raw: int | str) -> str:
     """Where the packed row of one user or item lies."""
-    return f"features:{gen}:{side}:{{{raw}}}"
+    return f"features:{generation}:{side}:{{{raw}}}"
 
 
-def pattern(gen: str) -> str:
+def pattern(generation: str) -> str:
     """Matches the keys of all packed rows of a generation."""
-    return f"features:{gen}:*"
+    return f"features:{generation}:*"
 
 
 def pack(categorical: np.ndarray, numeric: np.ndarray) -> list[bytes]:
@@ -65,24 +65,24 @@ def unpack(values: Sequence[bytes | None], categorical: int, numeric: int) -> tu
     return rows[:, :categorical].copy(), rows[:, categorical:].copy().view("<f4"), known
 
 
-def read(client: Any, gen: str, side: Side, raw_ids: Iterable[int | str]) -> Any:
+def read(client: Any, generation: str, side: Side, raw_ids: Iterable[int | str]) -> Any:
     """Packed rows in one ``MGET``: the answer of a client, or what a pipeline queues.
 
     Raises:
         redis.RedisError: Redis fails; callers wrap it, together with what else they read.
     """
-    return client.mget([key(gen, side, raw) for raw in raw_ids])
+    return client.mget([key(generation, side, raw) for raw in raw_ids])
 
 
 def write_many(
-    client: redis.Redis, gen: str, side: Side, raw_ids: Iterable[int | str], packed: Iterable[bytes]
+    client: redis.Redis, generation: str, side: Side, raw_ids: Iterable[int | str], packed: Iterable[bytes]
 ) -> None:
     """Store packed rows, a thousand ``SET`` at a time so that readers of a live Redis are not held up.
 
     Raises:
         StoreError: Redis fails.
     """
-    pairs = [(key(gen, side, raw), value) for raw, value in zip(raw_ids, packed, strict=True)]
+    pairs = [(key(generation, side, raw), value) for raw, value in zip(raw_ids, packed, strict=True)]
     with store_errors(client), client.pipeline(transaction=False) as pipe:
         for start in range(0, len(pairs), PIPELINE):
             for name, value in pairs[start : start + PIPELINE]:

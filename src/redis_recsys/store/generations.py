@@ -3,11 +3,11 @@
 What is written here belongs to every kind of generation (recommendations written ahead, deployments). ``{prefix}``
 is the kind's::
 
-    {prefix}:live            name of the live generation
-    {prefix}:generations     hash: generation -> writing | live | retiring
-    {prefix}:lock            who writes at present
-    {prefix}:{gen}           hash: fingerprint of what the generation is made from, and what its kind adds
-    recs:counter             number of generations of all kinds so far; the next one is named by it
+    {prefix}:live           name of the live generation
+    {prefix}:generations    hash: generation -> writing | live | retiring
+    {prefix}:lock           who writes at present
+    {prefix}:{generation}   hash: fingerprint of what the generation is made from, and what its kind adds
+    recs:counter            number of generations of all kinds so far; the next one is named by it
 
 One counter names the generations of all kinds, so that keys with a generation in them never clash.
 """
@@ -29,10 +29,10 @@ from .lock import WriterLock
 COUNTER = "recs:counter"
 PIPELINE = 1000  # commands sent before their answers are read
 
-Writer = TypeVar("Writer", bound="Generation")
+Writer = TypeVar("Writer", bound="GenerationWriter")
 
 
-class Generation(ABC):
+class GenerationWriter(ABC):
     """The one writer of a generation that is not live yet.
 
     Attributes:
@@ -52,7 +52,7 @@ class Generation(ABC):
 
     @staticmethod
     @abstractmethod
-    def keys(gen: str) -> tuple[list[str], list[str | bytes]]:
+    def keys(generation: str) -> tuple[list[str], list[str | bytes]]:
         """Everything that belongs to a generation: names of keys, and patterns for those that are many."""
 
     @classmethod
@@ -80,15 +80,15 @@ class Generation(ABC):
     def _take_up(self, fingerprint: str) -> None:
         states: Any = self._client.hgetall(f"{self.prefix}:generations")
         for name, state in states.items():
-            gen = name.decode()
+            generation = name.decode()
             if state == b"retiring":
-                self._retire(gen)
+                self._retire(generation)
             elif state == b"writing":
-                written = self._client.hmget(f"{self.prefix}:{gen}", ["fingerprint"])
+                written = self._client.hmget(f"{self.prefix}:{generation}", ["fingerprint"])
                 if self.resumes and written == [fingerprint.encode()]:
-                    self.generation = gen
+                    self.generation = generation
                 else:
-                    self._discard(gen)
+                    self._discard(generation)
         if not self.generation:
             self.generation = str(self._client.incr(COUNTER))
             with self._client.pipeline() as pipe:
@@ -157,25 +157,25 @@ class Generation(ABC):
                     self._discard(self.generation)
             raise
 
-    def _retire(self, gen: str) -> None:
+    def _retire(self, generation: str) -> None:
         """Give every key of a generation a time to live, unless it has one from a retirement that was cut off."""
-        for keys in self._pages(gen):
+        for keys in self._pages(generation):
             with self._client.pipeline(transaction=False) as pipe:
                 for key in keys:
                     pipe.execute_command("EXPIRE", key, self._grace, "NX")
                 pipe.execute()
-        self._client.hdel(f"{self.prefix}:generations", gen)
+        self._client.hdel(f"{self.prefix}:generations", generation)
 
-    def _discard(self, gen: str) -> None:
+    def _discard(self, generation: str) -> None:
         """Remove a generation. Its fingerprint goes first, so that what a cut leaves is never taken up."""
-        self._client.unlink(f"{self.prefix}:{gen}")
-        for keys in self._pages(gen):
+        self._client.unlink(f"{self.prefix}:{generation}")
+        for keys in self._pages(generation):
             self._client.unlink(*keys)
-        self._client.hdel(f"{self.prefix}:generations", gen)
+        self._client.hdel(f"{self.prefix}:generations", generation)
 
-    def _pages(self, gen: str) -> Iterator[list[Any]]:
+    def _pages(self, generation: str) -> Iterator[list[Any]]:
         """All keys of a generation, in lists of bounded length."""
-        names, patterns = self.keys(gen)
+        names, patterns = self.keys(generation)
         yield list(names)
         for pattern in patterns:
             cursor = -1

@@ -2,9 +2,10 @@
 
 ::
 
-    history:{gen}:{user}   string: int32 item numbers of that generation, newest first, little-endian; expires with it
-    history:{user}         sorted set: raw item id -> time of the live event in epoch milliseconds, with the event's
-                           number among those that were accepted in that millisecond, in 4096ths
+    history:{generation}:{user}   string: int32 item numbers of that generation, newest first, little-endian; expires
+                                  with it
+    history:{user}                sorted set: raw item id -> time of the live event in epoch milliseconds, with the
+                                  event's number among those that were accepted in that millisecond, in 4096ths
 
 Both are capped. Live events are newer than all that came with a deployment, so whoever reads puts them first. A
 deployment takes nothing over from the one before, so that a wrong one leaves nothing behind.
@@ -36,28 +37,28 @@ def key(user: int | str) -> str:
     return f"history:{{{user}}}"
 
 
-def brought_key(gen: str, user: int | str) -> str:
+def brought_key(generation: str, user: int | str) -> str:
     """The key of what came with a deployment for one user."""
-    return f"history:{gen}:{{{user}}}"
+    return f"history:{generation}:{{{user}}}"
 
 
-def pattern(gen: str) -> str:
+def pattern(generation: str) -> str:
     """Matches the keys of all that came with a deployment."""
-    return f"history:{gen}:*"
+    return f"history:{generation}:*"
 
 
-def read(pipe: redis.client.Pipeline, gen: str, users: Sequence[int | str], legacy: bool = False) -> None:
+def read(pipe: redis.client.Pipeline, generation: str, users: Sequence[int | str], legacy: bool = False) -> None:
     """Queue one command for what came with the deployment, and one per user for live events.
 
     :func:`brought` takes the first answer, :func:`parse` the others.
 
     Args:
         pipe: a pipeline.
-        gen: the generation.
+        generation: the generation.
         users: raw ids.
         legacy: whether an earlier version made the generation.
     """
-    pipe.mget([brought_key(gen, user) for user in users])
+    pipe.mget([brought_key(generation, user) for user in users])
     read_live(pipe, users, legacy)
 
 
@@ -103,13 +104,13 @@ def _texts(answer: Sequence[bytes]) -> np.ndarray:
 
 
 def write_many(
-    client: redis.Redis, gen: str, users: Sequence[int | str], histories: Sequence[np.ndarray], cap: int
+    client: redis.Redis, generation: str, users: Sequence[int | str], histories: Sequence[np.ndarray], cap: int
 ) -> None:
     """Store what came with a deployment.
 
     Args:
         client: a connected Redis.
-        gen: the generation.
+        generation: the generation.
         users: n raw ids.
         histories: item numbers int32[m] of each user, oldest first; of an item that repeats the last counts.
         cap: newest items that are kept per user.
@@ -123,7 +124,7 @@ def write_many(
             if not len(items):
                 continue
             newest = list(dict.fromkeys(items[::-1].tolist()))[:cap]
-            pipe.execute_command("SET", brought_key(gen, user), np.array(newest, "<i4").tobytes())
+            pipe.execute_command("SET", brought_key(generation, user), np.array(newest, "<i4").tobytes())
             queued += len(newest)
             if queued >= PIPELINE:
                 pipe.execute()

@@ -1,4 +1,4 @@
-"""Popular items of a generation: ``popular:{gen}``, a sorted set raw item id -> popularity (see ``popularity``)."""
+"""Popular items of a generation: ``popular:{generation}``, a sorted set raw item id -> popularity."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .connection import store_errors
 from .generations import PIPELINE
 
 
-def key(gen: str) -> str:
+def key(generation: str) -> str:
     """Where the popular items of a generation lie."""
-    return f"popular:{gen}"
+    return f"popular:{generation}"
 
 
-def write(client: redis.Redis, gen: str, items: np.ndarray, popularity: np.ndarray) -> None:
+def write(client: redis.Redis, generation: str, items: np.ndarray, popularity: np.ndarray) -> None:
     """Replace the popular items of a generation.
 
     Args:
@@ -29,12 +29,14 @@ def write(client: redis.Redis, gen: str, items: np.ndarray, popularity: np.ndarr
     """
     members = list(zip(items.tolist(), popularity.tolist(), strict=True))
     with store_errors(client):
-        client.delete(key(gen))
+        client.delete(key(generation))
         for start in range(0, len(members), PIPELINE):
-            client.zadd(key(gen), dict(members[start : start + PIPELINE]))
+            client.zadd(key(generation), dict(members[start : start + PIPELINE]))
 
 
-def read(client: redis.Redis, gen: str, count: int | None, kind: IdKind) -> tuple[list[int] | list[str], list[float]]:
+def read(
+    client: redis.Redis, generation: str, count: int | None, kind: IdKind
+) -> tuple[list[int] | list[str], list[float]]:
     """The most popular items, at most ``count`` of them, and their popularity.
 
     Args:
@@ -45,6 +47,6 @@ def read(client: redis.Redis, gen: str, count: int | None, kind: IdKind) -> tupl
         StoreError: Redis fails.
     """
     with store_errors(client):
-        pairs: Any = client.zrange(key(gen), 0, -1 if count is None else count - 1, desc=True, withscores=True)
+        pairs: Any = client.zrange(key(generation), 0, -1 if count is None else count - 1, desc=True, withscores=True)
     scores = [score for _, score in pairs]
     return ([int(item) for item, _ in pairs] if kind == "int" else [item.decode() for item, _ in pairs]), scores

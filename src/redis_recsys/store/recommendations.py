@@ -7,15 +7,15 @@ generations of every kind have in common is in ``generations``.
 
 ::
 
-    recs:live            name of the live generation
-    recs:generations     hash: generation -> writing | live | retiring
-    recs:counter         number of generations so far; the next one is named by it
-    recs:lock            who writes at present
-    recs:{gen}           hash: fingerprint of the input, users done, topk, type of the item ids
-    recs:{gen}:{user}    {"items": [...], "scores": [...]}, best first; empty for who has had everything; with
-                         "source": "popular" where nothing is known of the user
-    recs:forgotten       who must not be written: see ``forgotten``
-    popular:{gen}        sorted set: item -> popularity
+    recs:live                  name of the live generation
+    recs:generations           hash: generation -> writing | live | retiring
+    recs:counter               number of generations so far; the next one is named by it
+    recs:lock                  who writes at present
+    recs:{generation}          hash: fingerprint of the input, users done, topk, type of the item ids
+    recs:{generation}:{user}   {"items": [...], "scores": [...]}, best first; empty for who has had everything; with
+                               "source": "popular" where nothing is known of the user
+    recs:forgotten             who must not be written: see ``forgotten``
+    popular:{generation}       sorted set: item -> popularity
 
 Integer ids are written as decimal text. The users of a generation are all integers or all strings, so a key means
 one user.
@@ -34,7 +34,7 @@ import redis
 from ..errors import StoreError
 from . import popular_items
 from .connection import store_errors
-from .generations import PIPELINE, Generation
+from .generations import PIPELINE, GenerationWriter
 from .lock import WriterLock
 
 LIVE, LOCK = "recs:live", "recs:lock"
@@ -59,9 +59,9 @@ class Recommendations:
     generation: str
 
 
-def key(gen: str, user: int | str) -> str:
+def key(generation: str, user: int | str) -> str:
     """Where the recommendations of one user lie."""
-    return f"recs:{gen}:{user}"
+    return f"recs:{generation}:{user}"
 
 
 def get(client: redis.Redis, user: int | str) -> Recommendations:
@@ -84,38 +84,40 @@ def get_many(client: redis.Redis, users: Sequence[int | str]) -> list[Recommenda
             live: Any = client.get(LIVE)
             if live is None:
                 raise StoreError("this Redis holds no recommendations yet: write some with 'recsys batch'")
-            gen = live.decode()
+            generation = live.decode()
             values: list[Any] = []
             for start in range(0, len(users), PIPELINE):
-                values += client.mget([key(gen, user) for user in users[start : start + PIPELINE]])
+                values += client.mget([key(generation, user) for user in users[start : start + PIPELINE]])
             items: list[int] | list[str] = []
             counts: list[float] = []
             if None in values:
-                items, counts = _popular(client, gen)
+                items, counts = _popular(client, generation)
                 if client.get(LIVE) != live:  # switched in between: what is missing here may only have expired
                     continue
             return [
-                Recommendations(user, items, counts, "popular", gen)
+                Recommendations(user, items, counts, "popular", generation)
                 if value is None
-                else Recommendations(user, generation=gen, **{"source": "model", **orjson.loads(value)})
+                else Recommendations(user, generation=generation, **{"source": "model", **orjson.loads(value)})
                 for user, value in zip(users, values, strict=True)
             ]
 
 
-def _popular(client: redis.Redis, gen: str) -> tuple[list[int] | list[str], list[float]]:
+def _popular(client: redis.Redis, generation: str) -> tuple[list[int] | list[str], list[float]]:
     """As many popular items as the users of the generation have recommendations, and their popularity."""
-    topk, kind = client.hmget(f"recs:{gen}", ["topk", "items"])
-    return popular_items.read(client, gen, None if topk is None else int(topk), "int" if kind == b"int" else "str")
+    topk, kind = client.hmget(f"recs:{generation}", ["topk", "items"])
+    return popular_items.read(
+        client, generation, None if topk is None else int(topk), "int" if kind == b"int" else "str"
+    )
 
 
-class GenerationWriter(Generation):
+class RecommendationsWriter(GenerationWriter):
     """Writes one generation and makes it the live one.
 
     Attributes:
         done: users that are already in it, from the start of the list; more than 0 when an earlier run was cut off.
 
     Example:
-        >>> with GenerationWriter.begin(client, "bundle 4f2a, topk 20", grace=3600) as writer:  # doctest: +SKIP
+        >>> with RecommendationsWriter.begin(client, "bundle 4f2a, topk 20", grace=3600) as writer:  # doctest: +SKIP
         ...     for block in blocks[writer.done:]:
         ...         writer.write(*block)
         ...     writer.publish(popular_items, popularity)
@@ -128,8 +130,8 @@ class GenerationWriter(Generation):
         self.done = 0
 
     @staticmethod
-    def keys(gen: str) -> tuple[list[str], list[str | bytes]]:
-        return [f"recs:{gen}", popular_items.key(gen)], [f"recs:{gen}:*"]
+    def keys(generation: str) -> tuple[list[str], list[str | bytes]]:
+        return [f"recs:{generation}", popular_items.key(generation)], [f"recs:{generation}:*"]
 
     def _take_up(self, fingerprint: str) -> None:
         super()._take_up(fingerprint)

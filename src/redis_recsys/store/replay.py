@@ -24,7 +24,7 @@ BLOCK = 100  # users whose rows are filled together, and again if an event of on
 
 
 def replay(
-    client: redis.Redis, gen: str, schema: Schema, numbers: Numbers, kinds: dict[Side, IdKind]
+    client: redis.Redis, generation: str, schema: Schema, numbers: Numbers, kinds: dict[Side, IdKind]
 ) -> Iterator[list[Any]]:
     """Fill the history column of the packed rows of all users with live events.
 
@@ -32,7 +32,7 @@ def replay(
 
     Args:
         client: a connected Redis.
-        gen: generation whose rows are filled.
+        generation: generation whose rows are filled.
         schema: of its bundle.
         numbers: raw item ids -> entity numbers.
         kinds: of the raw ids, ``Bundle.id_kinds``.
@@ -51,7 +51,7 @@ def replay(
             users = [user for name in block if (user := _raw(name, kinds["user"])) is not None]
             if users:
                 with guarded(client, users, lambda user: remove_all(client, user)):
-                    while not _fill(client, gen, schema, numbers, kinds["item"], users):
+                    while not _replay_users(client, generation, schema, numbers, kinds["item"], users):
                         pass
                     yield users
 
@@ -61,16 +61,16 @@ def _raw(name: bytes, kind: IdKind) -> int | str | None:
     return name.decode(errors="replace") if kind == "str" else int64(name)
 
 
-def _fill(
-    client: redis.Redis, gen: str, schema: Schema, numbers: Numbers, kind: IdKind, users: Sequence[int | str]
+def _replay_users(
+    client: redis.Redis, generation: str, schema: Schema, numbers: Numbers, kind: IdKind, users: Sequence[int | str]
 ) -> bool:
     """Fill the rows of some users; False if an event came in between, and nothing was written."""
     column = schema.history
     assert column is not None
     with client.pipeline() as pipe:
-        pipe.watch(*(key for user in users for key in (history.key(user), features.key(gen, "user", user))))
+        pipe.watch(*(key for user in users for key in (history.key(user), features.key(generation, "user", user))))
         with client.pipeline(transaction=False) as reader:
-            features.read(reader, gen, "user", users)
+            features.read(reader, generation, "user", users)
             history.read_live(reader, users)
             packed, *answers = reader.execute()
         width = schema.widths("user")
@@ -83,7 +83,7 @@ def _fill(
         pipe.multi()
         for user, old, new in zip(users, packed, features.pack(categorical, numeric), strict=True):
             if new != old and (old is not None or any(new)):
-                pipe.set(features.key(gen, "user", user), new)
+                pipe.set(features.key(generation, "user", user), new)
         try:
             pipe.execute()
         except redis.WatchError:

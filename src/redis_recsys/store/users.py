@@ -72,8 +72,8 @@ def _keys(client: redis.Redis, user: str) -> Iterator[str | bytes]:
     """Names of all keys that may hold something of a user, in every generation that there ever was."""
     yield from (history.key(user), *events.keys_of(user))
     last: Any = client.get(COUNTER)
-    for gen in range(1, int(last or 0) + 1):
-        name = f"{gen}"
+    for generation in range(1, int(last or 0) + 1):
+        name = f"{generation}"
         yield from (features.key(name, "user", user), history.brought_key(name, user), recommendations.key(name, user))
     # Feast's: the number 1 of join keys, the type code 2 of text, the join key, then the value with type and length
     number = int64(user)

@@ -2,11 +2,11 @@
 
 ::
 
-    items:{gen}           vector set: entity number as decimal text -> embedding, with attributes as JSON; not there
-                          while it holds no item
-    items:{gen}:changes   stream of what was put (item, embedding) and removed (item) since the set was loaded, the last
-                          change of each item alone; there, if empty, for as long as the generation
-    items:{gen}:latest    hash: item -> id of its entry in the stream
+    items:{generation}           vector set: entity number as decimal text -> embedding, with attributes as JSON; not
+                                 there while it holds no item
+    items:{generation}:changes   stream of what was put (item, embedding) and removed (item) since the set was loaded,
+                                 the last change of each item alone; there, if empty, for as long as the generation
+    items:{generation}:latest    hash: item -> id of its entry in the stream
 
 The set holds the vectors as they are (``NOQUANT``): 8-bit ones take a sixth less memory, but need more neighbours
 explored for the same recall, and a third more time for each query. Queries run in the main thread of Redis
@@ -39,24 +39,24 @@ GROWTH = 4  # times as many neighbours are asked for where too few of them may b
 ABSENT = -2  # Redis' time at which a key expires that is not there
 
 
-def key(gen: str) -> str:
+def key(generation: str) -> str:
     """Where the vector set of a generation lies."""
-    return f"items:{gen}"
+    return f"items:{generation}"
 
 
-def changes_key(gen: str) -> str:
+def changes_key(generation: str) -> str:
     """Where the stream of changes to the vector set lies."""
-    return f"items:{gen}:changes"
+    return f"items:{generation}:changes"
 
 
-def latest_key(gen: str) -> str:
+def latest_key(generation: str) -> str:
     """Where the place of each item in the stream of changes lies."""
-    return f"items:{gen}:latest"
+    return f"items:{generation}:latest"
 
 
 def load(
     client: redis.Redis,
-    gen: str,
+    generation: str,
     embeddings: np.ndarray,
     attributes: Iterable[bytes],
     advance: Callable[[int], object] = lambda _: None,
@@ -67,7 +67,7 @@ def load(
 
     Args:
         client: a connected Redis.
-        gen: the generation.
+        generation: the generation.
         embeddings: float32[n, D], unit vectors; row i belongs to item i + 1.
         attributes: JSON of each item, n times.
         advance: called with the number of items that have been written since the last call.
@@ -76,22 +76,22 @@ def load(
         StoreError: Redis fails.
     """
     with store_errors(client):
-        client.unlink(key(gen), changes_key(gen))  # VADD on what an earlier attempt left would not last
+        client.unlink(key(generation), changes_key(generation))  # VADD on what an earlier attempt left would not last
         rows = enumerate(zip(embeddings, attributes, strict=True), 1)
         while part := list(islice(rows, PIPELINE)):
             with client.pipeline(transaction=False) as pipe:
                 for item, (embedding, document) in part:
-                    _add(pipe, gen, item, embedding, document)
+                    _add(pipe, generation, item, embedding, document)
                 pipe.execute()
             advance(len(part))
         # an empty stream, so that it expires with the set even if nothing ever changes before
-        client.xadd(changes_key(gen), {"item": 0}, maxlen=0, approximate=False)
+        client.xadd(changes_key(generation), {"item": 0}, maxlen=0, approximate=False)
 
 
-def _add(pipe: Any, gen: str, item: int, embedding: np.ndarray, attributes: bytes) -> None:
+def _add(pipe: Any, generation: str, item: int, embedding: np.ndarray, attributes: bytes) -> None:
     vector = np.asarray(embedding, "<f4").tobytes()
     options = ("NOQUANT", "EF", BUILD_EF, "SETATTR", attributes, "M", LINKS)
-    pipe.execute_command("VADD", key(gen), "FP32", vector, str(item), *options)
+    pipe.execute_command("VADD", key(generation), "FP32", vector, str(item), *options)
 
 
 def attributes_of(items: Entities, schema: Schema) -> Iterator[bytes]:
@@ -105,12 +105,12 @@ def attributes_of(items: Entities, schema: Schema) -> Iterator[bytes]:
         yield orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)  # of float32: as few digits as it has
 
 
-def put(client: redis.Redis, gen: str, item: int, embedding: np.ndarray, attributes: bytes) -> None:
+def put(client: redis.Redis, generation: str, item: int, embedding: np.ndarray, attributes: bytes) -> None:
     """Add an item or replace its embedding and attributes, and tell the followers, in one transaction.
 
     Args:
         client: a connected Redis.
-        gen: a generation whose vector set is loaded.
+        generation: a generation whose vector set is loaded.
         item: entity number, which may be beyond the catalogue that was deployed.
         embedding: float32[D], unit vector.
         attributes: JSON.
@@ -121,20 +121,20 @@ def put(client: redis.Redis, gen: str, item: int, embedding: np.ndarray, attribu
 
     def replace(pipe: Any) -> None:
         # Redis 8.2 writes VADD to its log and to replicas only if the element is new: an update would not last.
-        pipe.execute_command("VREM", key(gen), str(item))
-        _add(pipe, gen, item, embedding, attributes)
+        pipe.execute_command("VREM", key(generation), str(item))
+        _add(pipe, generation, item, embedding, attributes)
 
     blob = np.asarray(embedding, "<f4").tobytes()
-    _change(client, gen, {"item": item, "embedding": blob}, replace)
+    _change(client, generation, {"item": item, "embedding": blob}, replace)
 
 
-def remove(client: redis.Redis, gen: str, item: int) -> None:
+def remove(client: redis.Redis, generation: str, item: int) -> None:
     """Take an item out of the vector set and tell the followers, in one transaction; it may be gone already.
 
     Raises:
         StoreError: the generation has no vector set (any more), or Redis fails.
     """
-    _change(client, gen, {"item": item}, lambda pipe: pipe.execute_command("VREM", key(gen), str(item)))
+    _change(client, generation, {"item": item}, lambda pipe: pipe.execute_command("VREM", key(generation), str(item)))
 
 
 # Adds an entry (item, number, and perhaps embedding, vector) to the stream and removes the item's earlier one, so that
@@ -149,30 +149,30 @@ end
 """
 
 
-def _change(client: redis.Redis, gen: str, fields: dict[Any, Any], queue: Callable[[Any], object]) -> None:
-    stream, latest = changes_key(gen), latest_key(gen)
+def _change(client: redis.Redis, generation: str, fields: dict[Any, Any], queue: Callable[[Any], object]) -> None:
+    stream, latest = changes_key(generation), latest_key(generation)
 
     def body(pipe: Any) -> None:
         expires = pipe.pexpiretime(stream)
         if expires == ABSENT:  # a new set would never expire
-            raise _missing(gen)
+            raise _missing(generation)
         pipe.multi()
         queue(pipe)
         pipe.eval(NOTE, 2, stream, latest, *chain.from_iterable(fields.items()))
         if expires > 0:  # these may be new: Redis keeps no empty set
-            pipe.pexpireat(key(gen), expires)
+            pipe.pexpireat(key(generation), expires)
             pipe.pexpireat(latest, expires)
 
     with store_errors(client):
-        client.transaction(body, key(gen), stream)
+        client.transaction(body, key(generation), stream)
 
 
-def changes(client: redis.Redis, gen: str, after: str) -> tuple[str, list[Change]]:
+def changes(client: redis.Redis, generation: str, after: str) -> tuple[str, list[Change]]:
     """The last change of each item in the vector set, oldest first, without waiting for more.
 
     Args:
         client: a connected Redis.
-        gen: the generation.
+        generation: the generation.
         after: last id that this returned before; ``0`` for all changes since the set was loaded.
 
     Returns:
@@ -184,7 +184,7 @@ def changes(client: redis.Redis, gen: str, after: str) -> tuple[str, list[Change
     found: list[Change] = []
     while True:
         with store_errors(client):
-            entries: Any = client.xrange(changes_key(gen), f"({after}", "+", count=PAGE)
+            entries: Any = client.xrange(changes_key(generation), f"({after}", "+", count=PAGE)
         for _, fields in entries:
             vector = fields.get(b"embedding")
             found.append(Change(int(fields[b"item"]), None if vector is None else np.frombuffer(vector, "<f4")))
@@ -194,28 +194,28 @@ def changes(client: redis.Redis, gen: str, after: str) -> tuple[str, list[Change
             return after, found
 
 
-def any_removed(client: redis.Redis, gen: str) -> bool:
+def any_removed(client: redis.Redis, generation: str) -> bool:
     """Whether an item has been removed from the vector set and not put again since.
 
     Raises:
         StoreError: Redis fails.
     """
-    return any(change.embedding is None for change in changes(client, gen, "0")[1])
+    return any(change.embedding is None for change in changes(client, generation, "0")[1])
 
 
 class RedisIndex:
     """Approximate search in the vector set of a generation. Threads may share one."""
 
-    def __init__(self, client: redis.Redis, gen: str, ef: int, allowed: np.ndarray | None = None) -> None:
+    def __init__(self, client: redis.Redis, generation: str, ef: int, allowed: np.ndarray | None = None) -> None:
         """
         Args:
             client: of the Redis that holds the set.
-            gen: the generation.
+            generation: the generation.
             ef: neighbours explored by each query, from :func:`redis_recsys.online.recall.tune`.
             allowed: which items are to be found, bool[n + 1] by entity number; items that came later are not then.
                 Default: all.
         """
-        self._client, self._gen, self._ef, self._allowed = client, gen, ef, allowed
+        self._client, self._gen, self._ef, self._allowed = client, generation, ef, allowed
         self._times = 1.0 if allowed is None else (len(allowed) - 1) / max(int(allowed[1:].sum()), 1)
 
     def search(self, queries: np.ndarray, count: int, exclude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -324,5 +324,7 @@ def _first(
     return items, np.where(items > 0, cosine, 0).astype(np.float32), picks
 
 
-def _missing(gen: str) -> StoreError:
-    return StoreError(f"vector set {key(gen)} is not in this Redis: it has expired, or deploy with 'recsys deploy'")
+def _missing(generation: str) -> StoreError:
+    return StoreError(
+        f"vector set {key(generation)} is not in this Redis: it has expired, or deploy with 'recsys deploy'"
+    )

@@ -30,7 +30,7 @@ class Sender:
         self._families, self._metrics, self._counted = families, metrics, counted
         self._sent: dict[Key, float] = {}
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="sends metrics", daemon=True)
+        self._thread = threading.Thread(target=self._send_until_stopped, name="sends metrics", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -39,7 +39,7 @@ class Sender:
         self._thread.join()
         self._send()
 
-    def _run(self) -> None:
+    def _send_until_stopped(self) -> None:
         while not self._stop.wait(PERIOD):
             self._send()
 

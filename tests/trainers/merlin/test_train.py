@@ -31,7 +31,7 @@ from redis_recsys.dataset.user_history import History
 from redis_recsys.dataset.vocabularies import read_vocabulary
 from redis_recsys.errors import DataError, TrainingError
 from redis_recsys.evaluation.evaluate import evaluate
-from redis_recsys.offline.recommender import Everyone
+from redis_recsys.offline.recommender import BundleRecommender
 from redis_recsys.trainers.merlin import flat
 from redis_recsys.trainers.merlin.categories import Categories
 from redis_recsys.trainers.merlin.importing import import_export
@@ -75,7 +75,7 @@ def test_the_manifest_names_merlin_and_keeps_keras_metrics(by_merlin: Trained) -
 
 def test_clicks_are_told_from_non_clicks_and_the_own_group_is_retrieved(by_merlin: Trained) -> None:
     bundle, dataset = by_merlin.bundle, by_merlin.dataset
-    towers, both = Everyone(bundle, dataset, 20, ranked=False), Everyone(bundle, dataset, 20)
+    towers, both = BundleRecommender(bundle, dataset, 20, ranked=False), BundleRecommender(bundle, dataset, 20)
     report = evaluate(dataset, [towers, both], predict=both.predict)
     assert report.ranker["auc"] > 0.7
     users = np.arange(1, len(dataset.users) + 1)
@@ -194,7 +194,7 @@ def test_columns_of_any_name_are_learnt_from(tmp_path: Path) -> None:
     assert [c.name for c in bundle.schema.columns] == [
         c.name for c in Schema.load(tmp_path / "raw" / "schema.yaml").columns
     ]
-    assert len(Everyone(bundle, dataset, 20).recommend(np.arange(1, 6), 3)) == 5
+    assert len(BundleRecommender(bundle, dataset, 20).recommend(np.arange(1, 6), 3)) == 5
     assert left_in(tmp_path) == {"bundle", "export"}
 
 
@@ -212,7 +212,7 @@ def test_text_ids_are_learnt_from_exported_and_imported(tmp_path: Path) -> None:
         categories = Categories.read(tmp_path / "export" / "categories", side)
         assert categories.values[frame[side] - categories.first].to_list() == frame[f"{side}_raw"].to_list()
     assert {item[0] for item in bundle.raw_ids("item").tolist()} == {"i"}
-    assert len(Everyone(bundle, dataset, 20).recommend(np.arange(1, 6), 3)) == 5
+    assert len(BundleRecommender(bundle, dataset, 20).recommend(np.arange(1, 6), 3)) == 5
     imported = import_export(tmp_path / "export", tmp_path / "imported", merlin)
     assert set(imported.raw_ids("item").tolist()) == set(raw["item"].tolist())
 

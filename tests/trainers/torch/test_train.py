@@ -19,7 +19,7 @@ from redis_recsys.bundle.bundle import Bundle
 from redis_recsys.config import TrainSettings
 from redis_recsys.dataset.interactions import Dataset, Rows
 from redis_recsys.errors import TrainingError
-from redis_recsys.offline.recommender import Everyone
+from redis_recsys.offline.recommender import BundleRecommender
 from redis_recsys.trainers.negatives import with_negatives
 from redis_recsys.trainers.torch import loop
 from redis_recsys.trainers.torch import train as train_module
@@ -99,7 +99,7 @@ def test_the_loss_falls(learned: Trained) -> None:
 
 def test_clicks_are_told_from_non_clicks_that_were_not_in_training(learned: Trained) -> None:
     rows = learned.dataset.rows("test")
-    predicted = Everyone(learned.bundle, learned.dataset).predict(rows)
+    predicted = BundleRecommender(learned.bundle, learned.dataset).predict(rows)
     assert auc(predicted, rows.target) > 0.7
     group = [numbers.raw_ids[of - 1] % GROUPS for numbers, of in zip(*both_sides(learned.dataset, rows), strict=True)]
     assert auc(predicted, rows.target) <= auc(group[0] == group[1], rows.target) + 0.03  # of the planted truth
@@ -111,13 +111,15 @@ def both_sides(dataset: Dataset, rows: Rows) -> tuple[list[Any], list[np.ndarray
 
 def test_probabilities_are_near_the_share_of_clicks(learned: Trained) -> None:
     rows = learned.dataset.rows("test")
-    assert Everyone(learned.bundle, learned.dataset).predict(rows).mean() == pytest.approx(rows.target.mean(), abs=0.05)
+    assert BundleRecommender(learned.bundle, learned.dataset).predict(rows).mean() == pytest.approx(
+        rows.target.mean(), abs=0.05
+    )
 
 
 @pytest.mark.parametrize("ranked", [False, True])
 def test_unseen_items_of_the_users_own_group_are_recommended(learned: Trained, ranked: bool) -> None:
     users = np.arange(1, len(learned.dataset.users) + 1)
-    items = Everyone(learned.bundle, learned.dataset, 20, ranked).recommend(users, 3)
+    items = BundleRecommender(learned.bundle, learned.dataset, 20, ranked).recommend(users, 3)
     own = learned.dataset.items.raw_ids[items - 1] % GROUPS == learned.dataset.users.raw_ids[:, None] % GROUPS
     assert own.mean() > 0.45  # by chance 0.25 or less, since part of the own group has been seen
 
@@ -359,6 +361,8 @@ def test_the_smallest_data_gives_a_bundle_that_recommends(tmp_path: Path, size: 
     dataset = planted_dataset(tmp_path, rows=80, spare=0, lists=False, numerics=False, **size)
     bundle: Bundle = trained_on(dataset, tmp_path / "bundle").bundle
     users = np.arange(1, size["users"] + 1)
-    assert Everyone(bundle, dataset).recommend(users, 5).shape == (size["users"], size["items"])
+    assert BundleRecommender(bundle, dataset).recommend(users, 5).shape == (size["users"], size["items"])
     rows = dataset.rows("test")
-    assert ((Everyone(bundle, dataset).predict(rows) > 0) & (Everyone(bundle, dataset).predict(rows) < 1)).all()
+    assert (
+        (BundleRecommender(bundle, dataset).predict(rows) > 0) & (BundleRecommender(bundle, dataset).predict(rows) < 1)
+    ).all()

@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Wanted:
+class LookupRequest:
     """Rows to read.
 
     Attributes:
@@ -64,7 +64,7 @@ class Wanted:
 
 
 @dataclass
-class Got:
+class LookupResult:
     """What came of it.
 
     Attributes:
@@ -80,10 +80,10 @@ class Got:
     malformed: int = 0
 
 
-def nothing(wanted: Wanted) -> Got:
+def empty_result(wanted: LookupRequest) -> LookupResult:
     """What comes of asking where nothing is."""
     count = len(wanted.keys)
-    return Got(np.zeros((0, wanted.dim), np.float32), np.full(count, -1), np.zeros(count, np.bool_))
+    return LookupResult(np.zeros((0, wanted.dim), np.float32), np.full(count, -1), np.zeros(count, np.bool_))
 
 
 class VolatileTier:
@@ -100,7 +100,7 @@ class VolatileTier:
         """Whether times of use are kept."""
         return self._config.overflow_policy == "evict_oldest"
 
-    def fetch(self, wanted: Sequence[Wanted]) -> list[Got]:
+    def fetch(self, wanted: Sequence[LookupRequest]) -> list[LookupResult]:
         """Read rows of one or more tables in one round trip."""
         commands: list[Command] = []
         asked: list[list[np.ndarray]] = []  # places of the keys of each command, by table
@@ -394,7 +394,7 @@ def raise_for(answers: Sequence[Any], what: str) -> None:
             raise StoreError(f"{what}: Redis answered {' '.join(f'{answer}'.split())[-200:]}{hint}") from answer
 
 
-def _unpack(answers: list[Any], places: list[np.ndarray], wanted: Wanted) -> Got:
+def _unpack(answers: list[Any], places: list[np.ndarray], wanted: LookupRequest) -> LookupResult:
     """The rows in answers.
 
     Args:
@@ -402,7 +402,7 @@ def _unpack(answers: list[Any], places: list[np.ndarray], wanted: Wanted) -> Got
         places: int64[k] of the keys of each.
         wanted: what was asked for.
     """
-    got, width = nothing(wanted), 4 * wanted.dim
+    got, width = empty_result(wanted), 4 * wanted.dim
     found: list[bytes] = []
     for answer, where in zip(answers, places, strict=True):
         if isinstance(answer, Exception):

@@ -14,19 +14,19 @@ from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTens
 
 from ...config import DlrmSettings
 from ...data.criteo.dataset import DENSE, SLOTS
-from ...hugectr.network import Dlrm
+from ...hugectr.network import DlrmShape
 
 
-def network(settings: DlrmSettings, slot_sizes: tuple[int, ...]) -> Dlrm:
+def network(settings: DlrmSettings, slot_sizes: tuple[int, ...]) -> DlrmShape:
     """The widths of the model that these settings describe."""
     dim = settings.embedding_dim
-    return Dlrm(len(DENSE), slot_sizes, dim, (*settings.bottom, dim), (*settings.top, 1))
+    return DlrmShape(len(DENSE), slot_sizes, dim, (*settings.bottom, dim), (*settings.top, 1))
 
 
 class DLRM(nn.Module):
     """Click logits of rows of dense features and slots. The tables take no memory before they are sharded."""
 
-    def __init__(self, shape: Dlrm) -> None:
+    def __init__(self, shape: DlrmShape) -> None:
         super().__init__()
         tables = [
             EmbeddingBagConfig(

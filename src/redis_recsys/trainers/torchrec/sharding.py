@@ -64,7 +64,7 @@ def shard(model: DLRM, settings: DlrmSettings, device: torch.device) -> Distribu
     plan = planner.collective_plan(model, [sharder], dist.group.WORLD)
     sharded = DistributedModelParallel(model, device=device, plan=plan, sharders=[sharder])
     for number, table in enumerate(tables(sharded).values()):
-        _fill(table, [settings.seed, number])
+        _fill_rows(table, [settings.seed, number])
     return sharded
 
 
@@ -131,7 +131,7 @@ def _shards(table: ShardedTensor) -> list[tuple[int, int, int]]:
     return sorted(found, key=lambda shard: shard[1])
 
 
-def _fill(table: ShardedTensor, seed: list[int]) -> None:
+def _fill_rows(table: ShardedTensor, seed: list[int]) -> None:
     """Uniform values within 1 / sqrt(rows), as the reference initialises; row i gets the same wherever it lies."""
     rows, dim = table.size()
     bound = rows**-0.5
