@@ -28,7 +28,7 @@ from redis_recsys.config import LookupSettings, RedisSettings, Settings, TritonS
 from redis_recsys.data.criteo.generate import PUBLIC_SIZES, scaled
 from redis_recsys.dlrm.configure import INPUTS, MODEL, OUTPUT, TABLE, Place, configure
 from redis_recsys.dlrm.dlrm_client import DlrmClient
-from redis_recsys.dlrm.dlrm_serving import SECTIONS, serving, write_models
+from redis_recsys.dlrm.dlrm_serving import SECTIONS, serving, write_repository
 from redis_recsys.embedded.redis_cluster import EmbeddedCluster
 from redis_recsys.embedded.triton_server import EmbeddedTriton
 from redis_recsys.hugectr import dense, network, sparse
@@ -130,7 +130,7 @@ def in_memory(path: Path, settings: Settings) -> EmbeddedTriton:
     """A Triton with the model of ``benchmarks.large_scale.in_memory``."""
 
     def write(folder: Path) -> None:
-        write_models(folder, path, settings)
+        write_repository(folder, path, settings)
         (folder / MODEL / "1" / "model.py").write_text(MODULE.format(str(Path(__file__).absolute().parents[1])))
 
     return EmbeddedTriton(settings.triton, write, as_variables(settings, SECTIONS))

@@ -18,7 +18,7 @@ from tritonclient.utils import InferenceServerException
 from redis_recsys.config import TritonSettings
 from redis_recsys.embedded.triton_server import EmbeddedTriton
 from redis_recsys.errors import ServingError
-from redis_recsys.triton.repository import write
+from redis_recsys.online.model_repository import write
 from tests.support.tritons import ROOT, WHOLE, infer, settings_in, three, triton_of
 
 ALIAS = "ensemble-model"

@@ -12,9 +12,9 @@ import tritonclient.grpc as grpc
 
 from redis_recsys.config import TritonSettings
 from redis_recsys.embedded.triton_server import EmbeddedTriton
+from redis_recsys.online.model_repository import write
 from redis_recsys.online.partition import Model
 from redis_recsys.triton.metrics_page import scrape
-from redis_recsys.triton.repository import write
 from redis_recsys.triton.tensors import Field
 from tests.support.paths import ROOT
 

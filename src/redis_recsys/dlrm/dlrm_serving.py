@@ -14,12 +14,10 @@ from ..embedded.triton_server import EmbeddedTriton
 from ..parameter_server.loading import load
 from ..parameter_server.ps_json import read
 from ..parameter_server.server import ParameterServer
-from ..triton.repository import pbtxt
-from ..utils.files import written_aside
-from ..utils.output_kinds import REPOSITORY
+from ..triton.repository import write_models
 from .configure import MODEL, triton_config
 
-MODULE = "from redis_recsys.dlrm.dlrm_model import TritonPythonModel\n\n__all__ = ['TritonPythonModel']\n"
+MODULE = "redis_recsys.dlrm.dlrm_model:TritonPythonModel"
 SECTIONS = ("redis", "lookup")  # that the model reads
 
 
@@ -79,14 +77,13 @@ def serving(path: Path, settings: Settings, again: bool = False) -> Iterator[Emb
     with ExitStack() as stack:
         settings = stack.enter_context(tables_redis(path, settings))
         load_tables(path, settings, again)
+        environment = as_variables(settings, SECTIONS)
         yield stack.enter_context(
-            EmbeddedTriton(
-                settings.triton, lambda folder: write_models(folder, path, settings), as_variables(settings, SECTIONS)
-            )
+            EmbeddedTriton(settings.triton, lambda folder: write_repository(folder, path, settings), environment)
         )
 
 
-def write_models(folder: Path, path: Path, settings: Settings) -> None:
+def write_repository(folder: Path, path: Path, settings: Settings) -> None:
     """Write the model repository, whole or not at all.
 
     Raises:
@@ -94,8 +91,4 @@ def write_models(folder: Path, path: Path, settings: Settings) -> None:
     """
     triton = settings.triton
     config = triton_config("python", {"ps": str(path.absolute())}, triton.max_batch, triton.queue_delay)
-    with written_aside(folder, REPOSITORY) as aside:
-        version = aside / MODEL / "1"
-        version.mkdir(parents=True)
-        (version.parent / "config.pbtxt").write_text(pbtxt(config))
-        (version / "model.py").write_text(MODULE)
+    write_models(folder, {MODEL: config}, {MODEL: MODULE})

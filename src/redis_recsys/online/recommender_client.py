@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import ServingError
 from ..triton.grpc_connection import Connection
-from ..triton.repository import RECOMMENDER
+from .model_repository import RECOMMENDER
 from .stages.funnel import funnel
 from .stages.sources.merge import sources_of
 

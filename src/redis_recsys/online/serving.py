@@ -17,8 +17,8 @@ from ..embedded.triton_server import EmbeddedTriton
 from ..errors import BundleError, DataError, StoreError
 from ..store import deployments
 from ..store.connection import connect
-from ..triton.repository import write
 from .consumer import Consumer
+from .model_repository import write
 from .partition import EXPLAINING, OUTWARD, STATUS, models
 
 log = logging.getLogger(__name__)

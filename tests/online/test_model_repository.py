@@ -10,8 +10,9 @@ import pytest
 
 from redis_recsys.config import TritonSettings
 from redis_recsys.errors import ConfigError, DataError, ServingError
+from redis_recsys.online.model_repository import write
 from redis_recsys.online.partition import Model
-from redis_recsys.triton.repository import pbtxt, write
+from redis_recsys.triton.repository import pbtxt
 from redis_recsys.triton.tensors import Field
 from tests.support.tritons import ANSWER, CANDIDATES, USER, WHOLE, three
 
