@@ -1,6 +1,7 @@
 """Triton, whatever it serves: no file here knows stages or tables.
 
 - ``protocol``: names that server and clients agree on
+- ``metrics_page``: metrics of a server, read
 - ``tensors``: columns of a batch
 - ``repository``: configurations of models
 - ``python_backend``: base class of Python models
