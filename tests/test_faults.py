@@ -329,7 +329,7 @@ def test_redis_killed_while_it_is_written_to(
     arguments = ("batch", trained.bundle.path, "--block", 16)
     assert recsys(*arguments, "--topk", 3).code == 0
     live = json.loads(recsys("get", 1, 5, 999_999, "--json").out)
-    blocks, encode = iter(range(100)), recommendations._encode
+    blocks, encode = iter(range(100)), recommendations.encode
     server: list[int] = []
 
     def kill(*args: Any) -> Any:
@@ -339,7 +339,7 @@ def test_redis_killed_while_it_is_written_to(
         return encode(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(recommendations, "_encode", kill)
+        patch.setattr(recommendations, "encode", kill)
         assert "Redis at 127.0.0.1:" in recsys(*arguments, "--topk", 6).error()
     assert gone(server[0])
     assert json.loads(recsys("get", 1, 5, 999_999, "--json").out) == live

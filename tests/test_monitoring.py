@@ -100,7 +100,7 @@ def test_counts_of_stages_and_candidates_are_sent_as_they_grow(family: type[Fami
         timings.requests, timings.degraded = 3, 1
         timings.candidates["candidates"] += 200
         timings.candidates["filter"] += 180
-        sender._send()
+        sender.send()
         timings.candidates["filter"] += 1
     finally:
         sender.close()

@@ -149,8 +149,8 @@ def test_answers_say_how_many_samples_and_on_which_device_where_triton_can(monke
     assert module.takes_parameters(Response)
     assert not module.takes_parameters(lambda output_tensors, error=None: None)
     model = object.__new__(module.TritonPythonModel)
-    model._told, model._device = True, 1
-    assert model._response(np.zeros(10, np.float32)).parameters == {"NumSample": 10, "DeviceID": 1}
+    model.takes_parameters, model.device = True, 1
+    assert model.response(np.zeros(10, np.float32)).parameters == {"NumSample": 10, "DeviceID": 1}
     for name in ("redis_recsys.dlrm.dlrm_model", "redis_recsys.online.recommender_model"):
         monkeypatch.delitem(sys.modules, name)
 

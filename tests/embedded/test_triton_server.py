@@ -29,7 +29,7 @@ import sys, time
 from pathlib import Path
 from tests.support.tritons import WHOLE, settings_in, triton_of
 with triton_of(settings_in(Path(sys.argv[1])), WHOLE) as server:
-    print(server.pid, server._memory, flush=True)
+    print(server.pid, server.memory, flush=True)
     time.sleep(60)
 """
 
@@ -81,7 +81,7 @@ def test_a_server_or_a_model_that_is_killed_comes_back_by_itself(tmp_path: Path)
         os.kill(next(pid for pid, name in group(old).items() if name == "tritonserver"), signal.SIGKILL)
         until(lambda: server.restarts == 2 and answers(server))
         assert not group(old)
-        last, memory = server.pid, server._memory
+        last, memory = server.pid, server.memory
         assert shared_memory(memory)
     assert not group(last)
     assert not shared_memory(memory)
@@ -161,7 +161,7 @@ def test_without_a_serving_environment_it_says_how_to_make_one(tmp_path: Path) -
 
 def test_it_listens_on_this_machine_only(triton: tuple[EmbeddedTriton, TritonSettings]) -> None:
     server, _ = triton
-    command = " ".join(server._command("x"))
+    command = " ".join(server.command("x"))
     assert command.count("-address=127.0.0.1") == 3
 
 

@@ -170,14 +170,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     expected = content(client, trained.bundle)
     client.flushall()
     monkeypatch.setattr(recommendations, "PIPELINE", 60)  # of a block of 150, two pipelines are written
-    pipelines, encode = iter(range(100)), recommendations._encode
+    pipelines, encode = iter(range(100)), recommendations.encode
 
     def cut(*args: Any) -> Any:
         if next(pipelines) == 2:
             raise KeyboardInterrupt
         return encode(*args)
 
-    monkeypatch.setattr(recommendations, "_encode", cut)
+    monkeypatch.setattr(recommendations, "encode", cut)
     with pytest.raises(KeyboardInterrupt):
         run(trained.bundle, client, how)
     assert client.get("recs:live") is None

@@ -339,14 +339,14 @@ def test_a_deployment_that_is_cut_off_leaves_no_trace(
 def test_a_switch_whose_answer_was_lost_stays(
     client: redis.Redis, trained: Trained, plain: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    switch = DeploymentWriter._switch
+    queue_switch = DeploymentWriter.queue_switch
 
     def lost(writer: DeploymentWriter, pipe: redis.client.Pipeline) -> Any:
-        switch(writer, pipe)
+        queue_switch(writer, pipe)
         pipe.execute()
         raise redis.ConnectionError("gone")
 
-    monkeypatch.setattr(DeploymentWriter, "_switch", lost)
+    monkeypatch.setattr(DeploymentWriter, "queue_switch", lost)
     with pytest.raises(StoreError, match="cannot reach"):
         deploy(trained.bundle, client, plain)
     live = deployments.live(client)

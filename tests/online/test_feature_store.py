@@ -118,17 +118,17 @@ def test_the_newest_row_stays_whichever_process_writes_last(
     user = users_of(bundle).rows(slice(0, 1))
     user.categorical[:, -1] = 1
     features.write_many(client, "7", "user", user.raw_ids.tolist(), features.pack(user.categorical, user.numeric))
-    write = feast._write
+    write = feast.write_rows
 
     def overtaken(*args: Any) -> None:
         """The row changes, and another process is done with it, between reading it here and writing it."""
-        monkeypatch.setattr(feast, "_write", write)
+        monkeypatch.setattr(feast, "write_rows", write)
         user.categorical[:, -1] = 2
         features.write_many(client, "7", "user", user.raw_ids.tolist(), features.pack(user.categorical, user.numeric))
         other.follow("user", user.raw_ids.tolist())
         write(*args)
 
-    monkeypatch.setattr(feast, "_write", overtaken)
+    monkeypatch.setattr(feast, "write_rows", overtaken)
     feast.follow("user", user.raw_ids.tolist())
     same(feast, "user", user)
     assert user.categorical[0, -1] == 2

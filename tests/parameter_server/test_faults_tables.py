@@ -329,8 +329,8 @@ def test_a_killed_server_loses_no_acknowledged_update(tmp_path: Path, cluster: E
         process.kill()
         process.wait()
     with serving(config, cluster) as server:
-        assert server._follower is not None
-        server._follower.catch_up()
+        assert server.follower is not None
+        server.follower.catch_up()
         np.testing.assert_array_equal(server.lookup(TABLE, KEYS) >= row_of(KEYS, acknowledged), True)
         server.evict(TABLE)
         assert (server.lookup(TABLE, KEYS) >= row_of(KEYS, acknowledged)).all()

@@ -335,7 +335,7 @@ def test_updates_from_while_a_server_was_away_reach_its_rocksdb(tmp_path: Path, 
     with serving(configured(tmp_path / "dlrm0_sparse.model"), cluster) as other:
         other.update(TABLE, keys, row_of(keys, 1))
     with serving(away, cluster) as server:
-        assert eventually(lambda: bool(server._follower and server._follower.applied[FULL] >= 300))
+        assert eventually(lambda: bool(server.follower and server.follower.applied[FULL] >= 300))
         server.evict(TABLE)
         np.testing.assert_array_equal(server.lookup(TABLE, keys), row_of(keys, 1))
 
@@ -353,8 +353,8 @@ def test_who_missed_too_much_reads_whole_partitions(
     for partition in range(8):
         cluster_client.xtrim(redis_key(FULL, partition, UPDATES), maxlen=0)
     with serving(away, cluster) as server:
-        assert server._follower is not None
-        server._follower.catch_up()
+        assert server.follower is not None
+        server.follower.catch_up()
         server.evict(TABLE)
         np.testing.assert_array_equal(server.lookup(TABLE, keys), row_of(keys, 2))
 

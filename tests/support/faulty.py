@@ -377,7 +377,7 @@ def memory(group: int) -> int:
 
 def left(triton: EmbeddedTriton) -> tuple[int, str]:
     """What a server that runs could leave: its process group, and what its shared memory is called."""
-    return triton.pid, triton._memory
+    return triton.pid, triton.memory
 
 
 def nothing_left(group: int, memory_prefix: str) -> bool:

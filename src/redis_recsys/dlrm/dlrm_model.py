@@ -27,8 +27,8 @@ class TritonPythonModel(PythonBackendModel):
 
     def initialize(self, args: dict[str, str]) -> None:
         """Note what answers say of this instance, and open the model."""
-        self._device = int(args["model_instance_device_id"])
-        self._told = takes_parameters(pb.InferenceResponse)
+        self.device = int(args["model_instance_device_id"])
+        self.takes_parameters = takes_parameters(pb.InferenceResponse)
         super().initialize(args)
 
     def open(self, config: dict[str, Any], parameters: dict[str, str]) -> None:
@@ -53,14 +53,14 @@ class TritonPythonModel(PythonBackendModel):
             rows.append(len(tensors[0]))
             samples += [Samples(*row) for row in zip(*tensors, strict=True)]
         chances = iter(self._model.predict(samples))
-        return [self._response(stack([next(chances) for _ in range(count)])) for count in rows]
+        return [self.response(stack([next(chances) for _ in range(count)])) for count in rows]
 
-    def _response(self, chances: np.ndarray) -> Any:
+    def response(self, chances: np.ndarray) -> Any:
         """A response, which tells what HugeCTR's backend told with it, where Triton can."""
         tensors = [pb.Tensor(OUTPUT, chances)]
-        if not self._told:
+        if not self.takes_parameters:
             return pb.InferenceResponse(tensors)
-        return pb.InferenceResponse(tensors, parameters={"NumSample": len(chances), "DeviceID": self._device})
+        return pb.InferenceResponse(tensors, parameters={"NumSample": len(chances), "DeviceID": self.device})
 
     def _counted(self) -> dict[tuple[str, ...], float]:
         return {

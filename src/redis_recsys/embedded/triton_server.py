@@ -223,11 +223,11 @@ class EmbeddedTriton:
         Raises:
             ServingError: it does not become ready.
         """
-        self._memory = memory = f"recsys-triton-{secrets.token_hex(6)}"
+        self.memory = memory = f"recsys-triton-{secrets.token_hex(6)}"
         with self.log.open("ab") as output:
             self._log_start = output.tell()
             command = watched(
-                self._command(memory),
+                self.command(memory),
                 f"kill -INT $child; sleep {STOP_SECONDS / 2:.0f}; kill -KILL $child",
                 # Whatever ends the server, the rest of its group ends too: the processes of the models, and this shell.
                 f'echo "tritonserver ended with code $code"; rm -f {STATE} /dev/shm/{memory}*; kill -KILL 0',
@@ -268,13 +268,13 @@ class EmbeddedTriton:
             else:
                 kill(process)
             (self.folder / STATE).unlink(missing_ok=True)
-            for path in Path("/dev/shm").glob(f"{self._memory}*"):
+            for path in Path("/dev/shm").glob(f"{self.memory}*"):
                 path.unlink(missing_ok=True)
 
     def _http_host(self) -> str:
         return "127.0.0.1" if self._settings.tls_certificate is not None else self.host
 
-    def _command(self, memory: str) -> list[str]:
+    def command(self, memory: str) -> list[str]:
         settings = self._settings
         token = settings.token.get_secret_value() if settings.token is not None else None
         options = {

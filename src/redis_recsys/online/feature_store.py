@@ -209,7 +209,7 @@ class FeastGeneration:
                 with progress(f"materializing {side} features", counts[side]) as advance:
                     for block in _entities(bundle, side):
                         with _remembered(side, block, people) as remaining:
-                            self._write(side, remaining, time)
+                            self.write_rows(side, remaining, time)
                         advance(len(block))
                 # as FeatureStore.materialize does when it is done
                 self.store.registry.apply_materialization(self._view(side), self.store.project, time, time)
@@ -234,7 +234,7 @@ class FeastGeneration:
                 categorical, numeric, _ = features.unpack(written, *width)
                 raw = np.array(ids, np.int64 if self._kinds[side] == "int" else object)
                 with self._errors():
-                    self._write(side, Entities(raw, categorical, numeric), datetime.now(timezone.utc))
+                    self.write_rows(side, Entities(raw, categorical, numeric), datetime.now(timezone.utc))
 
     def read(self, side: Side, raw_ids: Sequence[int | str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Features by ``get_online_features``: int32[n, C], float32[n, F], and bool[n], whether Feast knows the entity.
@@ -266,7 +266,7 @@ class FeastGeneration:
             self._views[side] = self.store.get_feature_view(view_name(side))
         return self._views[side]
 
-    def _write(self, side: Side, entities: Entities, time: datetime) -> None:
+    def write_rows(self, side: Side, entities: Entities, time: datetime) -> None:
         """One pipeline of writes by Feast's provider, from protobuf values made here instead of from a data frame."""
         schema, key = self._schema, self._schema.id_column(side).name
         fields: dict[str, list[Value]] = {}

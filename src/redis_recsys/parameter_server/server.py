@@ -132,7 +132,7 @@ class ParameterServer:
             if config.persistent_db.type == "rocks_db":
                 self.persistent = PersistentTier(config.persistent_db, [table.full for table in config.tables])
             self.tables = {table.name: self._opened(table, device) for table in config.tables}
-            self._follower = self._followed()
+            self.follower = self._followed()
         except BaseException:
             self._filler.close()
             if self.persistent is not None:
@@ -169,8 +169,8 @@ class ParameterServer:
 
     def close(self) -> None:
         """Finish what is under way in the background and let go of all tiers."""
-        if self._follower is not None:
-            self._follower.close()
+        if self.follower is not None:
+            self.follower.close()
         self._filler.close()
         if self.persistent is not None:
             self.persistent.close()
@@ -238,10 +238,10 @@ class ParameterServer:
         """
         changed = named(self.tables, table)
         keys, rows = checked(keys, rows, changed.dim, table)
-        if self._follower is not None and changed.full in self._follower.applied:
+        if self.follower is not None and changed.full in self.follower.applied:
             assert self.volatile is not None
             self.volatile.publish(changed.full, keys, rows)
-            self._follower.catch_up()
+            self.follower.catch_up()
             return
         if self.persistent is not None and not self.persistent.read_only:
             self.persistent.insert(changed.full, keys, rows)
@@ -271,7 +271,7 @@ class ParameterServer:
 
     def skip_updates(self, table: Table) -> dict[str, bytes]:
         """Leave out what has been published of a table, since it is loaded anew; returns the notes for RocksDB."""
-        return self._follower.skip_to_end(table.full) if self._follower is not None else {}
+        return self.follower.skip_to_end(table.full) if self.follower is not None else {}
 
     def settle(self) -> None:
         """Wait until nothing is under way in the background."""

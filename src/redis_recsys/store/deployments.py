@@ -196,8 +196,9 @@ class DeploymentWriter(GenerationWriter):
             pipe.set(NEXT, self.generation)
             pipe.execute()
 
-    def _switch(self, pipe: redis.client.Pipeline) -> Any:
-        old = super()._switch(pipe)
+    def queue_switch(self, pipe: redis.client.Pipeline) -> Any:
+        """Queue the switch, and that nothing is about to go live any more."""
+        old = super().queue_switch(pipe)
         pipe.delete(NEXT)
         return old
 

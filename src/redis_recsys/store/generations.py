@@ -113,13 +113,13 @@ class GenerationWriter(ABC):
             StoreError: Redis fails, or this run lost its lock.
         """
         with self._room_made():
-            old: Any = self._client.transaction(self._switch, f"{self.prefix}:lock", value_from_callable=True)
+            old: Any = self._client.transaction(self.queue_switch, f"{self.prefix}:lock", value_from_callable=True)
         self.switched = True
         if old is not None:
             with store_errors(self._client):
                 self._retire(old.decode())
 
-    def _switch(self, pipe: redis.client.Pipeline) -> Any:
+    def queue_switch(self, pipe: redis.client.Pipeline) -> Any:
         """Queue the switch, to be done only if the lock stays ours; returns the generation that was live."""
         holder: Any = pipe.get(f"{self.prefix}:lock")
         self._lock.check(holder)

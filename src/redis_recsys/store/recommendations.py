@@ -169,7 +169,7 @@ class RecommendationsWriter(GenerationWriter):
         for start in range(0, len(user_ids), PIPELINE):
             part = slice(start, start + PIPELINE)
             users = user_ids[part].tolist()
-            values = _encode(items[part], scores[part], counts[part], unknown[part])
+            values = encode(items[part], scores[part], counts[part], unknown[part])
             with self._room_made(), self._client.pipeline(transaction=False) as pipe:
                 for user, value, wanted in zip(users, values, kept[part].tolist(), strict=True):
                     if wanted:
@@ -206,7 +206,7 @@ class RecommendationsWriter(GenerationWriter):
         self.switch()
 
 
-def _encode(items: np.ndarray, scores: np.ndarray, counts: np.ndarray, unknown: np.ndarray) -> list[bytes]:
+def encode(items: np.ndarray, scores: np.ndarray, counts: np.ndarray, unknown: np.ndarray) -> list[bytes]:
     """One JSON document per user."""
     rows = np.ascontiguousarray(items) if items.dtype.kind in "iu" else items.tolist()
     sources = [{"source": "popular"} if each else {} for each in unknown.tolist()]

@@ -37,13 +37,13 @@ class Sender:
         """Send the last counts and stop."""
         self._stop.set()
         self._thread.join()
-        self._send()
+        self.send()
 
     def _send_until_stopped(self) -> None:
         while not self._stop.wait(PERIOD):
-            self._send()
+            self.send()
 
-    def _send(self) -> None:
+    def send(self) -> None:
         """Add to every counter what has come since the last time."""
         for key, value in self._counted().items():
             more = value - self._sent.get(key, 0)

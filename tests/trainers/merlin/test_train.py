@@ -314,8 +314,8 @@ def test_a_real_worker_that_is_killed_leaves_no_bundle(
     dataset: Dataset, tmp_path: Path, merlin: MerlinSettings
 ) -> None:
     trainer = MerlinTrainer(dataset, settings(merlin), tmp_path / "bundle")
-    trainer._events = trainer._start()
-    assert next(trainer._events)["event"] == "begin"
+    trainer.events = trainer.start()
+    assert next(trainer.events)["event"] == "begin"
     (worker,) = workers_of(os.getpid())
     worker.kill()
     with pytest.raises(TrainingError, match="was killed"):

@@ -74,7 +74,7 @@ def weights_after(dataset: Dataset, target: Path, **changes: Any) -> list[Weight
     trainer = Trainer(dataset, settings(**changes), target)
     trainer.fit_retrieval()
     trainer.fit_ranking()
-    return [trainer._retrieval.state_dict(), trainer._ranker.state_dict()]
+    return [trainer.towers.state_dict(), trainer.ranker.state_dict()]
 
 
 def same(one: list[Weights], other: list[Weights]) -> bool:
@@ -181,7 +181,7 @@ def test_a_resumed_training_ends_like_an_uninterrupted_one(
 ) -> None:
     dataset: Dataset = request.getfixturevalue(kind)
     expected = weights_after(dataset, tmp_path / "uninterrupted")
-    epochs, run = iter(range(1, 100)), loop._epoch
+    epochs, run = iter(range(1, 100)), loop.run_epoch
 
     def cut(*args: Any) -> Any:
         if next(epochs) == fails_at:
@@ -189,7 +189,7 @@ def test_a_resumed_training_ends_like_an_uninterrupted_one(
         return run(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_epoch", cut)
+        patch.setattr(loop, "run_epoch", cut)
         with pytest.raises(KeyboardInterrupt):
             weights_after(dataset, tmp_path / "bundle")
     assert same(weights_after(dataset, tmp_path / "bundle", resume=True), expected)
@@ -222,12 +222,12 @@ def exported(dataset: Dataset, target: Path, chosen: Bundle | None = None, **cha
         patch.setattr(train_module, "export_towers", export)
         trainer.export()
     assert not target.exists()
-    return [trainer._retrieval.state_dict(), trainer._ranker.state_dict()]
+    return [trainer.towers.state_dict(), trainer.ranker.state_dict()]
 
 
 def cut_at(fails_at: int, *args: Any, **changes: Any) -> None:
     """A training that is interrupted in its epoch number ``fails_at``, counted over all models."""
-    epochs, run = iter(range(1, 100)), loop._epoch
+    epochs, run = iter(range(1, 100)), loop.run_epoch
 
     def cut(*args: Any) -> Any:
         if next(epochs) == fails_at:
@@ -235,7 +235,7 @@ def cut_at(fails_at: int, *args: Any, **changes: Any) -> None:
         return run(*args)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
-        patch.setattr(loop, "_epoch", cut)
+        patch.setattr(loop, "run_epoch", cut)
         exported(*args, **changes)
 
 

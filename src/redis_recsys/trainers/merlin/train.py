@@ -89,7 +89,7 @@ class MerlinTrainer:
             if not dataset.rows(part).target.any():
                 raise TrainingError(f"the {part} part of {dataset.path} has no clicks: there is nothing to learn")
         self._open = ExitStack()
-        self._events: Iterator[dict[str, Any]] | None = None
+        self.events: Iterator[dict[str, Any]] | None = None
 
     def __enter__(self) -> MerlinTrainer:
         return self
@@ -126,8 +126,8 @@ class MerlinTrainer:
                 console.print(f"training again on {' + '.join(PARTS)}, epochs: {epochs}", highlight=False)
                 for model in MODELS:
                     self._fit(f"{model}_final")
-            assert self._events is not None
-            for event in self._events:
+            assert self.events is not None
+            for event in self.events:
                 self._note(event)
             self._write()
             if self._export is not None:
@@ -144,8 +144,8 @@ class MerlinTrainer:
 
     def _fit(self, model: str) -> list[dict[str, Any]]:
         try:
-            if self._events is None:
-                self._events = self._start()
+            if self.events is None:
+                self.events = self.start()
             records: list[dict[str, Any]] = []
             while not self._epoch(model, records):
                 pass
@@ -157,10 +157,10 @@ class MerlinTrainer:
 
     def _epoch(self, model: str, records: list[dict[str, Any]]) -> bool:
         """Show one epoch; whether the model is finished."""
-        assert self._events is not None
+        assert self.events is not None
         with ExitStack() as bar:
             advance, done = None, 0
-            for event in self._events:
+            for event in self.events:
                 if event["event"] == "step" and event["model"] == model:
                     if advance is None:
                         name = f"{model} epoch {len(records) + 1}"
@@ -193,7 +193,7 @@ class MerlinTrainer:
             self.peak_mb = max(self.peak_mb, event["peak_mb"])
             tell(event)
 
-    def _start(self) -> Iterator[dict[str, Any]]:
+    def start(self) -> Iterator[dict[str, Any]]:
         """Write the rows and start the worker."""
         settings = self._settings
         parent = self.target.absolute().parent

@@ -101,7 +101,7 @@ def fit(
         torch.manual_seed(seed + epoch)
         record: dict[str, Any] = {
             "epoch": epoch,
-            **_epoch(name, epoch, model, average, optimizer, draw, batch_size, device),
+            **run_epoch(name, epoch, model, average, optimizer, draw, batch_size, device),
         }
         if validate:
             started = time.perf_counter()
@@ -122,7 +122,7 @@ def fit(
     return records
 
 
-def _epoch(
+def run_epoch(
     name: str,
     epoch: int,
     model: nn.Module,

@@ -75,7 +75,7 @@ class Trainer:
         """Train the two towers; one record per epoch (see :func:`loop.fit`), the metric being NDCG@10."""
         if self._chosen is None:
             metric = _retrieval_metric(self._data, self._validation)
-            self._retrieval, records = self._data.fit_two_tower(metric, self.settings.epochs, self._checkpoint)
+            self.towers, records = self._data.fit_two_tower(metric, self.settings.epochs, self._checkpoint)
         else:
             records = self._chosen["retrieval"]
         self.curves["retrieval"] = records
@@ -85,7 +85,7 @@ class Trainer:
         """Train the DLRM; one record per epoch, the metric being that of :func:`_ranking_metric`."""
         if self._chosen is None:
             metric = _ranking_metric(self._data, self._validation)
-            self._ranker, records = self._data.fit_dlrm(metric, self.settings.epochs, self._checkpoint)
+            self.ranker, records = self._data.fit_dlrm(metric, self.settings.epochs, self._checkpoint)
         else:
             records = self._chosen["ranking"]
         self.curves["ranking"] = records
@@ -111,7 +111,7 @@ class Trainer:
         with writing_bundle(self.target) as folder:
             console.print("exporting to ONNX and comparing with the torch models", highlight=False)
             tables = Table(dataset.users), Table(dataset.items)
-            differences = export_towers(self._retrieval, *tables, folder) | export_ranker(self._ranker, *tables, folder)
+            differences = export_towers(self.towers, *tables, folder) | export_ranker(self.ranker, *tables, folder)
             metrics = {"curves": self.curves, "onnx_difference": differences}
             complete(folder, dataset, "torch", metrics, learned, self.settings.final)
         shutil.rmtree(self._checkpoint, ignore_errors=True)
@@ -124,8 +124,8 @@ class Trainer:
         data = _Data(dataset, dataset.rows(*parts), self.settings, self._device)
         towers = data.fit_two_tower(None, best["retrieval"], self._checkpoint, f"_{name}")
         ranker = data.fit_dlrm(None, best["ranking"], self._checkpoint, f"_{name}")
-        self._retrieval, self.curves[f"retrieval_{name}"] = towers
-        self._ranker, self.curves[f"ranking_{name}"] = ranker
+        self.towers, self.curves[f"retrieval_{name}"] = towers
+        self.ranker, self.curves[f"ranking_{name}"] = ranker
 
     def close(self) -> None:
         """Nothing is held; the checkpoint stays for ``resume``."""
