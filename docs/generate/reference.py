@@ -16,15 +16,14 @@ def reference_pages(root: Path) -> dict[str, str]:
     """
     library = root / "src" / PACKAGE
     folders = sorted(path.parent for path in library.rglob("__init__.py"))
-    return {f"reference/{_name(folder, library)}.md": _page(folder, library) for folder in folders}
+    return {f"reference/{_name(folder, root)}.md": _page(_name(folder, root), folder) for folder in folders}
 
 
-def _name(folder: Path, library: Path) -> str:
-    return ".".join(folder.relative_to(library.parent).parts)
+def _name(folder: Path, root: Path) -> str:
+    return ".".join(folder.relative_to(root / "src").parts)
 
 
-def _page(folder: Path, library: Path) -> str:
-    name = _name(folder, library)
+def _page(name: str, folder: Path) -> str:
     modules = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("__"))
     parts = [f"# {name}", f"::: {name}\n{DOCSTRING}", *(f"::: {name}.{module}" for module in modules)]
     return "\n\n".join(parts)

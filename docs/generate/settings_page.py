@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -26,13 +26,17 @@ def settings_page() -> str:
     """Markdown of every section, in the order of the settings file."""
     flags = _flags()
     top = [name for name, field in Settings.model_fields.items() if not _is_section(field)]
-    parts = ["## Top level", "", HEAD, *(_row("", name, Settings.model_fields[name], flags) for name in top)]
+    parts = ["## Top level", "", *_table(_row("", name, Settings.model_fields[name], flags) for name in top)]
     for section, field in Settings.model_fields.items():
         if _is_section(field):
             model: type[BaseModel] = field.annotation  # type: ignore[assignment]
             rows = [_row(section, name, each, flags) for name, each in model.model_fields.items()]
-            parts += ["", f"## {section}", "", " ".join((model.__doc__ or "").split()), "", HEAD, *rows]
+            parts += ["", f"## {section}", "", " ".join((model.__doc__ or "").split()), "", *_table(rows)]
     return "\n".join(parts)
+
+
+def _table(rows: Iterable[str]) -> list[str]:
+    return ['<div class="settings" markdown>', "", HEAD, *rows, "", "</div>"]
 
 
 def _is_section(field: FieldInfo) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any
 
 from links import Links
 from mkdocs.config.defaults import MkDocsConfig
@@ -36,13 +36,17 @@ EXAMPLES = {
 SOURCES = {page: source for source, page in (ELSEWHERE | NOTEBOOKS).items()}
 GENERATED = {"settings.md": settings_page, "command-line.md": command_line_page}
 MARK = "<!-- generated -->"
+REFERENCE = "Library reference"
+LOADS = re.compile(r"""<(?:script|img|iframe|source|link)[^>]*\s(?:src|href)=["']?((?:https?:)?//[^"'\s>]+)""")
+ROLE = re.compile(r":(?:func|class|meth|mod|attr|data):<code>")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """List the pages of the library reference in the navigation."""
-    names = sorted(reference_pages(ROOT))
-    config.nav = [{"Library reference": [*item["Library reference"], *names]} if _is_reference(item) else item
-                  for item in config.nav or []]  # fmt: skip
+    (reference,) = (item for item in config.nav or [] if REFERENCE in item)
+    reference[REFERENCE] += [
+        {name: page} for name, page in sorted((Path(page).stem, page) for page in reference_pages(ROOT))
+    ]
     return config
 
 
@@ -81,5 +85,14 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         raise PluginError(str(error)) from None
 
 
-def _is_reference(item: Any) -> bool:
-    return isinstance(item, dict) and "Library reference" in item
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Take out of docstrings what is reStructuredText: roles in front of names, colons in front of blocks."""
+    return ROLE.sub("<code>", html).replace("<p>::</p>", "") if page.file.src_uri.startswith("reference/") else html
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Refuse a page that loads something from the internet, but for its own address in ``rel="canonical"``."""
+    for address in LOADS.findall(output):
+        if not (config.site_url and address.startswith(config.site_url)):
+            raise PluginError(f"{page.file.src_uri} loads {address}: the site has to work without the internet")
+    return output
