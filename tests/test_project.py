@@ -100,6 +100,20 @@ def test_every_link_to_a_file_leads_somewhere(document: Path) -> None:
             assert (document.parent / link).exists(), link
 
 
+def headings(document: Path) -> set[str]:
+    """Anchors of a document, as they are made where the repository is shown and on the site."""
+    lines = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in lines}
+
+
+@pytest.mark.parametrize("document", sorted(set(DOCUMENTS)), ids=name_of)
+def test_every_link_into_a_document_leads_to_one_of_its_headings(document: Path) -> None:
+    for path, anchor in re.findall(r"\]\(([^)\s:]*)#([^)\s]+)\)", document.read_text()):
+        target = document.parent / path if path else document
+        if target.suffix == ".md" and target.name != "settings.md":  # whose headings are generated
+            assert anchor in headings(target), f"{path}#{anchor}"
+
+
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=name_of)
 def test_no_function_in_a_notebook_is_longer_than_ten_lines(notebook: Path) -> None:
     for cell in nbformat.read(notebook, as_version=4).cells:

@@ -61,9 +61,10 @@ def _words(annotation: Any) -> str:
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in arguments)
     if origin in (Union, types.UnionType):
-        return " or ".join(_words(each) for each in arguments if each is not type(None))
+        *others, last = (_words(each) for each in arguments if each is not type(None))
+        return f"{', '.join(others)} or {last}" if others else last
     if origin is list:
-        return f"list of {_words(arguments[0])}s"
+        return f"list of {_words(arguments[0])}{'s' if arguments[0] in WORDS else ''}"
     if origin is dict:
         return f"mapping of {_words(arguments[0])} to {_words(arguments[1])}"
     return WORDS[annotation]
