@@ -175,9 +175,7 @@ class Runner:
         self._paused_until = 0.0
         self._kinds: tuple[str, str] | None = None  # of user and item ids, as the models were declared at the start
         check(self._patient)
-        live = deployments.live(self._patient)
-        if live is None:
-            raise StoreError("this Redis holds no deployment yet: make one with 'recsys deploy'")
+        live = deployments.live_or_refuse(self._patient)
         self._live = self._loaded[live] = self._load(live, starting=True)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="follows deployments", daemon=True)
