@@ -15,7 +15,7 @@ import numpy as np
 import redis
 
 from benchmarks.measure import FOLDER, in_child, matmul_rate
-from redis_recsys.bundle.bundle import Bundle
+from redis_recsys.bundle.bundle import Bundle, features_file, tower_file
 from redis_recsys.bundle.models import Ranker, Tower
 from redis_recsys.config import BatchSettings, RedisSettings, Settings, TrainSettings
 from redis_recsys.dataset.entities import Entities
@@ -73,10 +73,10 @@ def make_bundle(path: Path, users: int, items: int) -> Path:
         export_towers(TwoTower(schema, tables[1], np.ones(items + 1), settings), tables[0], tables[1], folder)
         export_ranker(DLRM(schema, np.zeros(items + 1), settings), tables[0], tables[1], folder)
         catalogue = entities["item"]
-        embeddings = Tower(folder / "item_tower.onnx").embed(catalogue.categorical, catalogue.numeric)
+        embeddings = Tower(folder / tower_file("item")).embed(catalogue.categorical, catalogue.numeric)
         write_tables(folder, embeddings, Clicks(random.integers(1, 1000, items)), history, users)
         for side in counts:
-            write_entities(folder / f"{side}_features.parquet", schema, side, entities[side])
+            write_entities(folder / features_file(side), schema, side, entities[side])
         finish(folder, schema, "benchmark", {}, embeddings.shape[1], users, items)
     return path
 
@@ -110,7 +110,7 @@ def scoring_alone(path: Path, settings: BatchSettings) -> dict[str, Any]:
 def one_at_a_time(path: Path, settings: BatchSettings, users: int) -> dict[str, Any]:
     """The loop that one writes first: for each user embed, score all items, sort, rank, write one key."""
     bundle = Bundle(path)
-    tower, ranker = Tower(path / "user_tower.onnx", 2), Ranker(path / "ranker.onnx", 2)
+    tower, ranker = bundle.user_tower(2), bundle.ranker(2)
     items, embeddings = bundle.items, bundle.item_embeddings
     folder = Path(tempfile.mkdtemp(prefix="recsys-bench-"))
     try:

@@ -294,6 +294,13 @@ class Settings(BaseSettings):
         """The same with other values in one section, which are not checked."""
         return self.model_copy(update={section: getattr(self, section).model_copy(update=values)})
 
+    def with_redis(
+        self, host: str, port: int, username: str | None = None, password: str | None = None, tls: bool = False
+    ) -> Settings:
+        """The same with a Redis that is there already."""
+        secret = SecretStr(password) if password else None
+        return self.changed("redis", host=host, port=port, username=username, password=secret, tls=tls)
+
 
 def as_variables(settings: Settings, sections: Sequence[str]) -> dict[str, str]:
     """Sections of the settings as ``RECSYS_*`` variables for another process."""

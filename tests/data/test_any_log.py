@@ -26,13 +26,12 @@ from hypothesis import strategies as st
 from redis_recsys.data import tabular
 from redis_recsys.dataset.encode import encode
 from redis_recsys.dataset.interactions import PARTS, Dataset
-from redis_recsys.dataset.schema import TICKS, Column, Schema, Side
+from redis_recsys.dataset.schema import SIDES, TICKS, Column, Schema, Side
 from redis_recsys.dataset.split import Split
 from redis_recsys.dataset.vocabularies import read_vocabulary
 from redis_recsys.errors import DataError
 
 Form = Literal["raw", "parquet", "csv"]
-SIDES: tuple[Side, Side] = ("user", "item")
 NAMES = [
     "a",
     "A",

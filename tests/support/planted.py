@@ -14,7 +14,6 @@ import pytest
 import yaml
 
 from redis_recsys.bundle.bundle import Bundle
-from redis_recsys.bundle.models import Ranker, Tower
 from redis_recsys.config import MerlinSettings, Settings, TrainSettings
 from redis_recsys.dataset.encode import encode
 from redis_recsys.dataset.entities import Entities
@@ -202,7 +201,7 @@ def one_by_one(
 
     Users are those of the bundle unless others are given, such as those of :func:`before_test`.
     """
-    tower, ranker = Tower(bundle.path / "user_tower.onnx"), Ranker(bundle.path / "ranker.onnx")
+    tower, ranker = bundle.user_tower(), bundle.ranker()
     catalogue = bundle.items
     results = []
     for user, history in users or bundle.users(block=1):

@@ -30,7 +30,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -40,22 +40,33 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..dataset.entities import ITEM_VALUES, RAW_ID, ROW_GROUP, Entities, read_entities, stream_entities, stream_parquet
 from ..dataset.interactions import Part
 from ..dataset.popularity import Clicks, Popular
-from ..dataset.schema import IdKind, Schema, Side
+from ..dataset.schema import SIDES, IdKind, Schema, Side
 from ..dataset.user_history import History
 from ..errors import BundleError, explain_validation
 from ..utils.files import sha256, written_aside
 from ..utils.output_kinds import BUNDLE
 
+if TYPE_CHECKING:  # ONNX Runtime is slow to import, and most of a bundle is read without it
+    from .models import ItemSide, Ranker, RankerHead, Tower
+
 BUNDLE_VERSION = 2
 READABLE = (1, BUNDLE_VERSION)  # bundles of version 1 do not hold what was clicked in the test part
-MODELS = ("user_tower.onnx", "item_tower.onnx", "ranker.onnx")
-TABLES = (
-    "user_features.parquet",
-    "item_features.parquet",
-    "item_embeddings.parquet",
-    "popularity.parquet",
-    "history.parquet",
-)
+MANIFEST, SCHEMA, RANKER = "manifest.json", "schema.yaml", "ranker.onnx"
+EMBEDDINGS, POPULARITY, HISTORY = "item_embeddings.parquet", "popularity.parquet", "history.parquet"
+
+
+def tower_file(side: Side) -> str:
+    """Name of the file with a side's tower."""
+    return f"{side}_tower.onnx"
+
+
+def features_file(side: Side) -> str:
+    """Name of the file with a side's raw ids and features."""
+    return f"{side}_features.parquet"
+
+
+MODELS = (*map(tower_file, SIDES), RANKER)
+TABLES = (*map(features_file, SIDES), EMBEDDINGS, POPULARITY, HISTORY)
 
 
 class File(BaseModel):
@@ -93,7 +104,7 @@ class Bundle:
         """
         self.path = Path(path)
         try:
-            text = (self.path / "manifest.json").read_bytes()
+            text = (self.path / MANIFEST).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             raise BundleError(f"no bundle at {self.path}: make one with 'recsys train'") from None
         try:
@@ -111,10 +122,10 @@ class Bundle:
             raise BundleError(f"{self.path / 'manifest.json'} is damaged: {error}") from error
         if verify:
             self._verify()
-        self.schema = Schema.load(self.path / "schema.yaml")
+        self.schema = Schema.load(self.path / SCHEMA)
 
     def _verify(self) -> None:
-        for name in ("schema.yaml", *MODELS, *TABLES):
+        for name in (SCHEMA, *MODELS, *TABLES):
             if name not in self.manifest.files:
                 raise BundleError(f"{self.path / 'manifest.json'} does not list {name}: train again")
         for name, expected in self.manifest.files.items():
@@ -127,7 +138,12 @@ class Bundle:
     @property
     def fingerprint(self) -> str:
         """Changes whenever any file of the bundle does."""
-        return sha256(self.path / "manifest.json")[:16]
+        return sha256(self.path / MANIFEST)[:16]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of all files of the bundle, below its folder."""
+        return MANIFEST, *self.manifest.files
 
     @property
     def made(self) -> int:
@@ -137,28 +153,53 @@ class Bundle:
     @cached_property
     def id_kinds(self) -> dict[Side, IdKind]:
         """Whether the raw ids of users and of items are integers or texts."""
-        return {side: self._id_kind(side) for side in ("user", "item")}
+        return {side: self._id_kind(side) for side in SIDES}
 
     def _id_kind(self, side: Side) -> IdKind:
-        table = next(stream_parquet(self.path / f"{side}_features.parquet", [RAW_ID], block=1), None)
+        table = next(stream_parquet(self.path / features_file(side), [RAW_ID], block=1), None)
         return "str" if table is not None and pa.types.is_string(table.column(RAW_ID).type) else "int"
 
     def raw_ids(self, side: Side) -> np.ndarray:
         """Raw ids of all users or items in table order, int64[n] or object[n] of str."""
-        blocks = stream_parquet(self.path / f"{side}_features.parquet", [RAW_ID])
-        return np.concatenate([block.column(RAW_ID).to_numpy(zero_copy_only=False) for block in blocks])
+        blocks = stream_parquet(self.path / features_file(side), [RAW_ID])
+        parts = [block.column(RAW_ID).to_numpy(zero_copy_only=False) for block in blocks]
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    def user_tower(self, threads: int = 1) -> Tower:
+        """The model that embeds users; ``threads`` may be used by one run."""
+        from .models import Tower
+
+        return Tower(self.path / tower_file("user"), threads)
+
+    def ranker(self, threads: int = 1) -> Ranker:
+        """The model that scores candidates by their features."""
+        from .models import Ranker
+
+        return Ranker(self.path / RANKER, threads)
+
+    def ranker_head(self, threads: int = 1) -> RankerHead:
+        """The model that scores candidates by what :meth:`item_side` computed of them."""
+        from .models import RankerHead
+
+        return RankerHead(self.path / RANKER, threads)
+
+    def item_side(self, threads: int = 1) -> ItemSide:
+        """What each item contributes to the ranker, computed now for the whole catalogue."""
+        from .models import ItemSide
+
+        return ItemSide(self.path / RANKER, self.items.categorical, self.items.numeric, threads)
 
     @cached_property
     def items(self) -> Entities:
         """Every item, with labels."""
-        return read_entities(self.path / "item_features.parquet", self.schema, "item", labels=True)
+        return read_entities(self.path / features_file("item"), self.schema, "item", labels=True)
 
     @cached_property
     def item_embeddings(self) -> np.ndarray:
         """float32[items, D]; row i belongs to item i + 1."""
         parts = [
             batch.column("embedding").flatten().to_numpy(zero_copy_only=False)
-            for batch in stream_parquet(self.path / "item_embeddings.parquet", ["embedding"])
+            for batch in stream_parquet(self.path / EMBEDDINGS, ["embedding"])
         ]
         return np.concatenate(parts).reshape(-1, self.manifest.embedding_dim)
 
@@ -181,7 +222,7 @@ class Bundle:
     @cached_property
     def popularity(self) -> Popular:
         """All items, most popular first; none where no click is known."""
-        path = self.path / "popularity.parquet"
+        path = self.path / POPULARITY
         recent = [name for name in pq.read_schema(path).names if name == "recent"]
         blocks = list(stream_parquet(path, ["item", "count", *recent]))
         if not blocks:
@@ -196,8 +237,8 @@ class Bundle:
 
         In the history of a block, user 1 is the block's first row.
         """
-        features = stream_entities(self.path / "user_features.parquet", self.schema, "user", block=block)
-        histories = stream_parquet(self.path / "history.parquet", ["items"], block)
+        features = stream_entities(self.path / features_file("user"), self.schema, "user", block=block)
+        histories = stream_parquet(self.path / HISTORY, ["items"], block)
         for users, batch in zip(features, histories, strict=True):
             lists = batch.column("items")
             lengths = np.diff(lists.offsets.to_numpy())
@@ -211,7 +252,7 @@ def writing_bundle(target: Path) -> Iterator[Path]:
     with written_aside(target, BUNDLE) as aside:
         (aside / "vocab").mkdir()
         yield aside
-        if not (aside / "manifest.json").exists():
+        if not (aside / MANIFEST).exists():
             raise BundleError(f"the bundle for {target} was not finished")
 
 
@@ -227,17 +268,17 @@ def write_tables(folder: Path, item_embeddings: np.ndarray, clicks: Clicks, hist
     """
     flat = pa.array(np.ascontiguousarray(item_embeddings, np.float32).reshape(-1))
     embedding = pa.FixedSizeListArray.from_arrays(flat, item_embeddings.shape[1])
-    pq.write_table(pa.table({"embedding": embedding}), folder / "item_embeddings.parquet")
+    pq.write_table(pa.table({"embedding": embedding}), folder / EMBEDDINGS)
     order = np.argsort(-clicks.scores, kind="stable")
     order = order[clicks.ever[order] > 0]
     table = {"item": (order + 1).astype(np.int32), "count": clicks.ever[order].astype(np.int64)}
     if clicks.recent is not None:
         table["recent"] = clicks.recent[order].astype(np.int64)
-    pq.write_table(pa.table(table), folder / "popularity.parquet")
+    pq.write_table(pa.table(table), folder / POPULARITY)
     offsets = history.starts[1 : users + 2]
     # int64 offsets: a catalogue's whole history may hold more than 2^31 items
     lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(history.items, type=pa.int32()))
-    pq.write_table(pa.table({"items": lists}), folder / "history.parquet", row_group_size=ROW_GROUP)
+    pq.write_table(pa.table({"items": lists}), folder / HISTORY, row_group_size=ROW_GROUP)
 
 
 def finish(
@@ -252,7 +293,7 @@ def finish(
     final: bool = False,
 ) -> None:
     """Write schema and manifest, the last step before the bundle takes its place; see :class:`Manifest`."""
-    schema.save(folder / "schema.yaml")
+    schema.save(folder / SCHEMA)
     files = {
         path.relative_to(folder).as_posix(): File(bytes=path.stat().st_size, sha256=sha256(path))
         for path in sorted(folder.rglob("*"))
@@ -270,4 +311,4 @@ def finish(
         final=final,
         files=files,
     )
-    (folder / "manifest.json").write_text(manifest.model_dump_json(indent=2) + "\n")
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")

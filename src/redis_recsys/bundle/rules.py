@@ -61,10 +61,10 @@ class Rules:
             )
         return cls(allowed, tuple(warnings))
 
-    def warn(self) -> None:
-        """Log the warnings."""
+    def warn(self, where: str = "") -> None:
+        """Log the warnings; ``where`` comes before each."""
         for warning in self.warnings:
-            log.warning("%s", warning)
+            log.warning("%s%s", where, warning)
 
 
 def _values(bundle: Bundle, rule: str, name: str) -> pa.ChunkedArray:

@@ -25,6 +25,7 @@ from ..errors import ConfigError, DataError, explain_validation
 from ..utils.files import claimed, disk_error, sha256, written_aside
 from ..utils.output_kinds import BUNDLE, CRITEO, DATASET, RAW, Kind
 from ..utils.progress import progress
+from .bundle import tower_file
 
 try:
     import boto3
@@ -149,7 +150,7 @@ def pull(url: str, target: Path, force: bool = False) -> None:
 
 def _kind(index: Index) -> Kind | None:
     """Kind of folder that an asset is; None if it is none of this project's."""
-    signs = {"criteo.json": CRITEO, "item_tower.onnx": BUNDLE, "train": DATASET, "interactions": RAW}
+    signs = {"criteo.json": CRITEO, tower_file("item"): BUNDLE, "train": DATASET, "interactions": RAW}
     tops = {path.partition("/")[0] for path in index.files}
     return next((kind for sign, kind in signs.items() if sign in tops), None)
 

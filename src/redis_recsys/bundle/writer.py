@@ -11,7 +11,7 @@ from ..dataset.entities import ITEM_VALUES, write_entities
 from ..dataset.interactions import PARTS, Dataset, Part
 from ..dataset.popularity import Clicks
 from ..dataset.user_history import users_after
-from .bundle import finish, write_tables
+from .bundle import features_file, finish, tower_file, write_tables
 from .models import Tower
 
 
@@ -33,10 +33,10 @@ def complete(
     """
     rows = dataset.rows(*PARTS)
     users, history = users_after(dataset, rows)
-    embeddings = Tower(folder / "item_tower.onnx").embed(dataset.items.categorical, dataset.items.numeric)
+    embeddings = Tower(folder / tower_file("item")).embed(dataset.items.categorical, dataset.items.numeric)
     write_tables(folder, embeddings, Clicks.of(rows, len(dataset.items)), history, len(users))
-    write_entities(folder / "user_features.parquet", dataset.schema, "user", users)
-    write_entities(folder / "item_features.parquet", dataset.schema, "item", dataset.items)
+    write_entities(folder / features_file("user"), dataset.schema, "user", users)
+    write_entities(folder / features_file("item"), dataset.schema, "item", dataset.items)
     if (dataset.path / ITEM_VALUES).exists():  # data sets of earlier releases have none
         shutil.copyfile(dataset.path / ITEM_VALUES, folder / ITEM_VALUES)
     shutil.copytree(dataset.path / "vocab", folder / "vocab", dirs_exist_ok=True)

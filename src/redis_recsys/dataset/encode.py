@@ -27,8 +27,8 @@ from ..utils.progress import progress
 from .encode_entities import COUNT, encode_entities, raw_values
 from .entities import ITEM_VALUES, Entities, read_entities, write_entities
 from .interactions import DATASET_VERSION, PARTS, Dataset, Part
-from .raw import SIDES, Raw, open_raw
-from .schema import INTERNAL, Schema, Side
+from .raw import Raw, open_raw
+from .schema import INTERNAL, SIDES, Schema, Side
 from .split import Split, check_parts
 from .user_history import History
 

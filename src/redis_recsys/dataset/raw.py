@@ -18,9 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import DataError, SchemaError, one_line
-from .schema import INTERNAL, Column, Schema, Side
+from .schema import INTERNAL, SIDES, Column, Schema, Side
 
-SIDES: tuple[Side, Side] = ("user", "item")
 EXACT = 2**53  # whole numbers up to here are told apart as floats
 ROW = f"{INTERNAL}row"
 NARROW = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32)  # all values fit into int64

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ..errors import SchemaError, explain_validation
 
 Side = Literal["user", "item"]
+SIDES: tuple[Side, Side] = ("user", "item")
 IdKind = Literal["int", "str"]  # of raw ids
 Unit = Literal["s", "ms", "us", "ns"]
 TICKS: dict[Unit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # of a second

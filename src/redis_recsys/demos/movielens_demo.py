@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..bundle.bundle import Bundle
-from ..config import Settings, TrainSettings
+from ..config import Settings
 from ..data.movielens import fetch
 from ..dataset.encode import encode
 from ..dataset.interactions import Dataset, raw_folder
@@ -17,23 +17,15 @@ from ..offline.batch import batch
 from ..offline.recommender import BundleRecommender
 from ..store.connection import connect
 from ..store.recommendations import Recommendations, get_many
+from ..trainers.presets import movielens_training
 from ..utils.progress import console, step
 
 if TYPE_CHECKING:
     from ..online.deploy import DeployReport
     from ..online.recommender_client import Answer
 
-# MovieLens-100k has few users and fashions that change within weeks. These values were chosen on its valid part.
-MOVIELENS: dict[str, Any] = {"half_life": 20.0, "feature_dropout": 0.5, "epochs": 10, "patience": 3}
 USERS = 3  # that are looked at
 APPLIED_SECONDS = 10.0  # that an event may take on a machine that is busy
-
-
-def movielens_training(settings: Settings) -> TrainSettings:
-    """Training settings of the torch trainer for MovieLens-100k; those that the user has set win."""
-    if settings.train.trainer != "torch":
-        return settings.train
-    return TrainSettings(**MOVIELENS | settings.train.model_dump(exclude_unset=True))
 
 
 def offline(settings: Settings, users: int = USERS) -> tuple[Report, list[Recommendations]]:

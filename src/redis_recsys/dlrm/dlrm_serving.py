@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from pydantic import SecretStr
-
 from ..config import Settings, as_variables
 from ..embedded.redis_cluster import EmbeddedCluster
 from ..embedded.triton_server import EmbeddedTriton
@@ -42,9 +40,7 @@ def tables_redis(path: Path, settings: Settings) -> Iterator[Settings]:
 
 def reached(settings: Settings, cluster: EmbeddedCluster) -> Settings:
     """The settings with the project's own cluster as Redis."""
-    host, port = cluster.addresses[0]
-    password = SecretStr(cluster.password)
-    return settings.changed("redis", host=host, port=port, username=None, password=password, tls=False)
+    return settings.with_redis(*cluster.addresses[0], password=cluster.password)
 
 
 def load_tables(path: Path, settings: Settings, again: bool = False) -> dict[str, int]:

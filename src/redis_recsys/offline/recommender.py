@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 
 from ..bundle.bundle import Bundle
-from ..bundle.models import ItemSide, RankerHead, Tower
 from ..dataset.entities import Entities
 from ..dataset.interactions import BEFORE_TEST, Dataset, Rows
 from ..dataset.popularity import Clicks, Popular
@@ -76,9 +75,9 @@ class Recommender:
             popular: items for users of whom nothing is known; default: those of the bundle.
             ranked: whether the DLRM orders them, or their nearness alone.
         """
-        self._tower = Tower(bundle.path / "user_tower.onnx")
-        self._item_side = ItemSide(bundle.path / "ranker.onnx", bundle.items.categorical, bundle.items.numeric)
-        self._head = RankerHead(bundle.path / "ranker.onnx")
+        self._tower = bundle.user_tower()
+        self._item_side = bundle.item_side()
+        self._head = bundle.ranker_head()
         allowed = np.ones(bundle.manifest.items + 1, bool) if allowed is None else allowed
         self._index = AllowedIndex(bundle.item_embeddings, allowed)
         self._popular = (popular or bundle.popularity).among(allowed)

@@ -20,7 +20,7 @@ import redis
 
 from ..bundle.bundle import Bundle
 from ..config import Settings
-from ..dataset.entities import RAW_ID, Numbers, int64, stream_parquet
+from ..dataset.entities import Numbers, int64
 from ..dataset.schema import IdKind, Schema, Side
 from ..errors import RecsysError, StoreError
 from ..store import deployments
@@ -62,17 +62,13 @@ class GenerationRows:
             BundleError, DataError: it is missing, or damaged.
         """
         bundle = Bundle(settings.deploy.models / record.folder, verify=False)
-        parts = [
-            batch.column(RAW_ID).to_numpy(zero_copy_only=False)
-            for batch in stream_parquet(bundle.path / "item_features.parquet", [RAW_ID])
-        ]
         feast = None
         if record.feast and settings.deploy.feast and bundle.schema.history is not None:
             from .feature_store import FeastGeneration
 
             kinds: dict[Side, IdKind] = {"user": record.user_ids, "item": record.item_ids}
             feast = FeastGeneration(client, settings.data, record.generation, record.project, bundle.schema, kinds)
-        return cls(record, bundle.schema, Numbers(np.concatenate(parts) if parts else np.empty(0, np.int64)), feast)
+        return cls(record, bundle.schema, Numbers(bundle.raw_ids("item")), feast)
 
     def place(self, events: list[Event]) -> list[Placement | None]:
         """Where each event's item goes; None where there is no history column, or the models do not know the item."""

@@ -18,7 +18,6 @@ import numpy as np
 import redis
 
 from ..bundle.bundle import Bundle
-from ..bundle.models import Tower
 from ..bundle.rules import Rules
 from ..config import Settings
 from ..dataset.entities import Entities
@@ -176,7 +175,7 @@ def _copied(bundle: Bundle, target: Path) -> Bundle:
                 return found
         Bundle(bundle.path)
         with written_aside(target, BUNDLE) as aside:
-            for name in ("manifest.json", *bundle.manifest.files):
+            for name in bundle.files:
                 (aside / name).parent.mkdir(parents=True, exist_ok=True)
                 try:
                     (aside / name).hardlink_to((bundle.path / name).absolute())
@@ -195,7 +194,7 @@ def _write_users(
     """Write features and histories of all users; returns their mean embedding float32[D], some float32[n, D], and the
     number of users that were written.
     """
-    tower = Tower(bundle.path / "user_tower.onnx")
+    tower = bundle.user_tower()
     total = np.zeros(bundle.manifest.embedding_dim)
     count = bundle.manifest.users
     chosen = np.random.default_rng(0).choice(count, min(QUERIES, count), replace=False)

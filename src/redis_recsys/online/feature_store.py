@@ -34,7 +34,7 @@ from feast.types import Array, Float32, Int32
 
 from ..bundle.bundle import Bundle
 from ..dataset.entities import Entities
-from ..dataset.schema import Column, IdKind, Schema, Side
+from ..dataset.schema import SIDES, Column, IdKind, Schema, Side
 from ..errors import StoreError
 from ..store import features
 from ..store.connection import store_errors
@@ -43,7 +43,6 @@ from ..utils.files import disk_error
 from ..utils.progress import progress
 
 BLOCK = 4096  # entities that are written together
-SIDES: tuple[Side, Side] = ("user", "item")
 
 
 def view_name(side: Side) -> str:

@@ -81,9 +81,7 @@ class Follower:
         self._loaded: dict[str, LoadedStages] = {}
         self._loading = threading.Lock()
         self._id_kinds: tuple[str, str] | None = None  # of users and items, as the models were declared at the start
-        live = deployments.live(patient)
-        if live is None:
-            raise StoreError("this Redis holds no deployment yet: make one with 'recsys deploy'")
+        live = deployments.live_or_refuse(patient)
         self.live = self._loaded[live] = self._load(live, starting=True)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="follows deployments", daemon=True)

@@ -45,8 +45,7 @@ class Deployment:
         self.bundle = Bundle(settings.deploy.models / record.folder)
         self.data = settings.data
         rules = Rules.of(self.bundle, settings.online)
-        for warning in rules.warnings:
-            log.warning("generation %s: %s", self.generation, warning)
+        rules.warn(f"generation {self.generation}: ")
         self.allowed = self.shown = rules.allowed
         self._change = "0"
 

@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 import redis
-from pydantic import SecretStr
 
 from ..bundle.bundle import Bundle
 from ..bundle.rules import Rules
 from ..config import Settings, as_variables
 from ..embedded.triton_server import EmbeddedTriton
-from ..errors import BundleError, DataError, StoreError
+from ..errors import BundleError, DataError
 from ..store import deployments
 from ..store.connection import connect
 from .consumer import Consumer
@@ -47,12 +46,9 @@ def serving(settings: Settings, events: bool = True, wait: bool = False) -> Iter
     """
     with ExitStack() as stack:
         client = stack.enter_context(connect(settings.redis))
-        live = deployments.live(client)
-        while live is None and wait:
+        while wait and deployments.live(client) is None:
             time.sleep(WAIT_SECONDS)
-            live = deployments.live(client)
-        if live is None:
-            raise StoreError("this Redis holds no deployment yet: make one with 'recsys deploy'")
+        live = deployments.live_or_refuse(client)
         record = deployments.read(client, live)
         if not (settings.deploy.models / record.folder).is_dir():
             log.warning(
@@ -85,12 +81,5 @@ def _check_rules(settings: Settings, folder: str) -> None:
 def reached(settings: Settings, client: redis.Redis) -> Settings:
     """The settings with the Redis that ``client`` is connected to."""
     where = client.get_connection_kwargs()
-    password = where.get("password")
-    return settings.changed(
-        "redis",
-        host=where["host"],
-        port=where["port"],
-        username=where.get("username"),
-        password=SecretStr(password) if password else None,
-        tls=settings.redis.tls and settings.redis.host is not None,
-    )
+    tls = settings.redis.tls and settings.redis.host is not None
+    return settings.with_redis(where["host"], where["port"], where.get("username"), where.get("password"), tls)

@@ -94,6 +94,18 @@ def live(client: redis.Redis) -> str | None:
     return _name(client, LIVE)
 
 
+def live_or_refuse(client: redis.Redis) -> str:
+    """The generation that serves.
+
+    Raises:
+        StoreError: there is none yet, or Redis fails.
+    """
+    generation = live(client)
+    if generation is None:
+        raise StoreError("this Redis holds no deployment yet: make one with 'recsys deploy'")
+    return generation
+
+
 def upcoming(client: redis.Redis) -> str | None:
     """The generation that is about to go live."""
     return _name(client, NEXT)

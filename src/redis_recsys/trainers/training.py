@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -56,10 +57,13 @@ def trainer_of(
 
     Raises:
         ConfigError: an option does not go with the trainer, or its environment is missing.
+        DataError: ``target`` or ``export`` must not be written, see :func:`files.claimed`.
         TrainingError: the dataset has nothing to learn from.
     """
     if chosen is not None and not settings.train.final:
         raise ConfigError("--epochs-of is for --final: other trainings choose their epochs by themselves")
+    with _claimed_outputs(dataset, target, export, force=False):  # said before the hour of training
+        pass
     if settings.train.trainer == "merlin":
         from .merlin.train import MerlinTrainer
 
@@ -88,13 +92,21 @@ def train(
         DataError: something else is in the place of ``target`` or ``export``, or another run is writing it.
     """
     with ExitStack() as stack:
-        keep_inputs(target, dataset.path, export)
-        stack.enter_context(claimed(target, BUNDLE, force))
-        if export is not None:
-            keep_inputs(export, dataset.path, target)
-            stack.enter_context(claimed(export, EXPORT, force))
+        stack.enter_context(_claimed_outputs(dataset, target, export, force))
         trainer = trainer_of(dataset, settings, target, export, chosen)
         stack.callback(trainer.close)
         trainer.fit_retrieval()
         trainer.fit_ranking()
         return trainer.export()
+
+
+@contextmanager
+def _claimed_outputs(dataset: Dataset, target: Path, export: Path | None, force: bool) -> Iterator[None]:
+    """Keep others from writing what a training writes, and the training from replacing what it reads."""
+    with ExitStack() as stack:
+        keep_inputs(target, dataset.path, export)
+        stack.enter_context(claimed(target, BUNDLE, force))
+        if export is not None:
+            keep_inputs(export, dataset.path, target)
+            stack.enter_context(claimed(export, EXPORT, force))
+        yield

@@ -25,7 +25,7 @@ from redis_recsys.config import MerlinSettings, Settings, TrainSettings
 from redis_recsys.dataset.encode import encode
 from redis_recsys.dataset.entities import Entities
 from redis_recsys.dataset.interactions import PARTS, Dataset
-from redis_recsys.dataset.schema import Column, Schema
+from redis_recsys.dataset.schema import SIDES, Column, Schema
 from redis_recsys.dataset.split import Split
 from redis_recsys.dataset.user_history import History
 from redis_recsys.dataset.vocabularies import read_vocabulary
@@ -36,9 +36,8 @@ from redis_recsys.trainers.merlin import flat
 from redis_recsys.trainers.merlin.categories import Categories
 from redis_recsys.trainers.merlin.importing import import_export
 from redis_recsys.trainers.merlin.train import MerlinTrainer
-from redis_recsys.trainers.merlin.wiring import SIDES
 from redis_recsys.trainers.merlin.worker_process import Worker
-from redis_recsys.trainers.training import train
+from redis_recsys.trainers.training import train, trainer_of
 from tests.support.commands import Outcome
 from tests.support.paths import ROOT
 from tests.support.planted import GROUPS, MERLIN_ENVIRONMENT, ODD_NAMES, Trained, planted_dataset, renamed
@@ -397,7 +396,7 @@ def test_an_export_that_would_replace_the_dataset_is_refused(
     dataset: Dataset, tmp_path: Path, merlin: MerlinSettings
 ) -> None:
     with pytest.raises(DataError, match="would replace"):
-        MerlinTrainer(dataset, settings(merlin), tmp_path / "bundle", dataset.path)
+        trainer_of(dataset, settings(merlin), tmp_path / "bundle", dataset.path)
 
 
 def test_a_bundle_of_another_dataset_is_refused_by_its_ids(recsys: Recsys, by_merlin: Trained, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import redis
 
-from ...bundle.models import ItemSide
 from ...config import OnlineSettings
 from ...store import features
 from ...store.connection import store_errors
@@ -24,8 +23,7 @@ class ItemFeaturesInMemory(Stage):
     outputs = COMPUTED_ITEMS
 
     def __init__(self, deployment: Deployment, settings: OnlineSettings, client: redis.Redis) -> None:
-        items = deployment.bundle.items
-        self._side = ItemSide(deployment.bundle.path / "ranker.onnx", items.categorical, items.numeric)
+        self._side = deployment.bundle.item_side()
 
     def __call__(self, columns: Columns) -> dict[str, np.ndarray]:
         vectors, log_odds = self._side(columns["items"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import redis
 
+from ...bundle.bundle import Bundle
 from ...bundle.models import Ranker, RankerHead
 from ...config import OnlineSettings
 from ...triton.tensors import Columns, Field
@@ -28,10 +29,12 @@ class Ranking(Stage):
     name = "ranking"
     inputs = (*USER, *COMPUTED_ITEMS)
     outputs = (Field("probability", "float32", (-1,)),)
-    model: type[Ranker | RankerHead] = RankerHead
 
     def __init__(self, deployment: Deployment, settings: OnlineSettings, client: redis.Redis) -> None:
-        self._model = self.model(deployment.bundle.path / "ranker.onnx")
+        self._model = self._open(deployment.bundle)
+
+    def _open(self, bundle: Bundle) -> Ranker | RankerHead:
+        return bundle.ranker_head()
 
     def __call__(self, columns: Columns) -> dict[str, np.ndarray]:
         scores = self._model(*(columns[field.name] for field in self.inputs[1:]))
@@ -42,4 +45,6 @@ class RankingOfFeatures(Ranking):
     """The same from item features: the item side runs for every candidate of every request."""
 
     inputs = (*USER, *RAW_ITEMS)
-    model = Ranker
+
+    def _open(self, bundle: Bundle) -> Ranker:
+        return bundle.ranker()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import redis
 
-from ...bundle.models import Tower
 from ...config import OnlineSettings
 from ...triton.tensors import Columns, Field
 from ..loaded_deployment import Deployment
@@ -24,7 +23,7 @@ class UserEmbedding(Stage):
     outputs = (Field("user_embedding", "float32", (-1,)),)
 
     def __init__(self, deployment: Deployment, settings: OnlineSettings, client: redis.Redis) -> None:
-        self._tower = Tower(deployment.bundle.path / "user_tower.onnx")
+        self._tower = deployment.bundle.user_tower()
         self._average = deployment.record.average_user
 
     def __call__(self, columns: Columns) -> dict[str, np.ndarray]:

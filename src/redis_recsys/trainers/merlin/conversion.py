@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from ...bundle.bundle import RANKER, tower_file
 from ...bundle.models import Ranker, Tower, session
 from ...dataset.entities import Entities
-from ...dataset.schema import Schema, Side
-from ...errors import BundleError
-from .wiring import SIDES, Wire, lookup_tower, own_ids, packed_ranker, packed_tower
+from ...dataset.schema import SIDES, Schema, Side
+from ..onnx_check import difference
+from .wiring import Wire, lookup_tower, own_ids, packed_ranker, packed_tower
 
 Packed = tuple[np.ndarray, np.ndarray]  # int32[n, C], float32[n, F]
-TOLERANCE = 1e-5
+MODEL = "TensorFlow"
 EQUAL_LENGTHS = 1e-4  # relative; lengths that differ less are rounding
 ROOM = 1.05  # beyond the longest item, since a root near 0 would enlarge rounding; new items may use it, too
 
@@ -106,7 +107,7 @@ def write_models(
     differences = {}
     towers: dict[Side, Converted | None] = {"user": query, "item": candidate}
     for side, tower in towers.items():
-        path = folder / f"{side}_tower.onnx"
+        path = folder / tower_file(side)
         if tower is None:
             slot = schema.slots(schema.id_column("item")).start
             onnx.save(lookup_tower(unit(vectors, "item", scale), slot, schema.widths("item")), path)
@@ -115,13 +116,13 @@ def write_models(
         onnx.save(packed_tower(tower.model, own, schema.widths(side), side, scale), path)
         rows, known = tower.packed(wires, schema)
         expected = unit(tower.output, side, scale)
-        differences[path.name] = _difference(path, Tower(path).embed(*rows[side])[known], expected[known])
-    path = folder / "ranker.onnx"
+        differences[path.name] = difference(path, Tower(path).embed(*rows[side])[known], expected[known], MODEL)
+    path = folder / RANKER
     own = {name: wires[name] for name in dlrm.inputs}
     onnx.save(packed_ranker(dlrm.model, own, {side: schema.widths(side) for side in SIDES}, dlrm.inputs), path)
     rows, known = dlrm.packed(wires, schema)
     actual = Ranker(path)(*rows["user"], *(part[:, None] for part in rows["item"]))[:, 0]
-    differences[path.name] = _difference(path, actual[known], dlrm.output.reshape(-1)[known])
+    differences[path.name] = difference(path, actual[known], dlrm.output.reshape(-1)[known], MODEL)
     return differences
 
 
@@ -133,12 +134,3 @@ def unit(vectors: np.ndarray, side: Side, scale: float | None) -> np.ndarray:
         rest = 1 - np.square(vectors).sum(axis=1, keepdims=True) if side == "item" else 0 * vectors[:, :1]
         vectors = np.concatenate([vectors, np.sqrt(np.maximum(rest, 0))], axis=1)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-
-
-def _difference(path: Path, actual: np.ndarray, expected: np.ndarray) -> float:
-    if not len(actual):
-        raise BundleError(f"{path.name} cannot be compared with TensorFlow: the export holds no row that can be packed")
-    difference = float(np.abs(actual - expected).max())
-    if not difference <= TOLERANCE:
-        raise BundleError(f"{path.name} differs from TensorFlow by {difference:.2g}, more than {TOLERANCE:.0e}")
-    return difference

@@ -7,9 +7,10 @@ import tempfile
 from pathlib import Path
 
 from ...config import MerlinSettings
+from ...dataset.schema import SIDES
 from ...errors import BundleError, ConfigError
 from ...utils.files import keep_inputs, written_aside
-from .importing import SIDES, check_pieces, read_table
+from .importing import check_pieces, read_table
 from .worker_job import SystemsJob, save
 from .worker_process import Worker
 

@@ -11,11 +11,10 @@ import polars as pl
 
 from ...dataset.entities import Entities
 from ...dataset.interactions import Dataset, Part, Rows
-from ...dataset.schema import Column, Schema, Side
+from ...dataset.schema import SIDES, Column, Schema, Side
 from ...dataset.user_history import History
 from ...dataset.vocabularies import read_vocabulary
 from ..negatives import with_negatives
-from .wiring import SIDES
 from .worker_job import Feature
 
 LONGEST_NAME = 220  # NVTabular names a file after all columns that share a vocabulary

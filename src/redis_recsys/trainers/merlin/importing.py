@@ -17,12 +17,12 @@ import numpy as np
 import polars as pl
 from pydantic import ValidationError
 
-from ...bundle.bundle import Bundle, finish, write_tables, writing_bundle
+from ...bundle.bundle import Bundle, features_file, finish, tower_file, write_tables, writing_bundle
 from ...bundle.models import Tower
 from ...config import MerlinSettings
 from ...dataset.entities import ITEM_VALUES, Entities, write_entities
 from ...dataset.popularity import Clicks
-from ...dataset.schema import Column, Schema, Side
+from ...dataset.schema import SIDES, Column, Schema, Side
 from ...dataset.user_history import History
 from ...dataset.vocabularies import write_vocabulary
 from ...errors import BundleError, explain_validation
@@ -31,7 +31,7 @@ from ...utils.output_kinds import BUNDLE
 from ...utils.progress import console
 from .categories import Categories, SavedSchema, settled
 from .conversion import Converted, write_models
-from .wiring import SIDES, Wire, own_ids
+from .wiring import Wire, own_ids
 from .worker_job import piece
 from .worker_process import Worker
 
@@ -173,10 +173,10 @@ def assemble(export: Path, onnx: Path, target: Path) -> None:
         for side in SIDES:
             for column in schema.categorical(side):
                 write_vocabulary(folder, schema, column, vocabularies[column.name].values.to_arrow())
-            write_entities(folder / f"{side}_features.parquet", schema, side, entities[side])
+            write_entities(folder / features_file(side), schema, side, entities[side])
         raw_values = _raw_values(tables["item"], schema, vocabularies)
         raw_values.select(pl.all().gather(order["item"])).write_parquet(folder / ITEM_VALUES)
-        embeddings = Tower(folder / "item_tower.onnx").embed(items.categorical, items.numeric)
+        embeddings = Tower(folder / tower_file("item")).embed(items.categorical, items.numeric)
         popularity = _popularity(vocabularies[tables["item"].id], item_ids)
         nothing = History(np.zeros(len(users) + 2, np.int64), np.empty(0, np.int32))  # exports do not tell who clicked
         write_tables(folder, embeddings, Clicks(popularity), nothing, len(users))

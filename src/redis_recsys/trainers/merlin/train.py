@@ -20,8 +20,8 @@ from ...config import Settings, TrainSettings
 from ...dataset.interactions import PARTS, Dataset
 from ...dataset.vocabularies import read_vocabulary
 from ...errors import ConfigError, TrainingError
-from ...utils.files import claimed, disk_error, keep_inputs, written_aside
-from ...utils.output_kinds import BUNDLE, EXPORT
+from ...utils.files import disk_error, written_aside
+from ...utils.output_kinds import EXPORT
 from ...utils.progress import console, progress
 from ..epochs import MODELS, Curves, best_epochs, curves_of
 from . import flat
@@ -68,16 +68,10 @@ class MerlinTrainer:
         Raises:
             ConfigError: there is no Merlin environment, an option is set that Merlin does not know, or ``chosen`` was
                 trained in another way.
-            DataError: a folder must not be written, see :func:`files.claimed`.
             TrainingError: no clicks to learn from.
         """
         check_options(settings.train)
         interpreter(settings.merlin)
-        for folder, kind in ((target, BUNDLE), (export, EXPORT)):
-            if folder is not None:
-                keep_inputs(folder, dataset.path)
-                with claimed(folder, kind):  # said before the hour of training
-                    pass
         self.dataset, self.target = dataset, target
         self._chosen = curves_of(chosen, "merlin") if chosen else None
         self.curves: Curves = {}

@@ -24,13 +24,12 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ...bundle.models import HEAD_INPUTS, RANKER_INPUTS, session
-from ...dataset.schema import Side
+from ...dataset.schema import SIDES, Side
 from ...errors import BundleError
 
 ITEM_VECTORS, ITEM_LOG_ODDS = HEAD_INPUTS[2:]
 PACKED: dict[Side, tuple[str, ...]] = {"user": RANKER_INPUTS[:2], "item": RANKER_INPUTS[2:]}
 KINDS = (TensorProto.INT32, TensorProto.FLOAT)
-SIDES: tuple[Side, Side] = ("user", "item")
 OPSET, IR_VERSION = 17, 8
 FEW_ROWS = (5, 7)
 EXACT = 1 << 24  # integers below are exact as float32

@@ -6,21 +6,22 @@ import logging
 import warnings
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnx.compose
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from ...bundle.bundle import RANKER, tower_file
 from ...bundle.models import HEAD_INPUTS, RANKER_INPUTS, Ranker, Tower
-from ...errors import BundleError
+from ...dataset.schema import Side
+from ..onnx_check import difference
 from .inputs import Batch, Packed, Table
 from .ranker import DLRM, Head, ItemSide, UserSide
 from .two_tower import TwoTower
 
 OPSET = 18
-TOLERANCE = 1e-5
+MODEL = "the torch model"
 
 
 def export_towers(model: TwoTower, users: Table, items: Table, folder: Path) -> dict[str, float]:
@@ -33,15 +34,19 @@ def export_towers(model: TwoTower, users: Table, items: Table, folder: Path) -> 
         BundleError: the difference is above 1e-5.
     """
     differences = {}
-    for side, table, tower in (("user", users, model.user_tower), ("item", items, model.item_tower)):
-        path = folder / f"{side}_tower.onnx"
+    sides: dict[Side, tuple[Table, nn.Module]] = {
+        "user": (users, model.user_tower),
+        "item": (items, model.item_tower),
+    }
+    for side, (table, tower) in sides.items():
+        path = folder / tower_file(side)
         sample = Packed(*(part[:257].cpu() for part in (table.categorical, table.numeric)))
         graph = _graph(tower.cpu().eval(), tuple(sample), ["categorical", "numeric"], ["embedding"], [{0: "n"}] * 2)
         onnx.save(graph, path)
         with torch.inference_mode():
             expected = tower(*sample).numpy()
         actual = Tower(path).embed(sample.categorical.numpy(), sample.numeric.numpy())
-        differences[path.name] = _difference(path, actual, expected)
+        differences[path.name] = difference(path, actual, expected, MODEL)
     return differences
 
 
@@ -69,7 +74,7 @@ def export_ranker(model: DLRM, users: Table, items: Table, folder: Path) -> dict
     head = _graph(Head(model), (matrix, bias, vectors, log_odds), joints, ["probability"], head_axes)
     sides = onnx.compose.merge_models(user_side, item_side, io_map=[])
     joined = onnx.compose.merge_models(sides, head, io_map=list(zip(HEAD_INPUTS, joints, strict=True)))
-    path = folder / "ranker.onnx"
+    path = folder / RANKER
     onnx.save(joined, path)
     count = min(3, len(user.categorical))
     pairs = Batch(
@@ -80,7 +85,7 @@ def export_ranker(model: DLRM, users: Table, items: Table, folder: Path) -> dict
     with torch.inference_mode():
         expected = torch.sigmoid(model(pairs)).view(count, 5).numpy()
     actual = Ranker(path)(*(part[:count].numpy() for part in (*user, *item)))
-    return {path.name: _difference(path, actual, expected)}
+    return {path.name: difference(path, actual, expected, MODEL)}
 
 
 def _graph(
@@ -116,10 +121,3 @@ def _graph(
             if dim.dim_param:
                 dim.dim_param = names.get(dim.dim_param, "")
     return graph
-
-
-def _difference(path: Path, actual: np.ndarray, expected: np.ndarray) -> float:
-    difference = float(np.abs(actual - expected).max(initial=0))
-    if not difference <= TOLERANCE:
-        raise BundleError(f"{path.name} differs from the torch model by {difference:.2g}, more than {TOLERANCE:.0e}")
-    return difference

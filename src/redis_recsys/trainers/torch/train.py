@@ -18,8 +18,7 @@ from ...dataset.user_history import History
 from ...errors import TrainingError
 from ...evaluation.metrics import auc, hits_of, log_loss, ndcg_at
 from ...retrieval.topk import topk
-from ...utils.files import claimed, disk_error, keep_inputs
-from ...utils.output_kinds import BUNDLE
+from ...utils.files import disk_error
 from ...utils.progress import console
 from ..epochs import Curves, best_epochs, curves_of
 from ..negatives import with_negatives
@@ -52,13 +51,9 @@ class Trainer:
 
         Raises:
             ConfigError: ``chosen`` was trained in another way.
-            DataError: the bundle must not be written to ``target``, see :func:`files.claimed`.
             TrainingError: no cuda device where one was asked for, no clicks to learn from, or a half-life for rows
                 whose times are no days.
         """
-        keep_inputs(target, dataset.path)
-        with claimed(target, BUNDLE):  # said before the hour of training
-            pass
         self.dataset, self.settings, self.target = dataset, settings, target
         self._chosen = curves_of(chosen, "torch") if chosen else None
         self.curves: Curves = {}
