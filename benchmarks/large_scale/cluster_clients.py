@@ -1,4 +1,4 @@
-"""Clients of a Redis Cluster beside each other, on the reads of a lookup: HMGET of the rows of a batch, over three nodes.
+"""Clients of a Redis Cluster beside each other on the reads of a lookup: HMGET of a batch of rows, over three nodes.
 
     .venv/bin/pip install --no-deps valkey-glide-sync==2.6.0     # .venv has all else that it needs
     python -m benchmarks.large_scale.cluster_clients
@@ -62,7 +62,8 @@ def valkey_glide(client: glide.GlideClusterClient) -> Client:
     def read(groups: Groups) -> list[Any]:
         batch = glide.ClusterBatch(is_atomic=False)
         for key, keys in groups:
-            batch.hmget(key, as_bytes(keys))
+            fields: list[Any] = as_bytes(keys)
+            batch.hmget(key, fields)
         return list(client.exec(batch, raise_on_error=True) or [])
 
     return read
@@ -74,7 +75,7 @@ def redis_py(client: RedisCluster) -> Client:
     def read(groups: Groups) -> list[Any]:
         pipeline = client.pipeline()
         for key, keys in groups:
-            pipeline.hmget(key.decode(), as_bytes(keys))  # type: ignore[arg-type]
+            pipeline.hmget(key.decode(), as_bytes(keys))
         return pipeline.execute()
 
     return read
