@@ -1,7 +1,8 @@
 """What makes a list of recommendations or a click probability good, in NumPy, for all users at once.
 
 Ranked-list metrics take ``hits``, ``bool[n, k]``: whether the item at each place of each user's list is relevant
-(:func:`hits_of`), and return one value per user, so that callers can average over any group of users.
+(:func:`hits_of`), and return one value per user, so that callers can average over any group of users. They are own
+code: scikit-learn's ``ndcg_score`` wants the whole catalogue as a row per user, and the rest is a line each.
 """
 
 from __future__ import annotations

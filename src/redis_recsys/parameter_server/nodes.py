@@ -1,7 +1,9 @@
 """The Redis servers of the tables, one or a cluster, spoken to in batches: one round trip to all nodes at once.
 
-Commands are grouped by node, sent to all nodes before the first answer is read, and answered in order; redis-py's own
-cluster pipeline was measured to take several times as long for thousands of rows. A cluster may change meanwhile: a
+Commands are grouped by node, sent to all nodes before the first answer is read, and answered in order. Own code by
+measurement (``benchmarks.large_scale.cluster_clients``, AMD EPYC, 2 cores shared with others): 1,664 rows from three
+nodes take 8.1 ms, of which 0.8 ms of this process' CPU; with valkey-glide 2.6 12.3 and 2.0 ms, with redis-py 8.1 11.7
+and 1.9 ms. A cluster may change meanwhile: a
 moved slot is followed at once; a node that does not answer is left alone for a moment, so that lookups wait for it once
 and not again and again, while the map of the cluster is read anew in the background.
 """

@@ -2,6 +2,9 @@
 
 The other one is the vector set in Redis (``store.vectors.RedisIndex``), which :class:`LocalIndex` follows through a
 stream of changes. Both take unit vectors, so that a dot product is the cosine.
+
+The exact one is own code: a library's flat index is the same matrix product, and here an answer has to be the same to
+the bit for a query alone and for one among many, and to follow changes and rules.
 """
 
 from __future__ import annotations

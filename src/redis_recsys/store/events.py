@@ -464,6 +464,7 @@ class Group:
         arguments += [event.item, event.recency, cap, event.type]
         for p in placed:
             arguments += [p.number, p.first, p.width, p.length]
+        # Not redis-py's Script: in a pipeline it asks Redis for the script before every batch, a round trip more.
         return ["EVALSHA", APPLY_SHA, len(keys), *keys, *arguments]
 
     def _run_commands(self, commands: Sequence[Sequence[Any]]) -> list[Any]:

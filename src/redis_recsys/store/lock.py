@@ -1,4 +1,7 @@
-"""One writer at a time: a lock in Redis that a thread renews and that runs out by itself when its holder dies."""
+"""One writer at a time: a lock in Redis that a thread renews and that runs out by itself when its holder dies.
+
+Own code, since redis-py's ``Lock`` is not renewed while its holder lives, and does not say who holds it.
+"""
 
 from __future__ import annotations
 

@@ -274,6 +274,8 @@ class RedisIndex:
 
     def _ask(self, queries: np.ndarray, count: int, exclude: np.ndarray, *options: str) -> list[dict[bytes, Any]]:
         """Each query's nearest items with what is told about them, enough of them to drop the excluded ones."""
+        # Not redis-py's vsim: it parses every item's JSON, of which few are used. 16 queries for 100 items each took
+        # 6.8 ms of CPU with it and 1.6 ms so (AMD EPYC).
         with store_errors(self._client), self._client.pipeline(transaction=False) as pipe:
             for query, more in zip(np.asarray(queries, "<f4"), np.count_nonzero(exclude, axis=1).tolist(), strict=True):
                 wanted, explored = count + more, max(self._ef, count) + more
