@@ -86,6 +86,15 @@ def test_another_machine_is_refused(recsys: Recsys, monkeypatch: pytest.MonkeyPa
     assert "packages exist for Linux on x86_64" in recsys("setup", verb, "--environment", "env").error()
 
 
+@pytest.mark.parametrize(("libc", "there"), [(("glibc", "2.31"), "glibc 2.31"), (("", ""), "another libc")])
+def test_an_older_libc_is_refused(
+    recsys: Recsys, monkeypatch: pytest.MonkeyPatch, libc: tuple[str, str], there: str
+) -> None:
+    monkeypatch.setattr(platform, "libc_ver", lambda: libc)
+    said = recsys("setup", "serving", "--environment", "env").error()
+    assert f"need glibc 2.35 or newer, this machine has {there}: use a container" in said
+
+
 def test_what_is_installed_already_stays(recsys: Recsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "Popen", None)
     assert "TorchRec is ready" in good(recsys("setup", "torchrec"))

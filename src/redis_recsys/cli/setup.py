@@ -29,6 +29,7 @@ TORCHREC = PACKAGE / "trainers" / "torchrec" / "requirements.txt"
 # NumPy 1.26, which the stub of Triton's Python backend needs, has no wheel for Python 3.13.
 SERVING_PYTHONS = ((3, 11), (3, 12))
 MERLIN_PYTHONS = ((3, 11), (3, 10))
+GLIBC = (2, 35)  # of nvidia-pytriton's wheel
 TORCHREC_PYTHONS = ((3, 11), (3, 12), (3, 13))
 
 Python = Annotated[
@@ -53,6 +54,7 @@ def serving(settings: Settings, python: Python = None, again: Again = False) -> 
         install_this(made)
 
     _check_machine("Triton", "x86_64", "aarch64")
+    _check_glibc("Triton", GLIBC)
     chosen = interpreter(python, SERVING_PYTHONS, "the serving environment")
     place = _place(settings.triton, TritonSettings)
     contents = _digest(SERVING, f"{checkout() or version()}")
@@ -128,6 +130,15 @@ def _check_machine(name: str, *machines: str) -> None:
         raise ConfigError(
             f"{name}'s packages exist for Linux on {' and '.join(machines)} only, this is {platform.system()} on "
             f"{platform.machine()}: use a container, see docker/Dockerfile"
+        )
+
+
+def _check_glibc(name: str, least: tuple[int, int]) -> None:
+    family, found = platform.libc_ver()
+    if family != "glibc" or tuple(map(int, found.split(".")[:2])) < least:
+        raise ConfigError(
+            f"{name}'s packages need glibc {'.'.join(map(str, least))} or newer, this machine has "
+            f"{f'{family} {found}'.strip() or 'another libc'}: use a container, see docker/Dockerfile"
         )
 
 
