@@ -1,6 +1,5 @@
-# Every target sets up what it needs: a Python of 3.11 or newer and make are enough. The environments, .venv and, for
-# Triton's models, .venv-serving, are made once, with the versions of constraints.txt and constraints-serving.txt, and
-# again only when these or pyproject.toml change.
+# Every target sets up what it needs: a Python of 3.11 to 3.13 and make are enough. The environments are made once, .venv
+# with the versions of constraints.txt and the others by 'recsys setup', and again only when their versions change.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,11 +7,11 @@ READY := .venv/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 SERVING := .venv-serving/.ready
 SERVING_PIP := .venv-serving/bin/python -m pip --disable-pip-version-check -q
+SERVING_PINS := src/redis_recsys/triton/requirements.txt
 TORCHREC := .venv/.torchrec
 TORCHREC_PINS := src/redis_recsys/trainers/torchrec/requirements.txt
 MERLIN := .venv-merlin/.ready
 MERLIN_PINS := src/redis_recsys/trainers/merlin/requirements.txt
-MERLIN_PYTHON ?= $(PYTHON)
 COMPOSE := .venv-compose/.ready
 CLOUD := .venv-cloud/.ready
 CLOUD_BIN := $(CURDIR)/.venv-cloud/bin
@@ -29,11 +28,8 @@ FEAST := .venv-serving-feast/.ready
 FEAST_PIP := .venv-serving-feast/bin/python -m pip --disable-pip-version-check -q
 # Without the advertisement of another program.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
-NEWER := sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, $(PYTHON) is " \
+SUPPORTED := sys.exit(None if (3, 11) <= sys.version_info[:2] < (3, 14) else "Python 3.11 to 3.13 is needed, $(PYTHON) is " \
 	+ sys.version.split()[0] + ": run make PYTHON=/path/to/python3.11")
-
-MERLIN_NEEDS := sys.exit(None if sys.version_info[:2] in ((3, 10), (3, 11)) else "Merlin needs Python 3.10 or 3.11, \
-	$(MERLIN_PYTHON) is " + sys.version.split()[0] + ": run make merlin MERLIN_PYTHON=/path/to/python3.11")
 
 # What tests' hosts need, and what installs the packages of those programs that are missing: program:package ...
 HOSTS := mmdebstrap:mmdebstrap mke2fs:e2fsprogs ip:iproute2 nft:nftables
@@ -147,51 +143,38 @@ cloud-outputs: $(CLOUD)
 	@mkdir -p $(dir $(DEPLOYED))
 	@$(TERRAFORM) output -json ansible > $(DEPLOYED).part && mv $(DEPLOYED).part $(DEPLOYED)
 
-lock: $(READY) $(SERVING)  ## write the installed versions to constraints.txt and constraints-serving.txt
+lock: $(READY) $(SERVING)  ## write the installed versions to constraints.txt and Triton's requirements.txt
 	@head -1 constraints.txt > .venv/constraints.txt
 	@$(PIP) freeze --exclude-editable | sed 's/+cpu$$//' >> .venv/constraints.txt
-	@head -1 constraints-serving.txt > .venv/constraints-serving.txt
-	@$(SERVING_PIP) freeze --exclude-editable >> .venv/constraints-serving.txt
-	@mv .venv/constraints.txt .venv/constraints-serving.txt . && touch $(READY) $(SERVING)
+	@head -1 $(SERVING_PINS) > .venv/serving.txt
+	@$(SERVING_PIP) freeze --exclude-editable >> .venv/serving.txt
+	@mv .venv/constraints.txt . && mv .venv/serving.txt $(SERVING_PINS) && touch $(READY) $(SERVING)
 
 clean:  ## remove the environments and caches; data/ stays
 	@rm -rf .venv .venv-serving .venv-serving-feast .venv-merlin .venv-compose .venv-cloud .cache build site src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; $(NEWER)'
+	@$(PYTHON) -c 'import sys; $(SUPPORTED)'
 	@echo "setting up .venv, a few minutes the first time"
 	@$(PYTHON) -m venv .venv
 	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@
 
-# Without looking at what they say they need: that would be builds of PyTorch for GPUs.
 $(TORCHREC): $(READY) $(TORCHREC_PINS)
-	@echo "adding TorchRec to .venv"
-	@$(PIP) install --no-deps -r $(TORCHREC_PINS)
+	@$(BIN)/recsys setup torchrec
 	@touch $@
 
-$(SERVING): pyproject.toml constraints-serving.txt
-	@$(PYTHON) -c 'import sys; $(NEWER)'
-	@echo "setting up .venv-serving, about a minute the first time"
-	@$(PYTHON) -m venv .venv-serving
-	@$(SERVING_PIP) install -c constraints-serving.txt -e '.[serving]'
+$(SERVING): $(READY) $(SERVING_PINS)
+	@$(BIN)/recsys setup serving --environment .venv-serving
 	@touch $@
 
-# All of its packages by name, without looking at what they say they need: TensorFlow 2.12 and Feast 0.31 contradict
-# each other there, and yet they work together.
-$(MERLIN): $(MERLIN_PINS)
-	@$(MERLIN_PYTHON) -c 'import sys; $(MERLIN_NEEDS)'
-	@echo "setting up .venv-merlin (2.3 GB), about two minutes the first time"
-	@$(MERLIN_PYTHON) -m venv --clear .venv-merlin
-	@.venv-merlin/bin/python -m pip --disable-pip-version-check -q install --no-deps -r $(MERLIN_PINS)
-	@echo "training with Merlin on a few rows, to see that it works"
-	@PYTHONPATH=src .venv-merlin/bin/python -m redis_recsys.trainers.merlin.worker check \
-	  < /dev/null > .venv-merlin/check.log 2>&1 || { tail -n 20 .venv-merlin/check.log; exit 1; }
+$(MERLIN): $(READY) $(MERLIN_PINS)
+	@$(BIN)/recsys setup merlin --environment .venv-merlin $(addprefix --python ,$(MERLIN_PYTHON))
 	@touch $@
 
 $(COMPOSE): pyproject.toml constraints.txt docker/tests/requirements.txt
-	@$(PYTHON) -c 'import sys; $(NEWER)'
+	@$(PYTHON) -c 'import sys; $(SUPPORTED)'
 	@echo "setting up .venv-compose, about a minute the first time"
 	@$(PYTHON) -m venv .venv-compose
 	@.venv-compose/bin/python -m pip --disable-pip-version-check -q install \
@@ -200,7 +183,7 @@ $(COMPOSE): pyproject.toml constraints.txt docker/tests/requirements.txt
 
 # Python compiles what is used when it is: of all of Ansible that is little.
 $(CLOUD): cloud-deployment/requirements.txt cloud-deployment/constraints.txt
-	@$(PYTHON) -c 'import sys; $(NEWER)'
+	@$(PYTHON) -c 'import sys; $(SUPPORTED)'
 	@echo "setting up .venv-cloud, about a minute the first time"
 	@$(PYTHON) -m venv .venv-cloud
 	@.venv-cloud/bin/python -m pip --disable-pip-version-check -q install --no-compile \
@@ -211,10 +194,10 @@ $(PLAYBOOKS): $(CLOUD) $(shell find cloud-deployment/ansible -type f -not -path 
 	@mkdir -p $(dir $@)
 	@$(CLOUD_BIN)/python cloud-deployment/archive.py $@
 
-$(FEAST): pyproject.toml constraints-serving.txt constraints-serving-feast.txt
-	@$(PYTHON) -c 'import sys; $(NEWER)'
+$(FEAST): pyproject.toml $(SERVING_PINS) constraints-serving-feast.txt
+	@$(PYTHON) -c 'import sys; $(SUPPORTED)'
 	@echo "setting up .venv-serving-feast, about a minute the first time"
 	@$(PYTHON) -m venv .venv-serving-feast
-	@$(FEAST_PIP) install -c constraints-serving.txt -e '.[serving]'
+	@$(FEAST_PIP) install -c $(SERVING_PINS) -e '.[serving]'
 	@$(FEAST_PIP) install --no-deps -r constraints-serving-feast.txt
 	@touch $@

@@ -242,7 +242,7 @@ def test_every_service_builds_its_image_so_that_each_can_be_started_alone(path: 
 
 
 def test_every_installed_version_is_pinned_and_comes_from_the_package_index() -> None:
-    texts = [(ROOT / name).read_text() for name in ("constraints.txt", "constraints-serving.txt")]
+    texts = [(ROOT / name).read_text() for name in ("constraints.txt", "src/redis_recsys/triton/requirements.txt")]
     lines = [line for text in texts for line in text.splitlines() if not line.startswith("#")]
     merlin = (ROOT / "src" / "redis_recsys" / "trainers" / "merlin" / "requirements.txt").read_text().splitlines()
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", line) for line in lines + merlin)

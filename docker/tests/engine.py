@@ -192,9 +192,14 @@ def _load(host: Host, debian: Path, image: str) -> None:
 
 def _download(wheels: Path) -> None:
     """Have pip, configured as it is on this machine, fetch what images install, again if that has changed."""
-    trainers = ROOT / "src/redis_recsys/trainers"
-    lists = ("pyproject.toml", "constraints.txt", "constraints-serving.txt")
-    asked = [*(ROOT / name for name in lists), *sorted(trainers.glob("*/requirements.txt")), Path(__file__)]
+    trainers, serving = (ROOT / "src/redis_recsys" / name for name in ("trainers", "triton/requirements.txt"))
+    asked = [
+        ROOT / "pyproject.toml",
+        ROOT / "constraints.txt",
+        serving,
+        *sorted(trainers.glob("*/requirements.txt")),
+        Path(__file__),
+    ]
     wanted = sha256(b"".join(path.read_bytes() for path in asked)).hexdigest()
     stamp = wheels / "wanted"
     if stamp.exists() and stamp.read_text() == wanted:
@@ -203,7 +208,7 @@ def _download(wheels: Path) -> None:
     pip = (ROOT / ".venv-compose/bin/pip", "--disable-pip-version-check", "wheel", "-q", "-w", wheels)
     extras = f"{ROOT}[train,evaluate,tables,s3,notebook,online,feast]"
     execute(*pip, "-c", ROOT / "constraints.txt", extras, *BUILD)
-    execute(*pip, "-c", ROOT / "constraints-serving.txt", f"{ROOT}[serving]")
+    execute(*pip, "-c", serving, f"{ROOT}[serving]")
     for requirements in ("torchrec", "merlin"):
         execute(*pip, "--no-deps", "-r", trainers / requirements / "requirements.txt")
     execute(*pip, "--no-deps", "recbole==1.2.1")  # that carries MovieLens-100k

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,7 +122,7 @@ class Log:
         if self.target:
             table[self.target.name] = self.targets
         if self.time:
-            moments = [datetime.fromtimestamp(time, timezone.utc) for time in self.times] if self.dates else self.times
+            moments = [datetime.fromtimestamp(time, UTC) for time in self.times] if self.dates else self.times
             table[self.time.name] = moments
         return table | {f.column.name: f.values for f in self.features if isinstance(f.values, list)}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from redis_recsys.trainers.torch.train import Trainer, recency_weights
 from tests.support.people import AT, BOUGHT, People
 from tests.support.planted import TINY
 
-START = datetime(2026, 3, 1, tzinfo=timezone.utc)
+START = datetime(2026, 3, 1, tzinfo=UTC)
 DAY = 86_400
 
 
@@ -36,7 +36,7 @@ def moments(people: People, rows: pl.DataFrame) -> list[datetime]:
     unit = people.time().unit
     assert unit is not None
     ticks = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}[unit]
-    epoch = datetime(1970, 1, 1, tzinfo=timezone.utc)
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
     return [epoch + timedelta(microseconds=value * 1_000_000 // ticks) for value in rows["at"].to_list()]
 
 
@@ -94,10 +94,10 @@ def test_the_unit_of_numbers_is_found(people: People, unit: str, ticks: int, for
          [START, START + timedelta(hours=12), START + timedelta(hours=11)], "s"),
         ([" 2026-03-01 ", "\u00a02026-03-02"], [START, START + timedelta(days=1)], "s"),
         (["1965-01-01", "1969-12-31 23:59:59.5"],
-         [datetime(1965, 1, 1, tzinfo=timezone.utc), datetime(1969, 12, 31, 23, 59, 59, 500_000, timezone.utc)], "us"),
+         [datetime(1965, 1, 1, tzinfo=UTC), datetime(1969, 12, 31, 23, 59, 59, 500_000, UTC)], "us"),
         # the night in which Berlin's clocks go back: 02:30 twice, told apart by the offset
         (["2025-10-26T02:30:00+02:00", "2025-10-26T02:30:00+01:00"],
-         [datetime(2025, 10, 26, 0, 30, tzinfo=timezone.utc), datetime(2025, 10, 26, 1, 30, tzinfo=timezone.utc)], "s"),
+         [datetime(2025, 10, 26, 0, 30, tzinfo=UTC), datetime(2025, 10, 26, 1, 30, tzinfo=UTC)], "s"),
         (["1772323200.125"], [START + timedelta(milliseconds=125)], "us"),
         (["1772323200123.5"], [START + timedelta(milliseconds=123, microseconds=500)], "us"),
     ],
@@ -189,7 +189,7 @@ def test_the_schema_can_say_the_unit(people: People) -> None:
     people.write("log.csv", log(-100_000_000, 0, 5_000, 1772323200))
     rows = people.read("log.csv", [AT | {"unit": "s"}])
     assert rows["at"].to_list() == [-100_000_000, 0, 5_000, 1772323200]
-    assert moments(people, rows)[0] == datetime(1966, 10, 31, 14, 13, 20, tzinfo=timezone.utc)
+    assert moments(people, rows)[0] == datetime(1966, 10, 31, 14, 13, 20, tzinfo=UTC)
 
 
 def test_a_unit_that_the_numbers_cannot_have_is_an_error(people: People) -> None:

@@ -155,7 +155,7 @@ def test_backends_of_somebody_elses_triton_stay(tmp_path: Path) -> None:
 
 
 def test_without_a_serving_environment_it_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(ServingError, match="make serving"):
+    with pytest.raises(ServingError, match="recsys setup serving"):
         triton_of(settings_in(tmp_path, environment=tmp_path / "none"), WHOLE).start()
 
 

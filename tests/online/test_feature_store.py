@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def test_feasts_own_materialization_writes_the_same(client: redis.Redis, variant
     feast.materialize(bundle)
     ours = {key: client.hgetall(key) for key in client.scan_iter()}
     client.flushall()
-    feast.store.materialize(datetime(2020, 1, 1, tzinfo=timezone.utc), datetime.now(timezone.utc))
+    feast.store.materialize(datetime(2020, 1, 1, tzinfo=UTC), datetime.now(UTC))
     assert {key: client.hgetall(key) for key in client.scan_iter()} == ours
 
 
@@ -215,7 +215,7 @@ def test_the_repository_can_be_applied_and_materialized_by_hand(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     store = FeatureStore(repo_path=str(folder))
-    store.materialize_incremental(datetime.now(timezone.utc))
+    store.materialize_incremental(datetime.now(UTC))
     found = store.get_online_features(["item_features:genres"], [{"item": n} for n in (1, 2)]).to_dict()
     genres = trained.bundle.schema.slots(next(c for c in trained.bundle.schema.columns if c.name == "genres"))
     rows = dict(zip(trained.bundle.items.raw_ids.tolist(), trained.bundle.items.categorical.tolist(), strict=True))

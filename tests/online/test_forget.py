@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +71,8 @@ def with_user(bundle: Bundle, folder: Path, name: str | None, made: datetime) ->
     return Bundle(folder)
 
 
-BEFORE = datetime.now(timezone.utc) - timedelta(days=1)
-LATER = datetime.now(timezone.utc) + timedelta(days=1)
+BEFORE = datetime.now(UTC) - timedelta(days=1)
+LATER = datetime.now(UTC) + timedelta(days=1)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -453,5 +453,5 @@ def test_a_target_is_locked_while_its_run_lives_however_that_ends(
     quick = ("--epochs", 1, "--embedding-dim", 4, "--device", "cpu", "--no-refit")
     assert recsys("train", "dataset", *quick).code == 0
     manifest = json.loads((tmp_path / "data" / "bundle" / "manifest.json").read_text())
-    assert datetime.fromisoformat(manifest["created"]).tzinfo == timezone.utc
+    assert datetime.fromisoformat(manifest["created"]).tzinfo == UTC
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["bundle"]

@@ -9,9 +9,12 @@ import sys
 
 from ..errors import RecsysError
 from ..utils.interrupts import interruptible
-from . import check, data, demo, dlrm, dlrm_train, merlin, offline, online, user
-from . import perf as perf_analyzer
 from .app import app
+
+# In the order in which the help lists the verbs.
+from . import check, offline, demo, online  # isort: skip
+from . import perf as perf_analyzer  # isort: skip
+from . import data, dlrm, dlrm_train, merlin, user, setup  # isort: skip
 
 __all__ = [
     "check",
@@ -24,6 +27,7 @@ __all__ = [
     "offline",
     "online",
     "perf_analyzer",
+    "setup",
     "user",
 ]
 

@@ -12,6 +12,15 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from ..utils.environments import version
+
+        print(version())
+        raise typer.Exit
+
+
 app = typer.Typer(
     help="""Recommendation systems with NVIDIA Merlin and Redis.
 
@@ -31,6 +40,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 out = Console()
+
+
+@app.callback()
+def recsys(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    """See the help of ``app``."""
+
 
 BEHIND = "; a text that begins with a minus sign goes behind --"
 NEGATIVE = re.compile(r"-\d")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +19,7 @@ data = typer.Typer(help="Fetch or make data and encode it into a dataset.", no_a
 app.add_typer(data, name="data")
 
 
-class By(str, Enum):
+class By(StrEnum):
     """Ways to split."""
 
     time = "time"

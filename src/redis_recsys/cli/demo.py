@@ -21,7 +21,9 @@ def demo(settings: Settings, as_json: Json = False) -> None:
     serve with Triton, recommend for three users, one of them views an item, recommend again. Stops what it started.
     """
     from ..demos.movielens_demo import offline, online
+    from ..utils.environments import require
 
+    require(settings.triton.environment, "recsys setup serving")
     report, found = offline(settings)
     if not as_json:
         labels = titles(settings.data / "demo" / "bundle")

@@ -206,7 +206,9 @@ def demo(settings: Settings, as_json: Json = False) -> None:
     the trained model, watch where rows come from, change some, kill a node. Stops what it started.
     """
     from ..demos.large_scale_demo import demo as run
+    from ..utils.environments import require
 
+    require(settings.triton.environment, "recsys setup serving")
     shown = run(settings)
     if as_json:
         print(json.dumps(asdict(shown)))

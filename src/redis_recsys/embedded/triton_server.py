@@ -193,7 +193,9 @@ class EmbeddedTriton:
         The stub of the Python backend loads the libpython it finds and the ``python`` that is first on PATH.
         """
         environment = located(self._settings.environment)
-        how = "make it with 'make serving', or set RECSYS_TRITON_ENVIRONMENT to one that has redis-recsys[serving]"
+        how = (
+            "make it with 'recsys setup serving', or let RECSYS_TRITON_ENVIRONMENT name one with redis-recsys[serving]"
+        )
         try:
             answer = subprocess.run([environment / "bin" / "python", "-c", INSPECT], capture_output=True, text=True)
             found: dict[str, Any] = json.loads(answer.stdout)

@@ -18,7 +18,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -233,7 +233,7 @@ class FeastGeneration:
                 categorical, numeric, _ = features.unpack(written, *width)
                 raw = np.array(ids, np.int64 if self._kinds[side] == "int" else object)
                 with self._errors():
-                    self.write_rows(side, Entities(raw, categorical, numeric), datetime.now(timezone.utc))
+                    self.write_rows(side, Entities(raw, categorical, numeric), datetime.now(UTC))
 
     def read(self, side: Side, raw_ids: Sequence[int | str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Features by ``get_online_features``: int32[n, C], float32[n, F], and bool[n], whether Feast knows the entity.

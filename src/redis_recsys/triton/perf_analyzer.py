@@ -27,7 +27,9 @@ def perf_analyzer(environment: Path) -> Iterator[tuple[str, dict[str, str]]]:
     home = located(environment)
     program = home / "bin" / "perf_analyzer"
     if not program.exists():
-        raise ServingError(f"no perf_analyzer in {home}: make it with 'make serving', or set RECSYS_TRITON_ENVIRONMENT")
+        raise ServingError(
+            f"no perf_analyzer in {home}: make it with 'recsys setup serving', or set RECSYS_TRITON_ENVIRONMENT"
+        )
     with TemporaryDirectory(prefix="recsys-perf-analyzer-") as links:
         for library in home.glob("lib/python3*/site-packages/nvidia_pytriton.libs/*"):
             name = LIBRARIES.get(library.name.split("-")[0])

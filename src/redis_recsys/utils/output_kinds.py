@@ -26,6 +26,7 @@ PARTS = ("train/*.parquet", "valid/*.parquet", "test/*.parquet", "vocab/*.parque
 MODELS_OF_MERLIN = ("query_tower", "candidate_tower", "dlrm", "categories", "workflow")
 OF_THE_DESKTOP = (".DS_Store", "Thumbs.db", "desktop.ini")  # file managers leave these in folders that were looked at
 NAMED = 3  # entries of a folder that a message names
+READY, UNFINISHED = ".ready", ".unfinished"  # marks of an environment
 MOUNTS = Path("/proc/self/mountinfo")
 
 
@@ -73,6 +74,10 @@ def _is_repository(folder: Path) -> bool:
     return bool(models) and all(b"redis_recsys" in model.read_bytes() for model in models)
 
 
+def _is_environment(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (READY, UNFINISHED))
+
+
 def _is_movielens(folder: Path) -> bool:
     return any(folder.glob("ml-100k.*"))
 
@@ -110,8 +115,9 @@ EXPORT = Kind(
     ("*.json", "*.parquet", *(f"{name}/**" for name in MODELS_OF_MERLIN)),
 )
 MOVIELENS = Kind("a copy of MovieLens 100k", _is_movielens, ("ml-100k.*",))
+ENVIRONMENT = Kind("an environment of 'recsys setup'", _is_environment, ("**",))
 
-KINDS = (RAW, DATASET, BUNDLE, CRITEO, DLRM, TABLE, REPOSITORY, EXPORT, MOVIELENS)
+KINDS = (RAW, DATASET, BUNDLE, CRITEO, DLRM, TABLE, REPOSITORY, EXPORT, MOVIELENS, ENVIRONMENT)
 
 
 def kind_of(folder: Path) -> Kind | None:

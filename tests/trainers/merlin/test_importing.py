@@ -259,8 +259,8 @@ def test_without_an_environment_one_line_says_how_to_make_it(
     recsys: Recsys, export: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RECSYS_MERLIN_ENVIRONMENT", "nowhere")
-    assert "make it with 'make merlin'" in recsys("import", "merlin", export, "--out", "bundle").error()
-    assert "make it with 'make merlin'" in recsys("export", "merlin-systems", export).error()
+    assert "make it with 'recsys setup merlin'" in recsys("import", "merlin", export, "--out", "bundle").error()
+    assert "make it with 'recsys setup merlin'" in recsys("export", "merlin-systems", export).error()
 
 
 @pytest.mark.usefixtures("use_merlin")

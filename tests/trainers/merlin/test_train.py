@@ -258,7 +258,7 @@ def test_without_an_environment_one_line_says_how_to_make_it(
     monkeypatch.setenv("RECSYS_MERLIN_ENVIRONMENT", "nowhere")
     error = recsys("train", dataset.path, "--trainer", "merlin", "--out", tmp_path / "bundle").error()
     assert error == (
-        "error: no Merlin environment in nowhere: make it with 'make merlin', or set RECSYS_MERLIN_ENVIRONMENT"
+        "error: no Merlin environment in nowhere: make it with 'recsys setup merlin', or set RECSYS_MERLIN_ENVIRONMENT"
     )
     assert left_in(tmp_path) == set()
 
@@ -372,7 +372,7 @@ def test_versions_that_drift_from_the_pins_are_named(tmp_path: Path, merlin: Mer
     events = [json.loads(line) for line in run.stdout.splitlines()]
     told = [event["message"] for event in events if event["event"] == "drift"]
     assert len(told) == 2
-    assert "numpy is 1.23.5, tested with 1.0.0: 'make merlin' installs the tested versions" in told[0]
+    assert "numpy is 1.23.5, tested with 1.0.0: 'recsys setup merlin --again' installs that" in told[0]
     assert "tensorflow-text is missing" in told[1]
     assert events[-1] == {"event": "error", "message": "no verb 'nothing'"}
 

@@ -222,7 +222,7 @@ def test_what_is_missing_is_told_before_anything_starts(
     with pytest.raises(DataError, match="would replace"):
         train(dataset, dataset, settings(tmp_path))
     monkeypatch.setattr(launch.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="needs TorchRec: run 'pip install --no-deps -r"):
+    with pytest.raises(ConfigError, match="needs TorchRec: run 'recsys setup torchrec'"):
         train(dataset, tmp_path / "dlrm", settings(tmp_path))
 
 

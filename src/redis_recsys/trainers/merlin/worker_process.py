@@ -120,7 +120,7 @@ def interpreter(settings: MerlinSettings) -> Path:
     python = path / "bin" / "python" if path.is_dir() else path
     if not python.exists():
         raise ConfigError(
-            f"no Merlin environment in {settings.environment}: make it with 'make merlin', or set "
+            f"no Merlin environment in {settings.environment}: make it with 'recsys setup merlin', or set "
             "RECSYS_MERLIN_ENVIRONMENT"
         )
     return python

@@ -44,8 +44,7 @@ def train(dataset: Path, out: Path, settings: DlrmSettings) -> dict[str, Any]:
         TrainingError: a process failed; the log is named.
     """
     if importlib.util.find_spec("torchrec") is None:
-        pins = Path(__file__).with_name("requirements.txt")
-        raise ConfigError(f"training a DLRM needs TorchRec: run 'pip install --no-deps -r {pins}'")
+        raise ConfigError("training a DLRM needs TorchRec: run 'recsys setup torchrec'")
     keep_inputs(out, dataset)
     opened = CriteoDataset(dataset)
     with written_aside(out, DLRM) as aside:

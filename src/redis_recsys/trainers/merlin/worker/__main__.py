@@ -72,7 +72,7 @@ def drifted() -> list[str]:
             except metadata.PackageNotFoundError:
                 found = "missing"
             if found != pinned:
-                messages.append(f"{name} is {found}, tested with {pinned}: 'make merlin' installs the tested versions")
+                messages.append(f"{name} is {found}, tested with {pinned}: 'recsys setup merlin --again' installs that")
     return messages
 
 

@@ -1,4 +1,4 @@
-"""Whether the Merlin environment works: a tiny training, thrown away. ``make merlin`` ends with it."""
+"""Whether the Merlin environment works: a tiny training, thrown away. ``recsys setup merlin`` ends with it."""
 
 from __future__ import annotations
 
