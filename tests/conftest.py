@@ -26,6 +26,7 @@ from tests.support.commands import Outcome
 from tests.support.doubles import GATE
 from tests.support.pipelines import PLAIN, Deployed
 from tests.support.planted import VARIANTS, Trained, planted_dataset, trained_by_merlin, trained_on
+from tests.support.shared import shared
 from tests.support.tls import tls_endpoint
 from tests.support.tritons import WHOLE, settings_in, triton_of
 
@@ -98,16 +99,19 @@ def client_of() -> Callable[[EmbeddedRedis], redis.Redis]:
 
 @pytest.fixture(scope="session")
 def bundle_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Trained]:
-    """Trains each variant once. The bundles are not to be altered: copy them first."""
+    """Trains each variant once in a run. The bundles are not to be altered: copy them first."""
+
+    def train(name: str, folder: Path) -> None:
+        if name == "merlin":
+            trained_by_merlin(planted_dataset(folder, **VARIANTS["everything"]), folder)
+        else:
+            trained_on(planted_dataset(folder, **VARIANTS[name]), folder / "bundle").keep(folder)
 
     @functools.cache
-    def make(name: str) -> Trained:
-        folder = tmp_path_factory.mktemp(name)
-        if name == "merlin":
-            return trained_by_merlin(planted_dataset(folder, **VARIANTS["everything"]), folder)
-        return trained_on(planted_dataset(folder, **VARIANTS[name]), folder / "bundle")
+    def bundle(name: str) -> Trained:
+        return Trained.kept(shared(tmp_path_factory, name, functools.partial(train, name)))
 
-    return make
+    return bundle
 
 
 @pytest.fixture(params=list(VARIANTS))

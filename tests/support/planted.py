@@ -131,6 +131,21 @@ class Trained:
     dlrm: Any = None
     export: Path | None = None
 
+    def keep(self, folder: Path) -> None:
+        """Keep the torch models beside the bundle, for :meth:`kept` in another process."""
+        import torch
+
+        torch.save((self.two_tower, self.dlrm), folder / "models.pt")
+
+    @classmethod
+    def kept(cls, folder: Path) -> Trained:
+        """Dataset, bundle and models in a folder in which one was trained."""
+        import torch
+
+        models, export = folder / "models.pt", folder / "export"
+        loaded = torch.load(models, weights_only=False) if models.exists() else (None, None)
+        return cls(Dataset(folder / "dataset"), Bundle(folder / "bundle"), *loaded, export if export.exists() else None)
+
 
 def trained_on(dataset: Dataset, target: Path, **settings: Any) -> Trained:
     """Train a small bundle and keep the torch models."""
