@@ -63,7 +63,9 @@ def test_the_settings_page_has_every_setting_with_its_variable() -> None:
             assert f"| `{name}` |" in page
             assert f"`RECSYS_{section.upper()}_{name.upper()}`" in page
     assert "| `half_life` | number, > 0 | none | `RECSYS_TRAIN_HALF_LIFE` | `--half-life` of train |" in page
-    assert "| `RECSYS_DLRM_SEED` | `--seed` of dlrm train |" in page
+    assert "`RECSYS_MERLIN_RANKING_BATCH` | `--merlin-ranking-batch` of train |" in page
+    without_flag = {row.split("`")[1] for row in page.splitlines() if re.search(r"` \|  \| [^|]*\|$", row)}
+    assert without_flag == {"password", "token"}
 
 
 def test_the_command_line_page_has_every_verb_with_its_options() -> None:

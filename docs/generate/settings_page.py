@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from verbs import verbs
 
 from redis_recsys.cli import app
+from redis_recsys.cli.options import PANEL
 from redis_recsys.config import Settings
 
 Flags = dict[tuple[str, str], dict[str, list[str]]]
@@ -22,11 +23,17 @@ BOUNDS = {Ge: "≥ {0.ge}", Gt: "> {0.gt}", Le: "≤ {0.le}", Lt: "< {0.lt}", Mu
 HEAD = "| setting | type | default | variable | flag | meaning |\n| --- | --- | --- | --- | --- | --- |"
 
 
+def _is_section(field: FieldInfo) -> bool:
+    return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+
+
+TOP = {name: field for name, field in Settings.model_fields.items() if not _is_section(field)}
+
+
 def settings_page() -> str:
     """Markdown of every section, in the order of the settings file."""
     flags = _flags()
-    top = [name for name, field in Settings.model_fields.items() if not _is_section(field)]
-    parts = ["## Top level", "", *_table(_row("", name, Settings.model_fields[name], flags) for name in top)]
+    parts = ["## Top level", "", *_table(_row("", name, field, flags) for name, field in TOP.items())]
     for section, field in Settings.model_fields.items():
         if _is_section(field):
             model: type[BaseModel] = field.annotation  # type: ignore[assignment]
@@ -37,10 +44,6 @@ def settings_page() -> str:
 
 def _table(rows: Iterable[str]) -> list[str]:
     return ['<div class="settings" markdown>', "", HEAD, *rows, "", "</div>"]
-
-
-def _is_section(field: FieldInfo) -> bool:
-    return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
 
 
 def _row(section: str, name: str, field: FieldInfo, flags: Flags) -> str:
@@ -78,31 +81,13 @@ def _default(field: FieldInfo) -> str:
 
 
 def _flags() -> Flags:
-    """Section and name of a setting -> option -> verbs that have it.
-
-    An option belongs to the setting whose name it has and whose description begins its help text. Where several
-    sections have such a setting without a description, it is the section of the verb's other options.
-    """
+    """Section and name of a setting -> option -> verbs that have it; the panel of an option tells its section."""
     flags: Flags = {}
     for path, command in verbs(typer.main.get_command(app)):
-        found = {
-            parameter: [section for section, field in _named(parameter.name) if _is_help_of(parameter, field)]
-            for parameter in command.params
-            if parameter.param_type_name == "option"
-        }
-        certain = {sections[0] for sections in found.values() if len(sections) == 1}
-        for parameter, sections in found.items():
-            for section in sections if len(sections) == 1 else certain.intersection(sections):
-                flags.setdefault((section, parameter.name), {}).setdefault(parameter.opts[0], []).append(path)
+        for parameter in command.params:
+            section = (getattr(parameter, "rich_help_panel", None) or "").removeprefix(f"{PANEL} ")
+            name = parameter.name.removeprefix(f"{section}_")
+            if section in Settings.model_fields or parameter.name in TOP:
+                options = flags.setdefault((section, name), {})
+                options.setdefault(parameter.opts[0], []).append(path)
     return flags
-
-
-def _named(name: str) -> Iterator[tuple[str, FieldInfo]]:
-    """Settings of that name, with their sections."""
-    for section, field in Settings.model_fields.items():
-        if _is_section(field) and name in field.annotation.model_fields:  # type: ignore[union-attr]
-            yield section, field.annotation.model_fields[name]  # type: ignore[union-attr]
-
-
-def _is_help_of(parameter: Any, field: FieldInfo) -> bool:
-    return (parameter.help or "").startswith(field.description or f"{parameter.name}")
