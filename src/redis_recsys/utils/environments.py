@@ -147,10 +147,10 @@ def make(place: Path, python: Path, verb: str, contents: str, fill: Callable[[Pa
         DataError: something else is there, or another run is making it.
     """
     mark = f"{verb}\n{contents}\n"
+    if not again and _text(place / READY) == mark and (place / "bin" / "python").exists():
+        return False
     with claimed(place, ENVIRONMENT) as place:
         old = place.parent / f".{place.name}.old"
-        if not again and _text(place / READY) == mark and (place / "bin" / "python").exists():
-            return False
         shutil.rmtree(old, ignore_errors=True)
         if (place / READY).exists():
             place.rename(old)
