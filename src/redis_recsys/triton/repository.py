@@ -67,7 +67,7 @@ def pbtxt(config: dict[str, Any]) -> str:
     Raises:
         ConfigError: there is no tritonclient, which knows the fields.
     """
-    try:  # here and not above: a third of a second that clients need not spend
+    try:  # here and not above: half a second and more that clients need not spend
         from google.protobuf import json_format, text_format
         from tritonclient.grpc import model_config_pb2
     except ImportError as missing:
