@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import matplotlib.pyplot as plt
 import typer
+from matplotlib.figure import Figure
 
 from benchmarks.measure import FOLDER, in_child, machine
 from benchmarks.report import into_page, markdown, picture
@@ -27,13 +28,13 @@ from redis_recsys.dataset.encode import encode
 from redis_recsys.dataset.interactions import Dataset
 from redis_recsys.dataset.split import Split
 from redis_recsys.evaluation.evaluate import evaluate
+from redis_recsys.evaluation.plots import COLORS, styled
 from redis_recsys.offline.recommender import BundleRecommender
 
 RESULTS = Path("benchmarks/merlin/results/merlin.json")
 PLOT = Path("assets/merlin-speed.png")
 NOTEBOOK_EPOCHS = 3  # of the notebook's DLRM; its towers get 2
 STEPS = ("import", "etl", "retrieval", "ranking", "export")
-COLORS = ("#9aa7b5", "#e0a03a", "#2f6db5", "#6aa84f", "#b5523a")
 
 
 def measure(rows: int) -> dict[str, Any]:
@@ -160,12 +161,13 @@ def tables(results: dict[str, Any]) -> str:
     )
 
 
-def plot(results: dict[str, Any], path: Path) -> None:
+@styled
+def plot(results: dict[str, Any]) -> Figure:
     """Seconds of each step, stacked."""
     found = results["found"]
-    figure, axes = plt.subplots(figsize=(8, 2.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 2.6))
     left, bars = [0.0] * len(found), None
-    for step, color in zip(STEPS, COLORS, strict=True):
+    for step, color in zip(STEPS, COLORS, strict=False):
         widths = [f["seconds"][step] for f in found.values()]
         bars = axes.barh(list(found), widths, left=left, label=step, color=color)
         left = [a + b for a, b in zip(left, widths, strict=True)]
@@ -173,11 +175,9 @@ def plot(results: dict[str, Any], path: Path) -> None:
     axes.bar_label(bars, [f"{total:.0f} s" for total in left], padding=4)
     axes.invert_yaxis()
     axes.set_xlabel(f"seconds, {results['rows']:,} synthetic rows")
-    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 0.02), fontsize="small")
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 0.02), fontsize="small")
     axes.margins(x=0.12)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    return figure
 
 
 def main(
@@ -190,7 +190,7 @@ def main(
     if publish:
         RESULTS.write_text(json.dumps(results, indent=2) + "\n")
         into_page("merlin", tables(results))
-        plot(results, PLOT)
+        plot(results, path=PLOT)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from benchmarks.measure import FOLDER, machine
 from benchmarks.offline import batch, etl, models
 from benchmarks.report import into_page, markdown, picture
-from redis_recsys.evaluation.plots import metric_bars
+from redis_recsys.evaluation.plots import COLORS, OTHERS, metric_bars, styled
 from redis_recsys.offline.recommender import OURS
 
 RESULTS = Path("benchmarks/offline/results/offline.json")
@@ -39,7 +40,7 @@ def main() -> None:
     into_page("results", text)
     quality = results["movielens"]
     metric_bars(quality["retrieval"], quality["users"]["all"], OURS, path=QUALITY_PLOT)
-    speed_plot(results["batch"], SPEED_PLOT)
+    speed_plot(results["batch"], path=SPEED_PLOT)
 
 
 def tables(results: dict[str, Any]) -> str:
@@ -108,18 +109,17 @@ def _quality(results: dict[str, Any]) -> list[str]:
     return markdown(["recommender", "NDCG@10 ± standard error", "recall@10", "hit rate@10", "MRR", "coverage@10"], rows)
 
 
-def speed_plot(figures: dict[str, Any], path: Path) -> None:
+@styled
+def speed_plot(figures: dict[str, Any]) -> Figure:
     """Users per second of batch scoring and of the loop."""
     names = {"loop": "one user at a time", "batch": "batch, 100k users", "batch_many": "batch, 1M users"}
     values = [figures[name]["users_per_s"] for name in names]
-    figure, axes = plt.subplots(figsize=(7, 2.2), layout="constrained")
-    bars = axes.barh(list(names.values()), values, color=["#9aa7b5", "#2f6db5", "#2f6db5"])
+    figure, axes = plt.subplots(figsize=(7, 2.2))
+    bars = axes.barh(list(names.values()), values, color=[OTHERS, COLORS[0], COLORS[0]])
     axes.bar_label(bars, [f"{value:,.0f}" for value in values], padding=4)
     axes.set_xlabel("users per second, 10k items, 100 candidates → 20, Redis writes included")
-    axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.15)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    return figure
 
 
 if __name__ == "__main__":
