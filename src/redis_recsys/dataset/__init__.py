@@ -5,11 +5,11 @@
 - ``encode``: raw folder to dataset
 - ``encode_entities``: raw users and items to encoded ones
 - ``vocabularies``: raw values of categorical columns
-- ``split``: which interactions train, validate and test
+- ``split``: division of interactions into training, validation and test
 - ``interactions``: the dataset opened: parts of encoded interactions
 - ``entities``: users and items as tables of packed features
-- ``user_history``: what each user has interacted with
-- ``popularity``: popular items, those in fashion first
+- ``user_history``: items that each user has interacted with
+- ``popularity``: popular items, recently popular ones first
 """
 
 from lazy_loader import attach_stub
