@@ -1,8 +1,8 @@
-"""Times: how one file holds them, and one unit for the whole data set.
+"""Times: their form in one file, and one unit for the whole data set.
 
 A number is a time since 1970 in the unit in which it falls into the years 1990 to 2100, which no number does in two
-units; ``unit`` in the schema decides otherwise. Numbers that fall there in no unit are *steps*: an order, and no
-days. Dates and ISO 8601 texts are absolute, UTC where they name no offset. What is written is int64 in the finest
+units; ``unit`` in the schema overrides that. Numbers that fall there in no unit are *steps*: an order without days.
+Dates and ISO 8601 texts are absolute, UTC where they name no offset. All times are written as int64 in the finest
 unit that any file needs, so that events within a second keep their order.
 """
 
@@ -29,16 +29,16 @@ BEGIN, END = (int(datetime(year, 1, 1, tzinfo=timezone.utc).timestamp()) for yea
 LAST = 253_402_300_800  # seconds: the year 10000
 FORMS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M%#z", "%Y-%m-%d")
 STEPS = "steps"
-FRACTIONS = 10**6  # of a step, where steps are no whole numbers
+FRACTIONS = 10**6  # parts of a step, where steps are not whole numbers
 NEEDED = "a number or a time such as 2024-05-01 12:00:00, alike within a file"
 
 
 @dataclass
 class TimeCells(Cells):
-    """How the time column of a file is read: as numbers or as moments, which are datetimes.
+    """Reading of a file's time column: as numbers or as moments, which are datetimes.
 
     Attributes:
-        exact: numbers as int64, null for what is no whole number.
+        exact: numbers as int64, null where they are not whole.
         finest: unit of the moments that keeps them all apart.
     """
 
@@ -48,12 +48,12 @@ class TimeCells(Cells):
 
 @dataclass(frozen=True)
 class TimeScale:
-    """What the times of a data set are.
+    """Unit and range of the times of a data set.
 
     Attributes:
-        unit: of the int64 that are written; None for steps.
+        unit: unit of the int64 that are written; None for steps.
         first: smallest time, in seconds since 1970, or smallest step.
-        last: largest.
+        last: largest time or step.
     """
 
     unit: Unit | None
@@ -61,7 +61,7 @@ class TimeScale:
     last: float
 
     def __str__(self) -> str:
-        """Words for people."""
+        """Describe the times for people."""
         if self.unit is None:
             return (
                 f"steps from {self.first:g} to {self.last:g}, which give an order and no days "
@@ -71,15 +71,15 @@ class TimeScale:
 
 
 def time_cells(part: Part, column: Column, thorough: bool = False) -> TimeCells:
-    """Say how the time column of a file is read.
+    """Decide how the time column of a file is read.
 
     Args:
         part: the file.
         column: the time column.
-        thorough: try every form of a text, not only the one that its first value has.
+        thorough: try every form of a text, not only that of its first value.
 
     Raises:
-        SchemaError: the file has no such column, or of a type that holds no times.
+        SchemaError: the file has no such column, or one of a type that holds no times.
     """
     value, dtype = raw(part, column)
     if dtype == pl.String:
@@ -104,16 +104,16 @@ def time_cells(part: Part, column: Column, thorough: bool = False) -> TimeCells:
 
 
 def settle_times(found: Sequence[TimeCells]) -> tuple[list[pl.Expr], TimeScale]:
-    """One unit over all files.
+    """Settle one unit for all files.
 
     Args:
         found: surveyed cells of every file.
 
     Returns:
-        The expressions that write the column, one for each file, and what the times are.
+        The expressions that write the column, one for each file, and the scale of the times.
 
     Raises:
-        DataError: the numbers of two files, or of one, are in different units, or steps stand beside times.
+        DataError: numbers are in different units, in two files or in one, or steps are mixed with times.
     """
     kinds = {kind for cells in found for kind in _kinds(cells)}
     numbers = [kind for kind in (*ORDER, STEPS) if kind in kinds]
@@ -150,7 +150,7 @@ def _moments(part: Part, column: Column, moment: pl.Expr, finest: Unit) -> TimeC
 
 
 def _parsed(text: pl.Expr, first: pl.Series | None) -> pl.Expr:
-    """Datetimes of ISO 8601 texts, in UTC; with ``first``, only of texts in the form that it has."""
+    """Datetimes of ISO 8601 texts, in UTC; with ``first``, only of texts in its form."""
     if first is not None and len(first):
         for form in FORMS:
             if pl.select(_as(form, pl.lit(first))).item() is not None:
@@ -176,9 +176,9 @@ def _kind(number: float) -> str:
 
 
 def _kinds(cells: TimeCells) -> set[str]:
-    """What the values of a file are: "moment", units of numbers, or steps; nothing of a file without rows.
+    """Kinds of a file's values: "moment", units of numbers, or steps; none for a file without rows.
 
-    The smallest and the largest number tell it: each unit is an interval of numbers.
+    The smallest and the largest number decide: each unit is an interval of numbers.
     """
     if cells.facts.get("first") is None:
         return set()
@@ -190,7 +190,7 @@ def _kinds(cells: TimeCells) -> set[str]:
 
 
 def _contradiction(found: Sequence[TimeCells], kinds: Sequence[str]) -> DataError:
-    """The error of a data set whose times are of more than one kind, with an example of each of two."""
+    """Error about a data set with times of more than one kind, with an example of each of two."""
     examples = []
     for kind in kinds[:2]:
         cells = next(cells for cells in found if kind in _kinds(cells))
@@ -207,12 +207,12 @@ def _contradiction(found: Sequence[TimeCells], kinds: Sequence[str]) -> DataErro
 
 
 def _ends(cells: TimeCells, kind: str) -> list[float]:
-    """The smallest and the largest number of a file, where they are of a kind."""
+    """The smallest and the largest number of a file, those that are of a kind."""
     return [number for number in (cells.facts["first"], cells.facts["last"]) if _kind(number) == kind]
 
 
 def _needed_unit(cells: TimeCells, own: Unit) -> Unit:
-    """The coarsest unit that keeps the times of a file apart; ``own`` is that of numbers."""
+    """The coarsest unit that keeps the times of a file apart; ``own`` is the unit of numbers."""
     if cells.form == "moment":
         return cells.finest if cells.facts["fraction"] else "s"
     if cells.facts.get("fraction"):
@@ -221,7 +221,7 @@ def _needed_unit(cells: TimeCells, own: Unit) -> Unit:
 
 
 def _written(cells: TimeCells, unit: Unit | None, scale: int) -> pl.Expr:
-    """Int64 in the unit that all files share; ``scale`` is what one of a number is in it."""
+    """Times as int64 in the unit that all files share; ``scale`` converts numbers to it."""
     if cells.form == "moment":
         return cells.value.dt.epoch(unit or "us")
     if cells.exact is None:
@@ -230,7 +230,7 @@ def _written(cells: TimeCells, unit: Unit | None, scale: int) -> pl.Expr:
 
 
 def _range(found: Sequence[TimeCells], ticks: int) -> tuple[float, float]:
-    """First and last time of all files in seconds; ``ticks`` is what a second is in their numbers."""
+    """First and last time of all files in seconds; ``ticks`` is the number of their units per second."""
     ends = []
     for cells in found:
         if cells.facts.get("first") is not None:
