@@ -138,10 +138,14 @@ def _impressions(
     return time, items
 
 
-def _with_new(known: pl.DataFrame | None, seen: pl.DataFrame, key: str) -> pl.DataFrame:
-    """``known``, followed by the entities of ``seen`` that it lacks."""
+def _with_new(entities: pl.DataFrame | None, seen: pl.DataFrame, key: str) -> pl.DataFrame:
+    """``entities``, followed by those of ``seen`` that it lacks."""
     seen = seen.unique(key, keep="first", maintain_order=True)
-    return seen if known is None else pl.concat([known, seen.join(known, on=key, how="anti", maintain_order="left")])
+    return (
+        seen
+        if entities is None
+        else pl.concat([entities, seen.join(entities, on=key, how="anti", maintain_order="left")])
+    )
 
 
 def _blocks(path: Path, layout: tuple[str, str, str]) -> Iterator[pl.DataFrame]:

@@ -98,7 +98,7 @@ def _entities(source: Raw, rows: pl.LazyFrame, side: Side, training: pl.Expr) ->
 
     Args:
         source: the raw folder.
-        rows: from :func:`_divide`.
+        rows: interactions from :func:`_divide`.
         side: user or item.
         training: whether a row counts as a training row.
     """
@@ -140,7 +140,7 @@ def _fill_gaps(entities: pl.DataFrame, rows: pl.LazyFrame, rank: pl.Expr, key: s
     Args:
         entities: one row per user or item, with COUNT.
         rows: interactions with PART and ORDER.
-        rank: from :func:`_rank`.
+        rank: rank of each row, from :func:`_rank`.
         key: name of the id column.
         names: names of the columns, which are read one after the other.
     """

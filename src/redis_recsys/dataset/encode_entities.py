@@ -106,8 +106,8 @@ def _fill_lists(slots: np.ndarray, raw: pl.Series, values: pl.Series) -> None:
 
 def _moments(frame: pl.DataFrame, column: Column) -> tuple[float, float]:
     """Mean and standard deviation over the training rows that have a value; (0, 1) without any."""
-    known = frame.select(pl.col(column.name), COUNT).drop_nulls()
-    value, weight = known[column.name].to_numpy(), known[COUNT].to_numpy().astype(np.float64)
+    present = frame.select(pl.col(column.name), COUNT).drop_nulls()
+    value, weight = present[column.name].to_numpy(), present[COUNT].to_numpy().astype(np.float64)
     if not np.isfinite(value).all():
         raise DataError(f"column {column.name!r} holds infinity: replace it by a number or null")
     if not weight.sum():

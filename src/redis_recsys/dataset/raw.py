@@ -210,9 +210,9 @@ class _Files:
             if settled is None:
                 continue
             if first is not None and settled != first[0]:
-                there, here = (p.types[column.name] for p in (first[1], part))
+                other, own = (p.types[column.name] for p in (first[1], part))
                 raise SchemaError(
-                    f"column {column.name!r} is {here} in {part.files[0]} but {there} in {first[1].files[0]}: "
+                    f"column {column.name!r} is {own} in {part.files[0]} but {other} in {first[1].files[0]}: "
                     "write them alike"
                 )
             first = first or (settled, part)
@@ -349,9 +349,9 @@ def _unfit(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 
 def _check_same_id_type(key: Column, table: _Files, log: _Files) -> None:
     if table.category(key) != log.category(key):
-        here, there = (files.parts[0].types[key.name] for files in (table, log))
+        in_table, in_log = (files.parts[0].types[key.name] for files in (table, log))
         raise SchemaError(
-            f"column {key.name!r} is {here} in {table.place} but {there} in the interactions: write them alike"
+            f"column {key.name!r} is {in_table} in {table.place} but {in_log} in the interactions: write them alike"
         )
 
 

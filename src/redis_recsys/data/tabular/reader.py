@@ -42,14 +42,14 @@ class Table:
         path: file or folder of the table.
         parts: its files, opened.
         columns: the schema's columns that are read from it.
-        found: cells of the columns, for every part.
+        surveyed: cells of the columns, for every part.
     """
 
     name: str
     path: Path
     parts: list[Part]
     columns: list[Column] = field(default_factory=list)
-    found: list[list[Cells]] = field(default_factory=list)
+    surveyed: list[list[Cells]] = field(default_factory=list)
 
 
 def read(source: Path, schema: Path, folder: Path, users: Path | None = None, items: Path | None = None) -> None:
@@ -84,9 +84,9 @@ def read(source: Path, schema: Path, folder: Path, users: Path | None = None, it
             with progress(f"checking {table.name}", len(table.parts)) as advance:
                 for number, part in enumerate(table.parts):
                     table.parts[number], cells_of_part = _survey(part, table.columns)
-                    table.found.append(cells_of_part)
+                    table.surveyed.append(cells_of_part)
                     advance(1)
-        if not any(cells_of_part[0].facts["rows"] for cells_of_part in tables["interactions"].found):
+        if not any(cells_of_part[0].facts["rows"] for cells_of_part in tables["interactions"].surveyed):
             raise DataError(f"{source} holds no rows")
         written = _write(description, tables, raw)
         shutil.rmtree(copies)
@@ -149,22 +149,22 @@ def _cells(part: Part, columns: Sequence[Column], thorough: bool = False) -> lis
     return [(time_cells if column.side == "time" else cells)(part, column, thorough) for column in columns]
 
 
-def _measure(part: Part, surveyed: Sequence[Cells]) -> bool:
+def _measure(part: Part, columns: Sequence[Cells]) -> bool:
     """Compute the facts of all columns of a file in one pass; return whether it has empty lines."""
     all_empty = pl.all_horizontal(by_name(*part.rows.collect_schema()).is_null())
     blank = all_empty.any() if part.is_text else pl.lit(value=False)
     measures = {"blank": blank, "rows": pl.len()}
-    for number, one in enumerate(surveyed):
+    for number, one in enumerate(columns):
         column_measures = {"wrong": one.wrong.any(), **one.measures}
         measures |= {f"{number}/{name}": expression for name, expression in column_measures.items()}
     with reading(part.path):
         row = (
-            with_parsed(part, surveyed)
+            with_parsed(part, columns)
             .select(expression.alias(name) for name, expression in measures.items())
             .collect(engine="streaming", optimizations=EVERY_FIELD)
         )
     values = row.row(0, named=True)
-    for number, one in enumerate(surveyed):
+    for number, one in enumerate(columns):
         one.facts = {name: values[f"{number}/{name}"] for name in ("wrong", *one.measures)} | {"rows": values["rows"]}
     return bool(values["blank"])
 
@@ -196,7 +196,7 @@ def _write(schema: Schema, tables: dict[str, Table], raw: Path) -> Schema:
     expressions: dict[tuple[str, str], list[pl.Expr]] = {}
     for column in schema.columns:
         homes = [table for table in tables.values() if column in table.columns]
-        surveyed = [cells[table.columns.index(column)] for table in homes for cells in table.found]
+        surveyed = [cells[table.columns.index(column)] for table in homes for cells in table.surveyed]
         unit = column.unit
         if column.side == "time":
             settled, scale = settle_times(cast(list[TimeCells], surveyed))
@@ -210,7 +210,7 @@ def _write(schema: Schema, tables: dict[str, Table], raw: Path) -> Schema:
         columns.append(column.model_copy(update={"read_from": None, "unit": unit}))
     for table in tables.values():
         frames = [
-            with_parsed(part, table.found[number]).select(
+            with_parsed(part, table.surveyed[number]).select(
                 expressions[table.name, c.name][number].alias(c.name) for c in table.columns
             )
             for number, part in enumerate(table.parts)

@@ -103,11 +103,11 @@ def time_cells(part: Part, column: Column, thorough: bool = False) -> TimeCells:
     raise unfit(part, column)
 
 
-def settle_times(found: Sequence[TimeCells]) -> tuple[list[pl.Expr], TimeScale]:
+def settle_times(surveyed: Sequence[TimeCells]) -> tuple[list[pl.Expr], TimeScale]:
     """Settle one unit for all files.
 
     Args:
-        found: surveyed cells of every file.
+        surveyed: cells of every file, with their facts.
 
     Returns:
         The expressions that write the column, one for each file, and the scale of the times.
@@ -115,19 +115,19 @@ def settle_times(found: Sequence[TimeCells]) -> tuple[list[pl.Expr], TimeScale]:
     Raises:
         DataError: numbers are in different units, in two files or in one, or steps are mixed with times.
     """
-    kinds = {kind for cells in found for kind in _kinds(cells)}
+    kinds = {kind for cells in surveyed for kind in _kinds(cells)}
     numbers = [kind for kind in (*ORDER, STEPS) if kind in kinds]
     if len(numbers) > 1 or kinds == {STEPS, "moment"}:
-        raise _contradiction(found, [*numbers, "moment"])
+        raise _contradiction(surveyed, [*numbers, "moment"])
     if numbers == [STEPS]:
-        scale = FRACTIONS if any(cells.facts.get("fraction") for cells in found) else 1
-        return [_written(cells, None, scale) for cells in found], TimeScale(None, *_range(found, 1))
+        scale = FRACTIONS if any(cells.facts.get("fraction") for cells in surveyed) else 1
+        return [_written(cells, None, scale) for cells in surveyed], TimeScale(None, *_range(surveyed, 1))
     own = cast(Unit, numbers[0] if numbers else "s")
-    unit = max((_needed_unit(cells, own) for cells in found), key=ORDER.index)
-    first, last = _range(found, TICKS[own])
+    unit = max((_needed_unit(cells, own) for cells in surveyed), key=ORDER.index)
+    first, last = _range(surveyed, TICKS[own])
     if unit == "ns" and max(abs(first), abs(last)) >= 2**63 / TICKS["ns"]:
         raise DataError(f"times from {_moment(first)} to {_moment(last)} do not fit nanoseconds, in which some are")
-    return [_written(cells, unit, TICKS[unit] // TICKS[own]) for cells in found], TimeScale(unit, first, last)
+    return [_written(cells, unit, TICKS[unit] // TICKS[own]) for cells in surveyed], TimeScale(unit, first, last)
 
 
 def _numbers(part: Part, column: Column, exact: pl.Expr, rounded: pl.Expr) -> TimeCells:
@@ -189,11 +189,11 @@ def _kinds(cells: TimeCells) -> set[str]:
     return {_kind(cells.facts["first"]), _kind(cells.facts["last"])}
 
 
-def _contradiction(found: Sequence[TimeCells], kinds: Sequence[str]) -> DataError:
+def _contradiction(surveyed: Sequence[TimeCells], kinds: Sequence[str]) -> DataError:
     """Error about a data set with times of more than one kind, with an example of each of two."""
     examples = []
     for kind in kinds[:2]:
-        cells = next(cells for cells in found if kind in _kinds(cells))
+        cells = next(cells for cells in surveyed if kind in _kinds(cells))
         name = cells.part.names[cells.part.require(cells.column)]
         mask = pl.lit(value=True) if cells.form == "moment" else cells.value.is_in(_ends(cells, kind))
         rows = with_parsed(cells.part, [cells]).with_row_index(ROW, 1).filter(mask).select(ROW, by_name(name))
@@ -201,7 +201,7 @@ def _contradiction(found: Sequence[TimeCells], kinds: Sequence[str]) -> DataErro
         what = {STEPS: "no time since 1970 in any unit", "moment": "a time"}.get(kind) or NAMES[cast(Unit, kind)]
         examples.append(f"{cells.part.path}, row {row}, holds {value} ({what})")
     return DataError(
-        f"column {found[0].column.name!r} has times of different kinds: {' but '.join(examples)}; "
+        f"column {surveyed[0].column.name!r} has times of different kinds: {' but '.join(examples)}; "
         "write all alike, or give the column its unit in the schema: s, ms, us or ns"
     )
 
@@ -229,10 +229,10 @@ def _written(cells: TimeCells, unit: Unit | None, scale: int) -> pl.Expr:
     return pl.coalesce(cells.exact * scale, (cells.value * scale).round().cast(pl.Int64, strict=False))
 
 
-def _range(found: Sequence[TimeCells], ticks: int) -> tuple[float, float]:
+def _range(surveyed: Sequence[TimeCells], ticks: int) -> tuple[float, float]:
     """First and last time of all files in seconds; ``ticks`` is the number of their units per second."""
     ends = []
-    for cells in found:
+    for cells in surveyed:
         if cells.facts.get("first") is not None:
             second = TICKS["us"] if cells.form == "moment" else ticks
             ends += [cells.facts["first"] / second, cells.facts["last"] / second]

@@ -61,9 +61,9 @@ def beside(column: Column) -> str:
     return f"\0{column.name}"
 
 
-def with_parsed(part: Part, found: Sequence[Cells]) -> pl.LazyFrame:
+def with_parsed(part: Part, columns: Sequence[Cells]) -> pl.LazyFrame:
     """The rows of a file with the parsed values of some columns added."""
-    return part.rows.with_columns(expr.alias(name) for cells in found for name, expr in cells.parsed.items())
+    return part.rows.with_columns(expr.alias(name) for cells in columns for name, expr in cells.parsed.items())
 
 
 def raw(part: Part, column: Column) -> tuple[pl.Expr, pl.DataType]:
@@ -121,28 +121,28 @@ def unfit(part: Part, column: Column) -> SchemaError:
     )
 
 
-def settle(column: Column, found: Sequence[Cells]) -> list[pl.Expr]:
+def settle(column: Column, surveyed: Sequence[Cells]) -> list[pl.Expr]:
     """Settle one type for all files, and return the expression that writes the column for each of them.
 
     Args:
         column: column of the schema.
-        found: surveyed cells of every file that has the column.
+        surveyed: cells of every file that has the column, with their facts.
 
     Raises:
         SchemaError: two files contradict each other.
     """
-    forms: set[Form] = {cells.form for cells in found if cells.form != "null"}
+    forms: set[Form] = {cells.form for cells in surveyed if cells.form != "null"}
     if "number" in forms or column.kind == "numeric" or column.side == "target":
-        return [cells.value.cast(pl.Float64) for cells in found]
+        return [cells.value.cast(pl.Float64) for cells in surveyed]
     if column.kind == "multi-categorical":
-        return _settle_lists(column, found, forms)
-    _no_truths_among_texts(column, found, forms)
+        return _settle_lists(column, surveyed, forms)
+    _no_truths_among_texts(column, surveyed, forms)
     if column.role == "id":
-        whole = all(cells.facts.get("whole", True) for cells in found)
+        whole = all(cells.facts.get("whole", True) for cells in surveyed)
     else:
-        whole = bool(forms) and "text" not in forms and all(cells.facts.get("whole", True) for cells in found)
+        whole = bool(forms) and "text" not in forms and all(cells.facts.get("whole", True) for cells in surveyed)
         whole = whole and forms != {"truth"}
-    return [cells.value.cast(pl.Int64 if whole else pl.String) for cells in found]
+    return [cells.value.cast(pl.Int64 if whole else pl.String) for cells in surveyed]
 
 
 def _is_text(dtype: pl.DataType) -> bool:
@@ -259,15 +259,15 @@ def _list(part: Part, column: Column, value: pl.Expr, dtype: pl.DataType) -> Cel
     )
 
 
-def _settle_lists(column: Column, found: Sequence[Cells], forms: set[Form]) -> list[pl.Expr]:
+def _settle_lists(column: Column, surveyed: Sequence[Cells], forms: set[Form]) -> list[pl.Expr]:
     if forms == {"separated"} or (not forms and column.separator is not None):
         return [
-            cells.value.cast(pl.String) if cells.form == "separated" else pl.lit(None, pl.String) for cells in found
+            cells.value.cast(pl.String) if cells.form == "separated" else pl.lit(None, pl.String) for cells in surveyed
         ]
-    whole = forms == {"list of whole"} and all(cells.facts.get("whole", True) for cells in found)
+    whole = forms == {"list of whole"} and all(cells.facts.get("whole", True) for cells in surveyed)
     written = pl.List(pl.Int64 if whole else pl.String)
     expressions = []
-    for cells in found:
+    for cells in surveyed:
         value = cells.value
         if cells.form == "separated":
             value = value.str.split(column.separator or "")
@@ -276,7 +276,7 @@ def _settle_lists(column: Column, found: Sequence[Cells], forms: set[Form]) -> l
     return expressions
 
 
-def _no_truths_among_texts(column: Column, found: Sequence[Cells], forms: set[Form]) -> None:
+def _no_truths_among_texts(column: Column, surveyed: Sequence[Cells], forms: set[Form]) -> None:
     if {"truth", "text"} <= forms:
-        one, other = (next(cells.part.path for cells in found if cells.form == form) for form in ("truth", "text"))
+        one, other = (next(cells.part.path for cells in surveyed if cells.form == form) for form in ("truth", "text"))
         raise SchemaError(f"column {column.name!r} is true or false in {one} and text in {other}: write them alike")
