@@ -1,4 +1,4 @@
-"""Where the other Python environments are: Triton's, Merlin's."""
+"""Locations of the other Python environments: Triton's, Merlin's."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 def located(environment: Path) -> Path:
     """The absolute path of an environment, which may lie beside the running one instead of in the working folder.
 
-    A notebook runs in its own folder, and yet ``.venv-serving`` means the one beside ``.venv``.
+    A notebook runs in its own folder, but ``.venv-serving`` means the one beside ``.venv``.
     """
-    here = Path(os.path.abspath(environment))
+    absolute = Path(os.path.abspath(environment))
     beside = Path(sys.prefix).parent / environment
-    return beside if not here.exists() and beside.exists() else here
+    return beside if not absolute.exists() and beside.exists() else absolute
