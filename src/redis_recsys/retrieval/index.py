@@ -141,7 +141,7 @@ class AllowedIndex:
             allowed: bool[n + 1] by entity number; item 0 is none. Items added later are not found either.
         """
         self._numbers = np.concatenate([[0], np.flatnonzero(allowed[1:]) + 1]).astype(np.int32)
-        self._position = np.zeros(len(allowed), np.int32)  # of each item in the smaller catalogue; 0: not in it
+        self._position = np.zeros(len(allowed), np.int32)  # item -> number in the smaller catalogue, 0: none
         self._position[self._numbers] = np.arange(len(self._numbers))
         self._index = LocalIndex(embeddings[self._numbers[1:] - 1])
 

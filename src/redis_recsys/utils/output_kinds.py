@@ -21,7 +21,7 @@ NETWORK, DENSE, SPARSE = (
     "dlrm.json",
     "dlrm_dense.model",
     "dlrm0_sparse.model",
-)  # of a trained DLRM
+)  # files of a trained DLRM
 PARTS = ("train/*.parquet", "valid/*.parquet", "test/*.parquet", "vocab/*.parquet")
 MODELS_OF_MERLIN = ("query_tower", "candidate_tower", "dlrm", "categories", "workflow")
 OF_THE_DESKTOP = (".DS_Store", "Thumbs.db", "desktop.ini")  # file managers leave these in folders that they show
