@@ -35,7 +35,9 @@ class TextOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
 
     separator: str | None = Field(None, description="character between fields; default: found in the header")
-    encoding: str = Field("utf-8", description="encoding, such as cp1252; UTF-16 is recognised by its first bytes")
+    encoding: str = Field(
+        "utf-8", description="encoding, such as cp1252 or latin-1; UTF-16 is known by its first bytes"
+    )
     decimal: Literal[".", ","] = Field(".", description="decimal mark of numbers")
     quote: str = Field('"', description="character around fields that hold a separator; empty: there is none")
     nulls: list[str] = Field([], description="texts that mean a missing value, besides the empty one")
@@ -110,7 +112,9 @@ class Column(BaseModel):
     kind: Literal["categorical", "numeric", "multi-categorical", "text"]
     role: Literal["id", "history", "oracle", "label"] | None = None
     cardinality: int | None = Field(None, ge=1, description="number of ids, the unknown id 0 included; set by the ETL")
-    max_length: int | None = Field(None, ge=1, description="number of values kept of a multi-categorical column")
+    max_length: int | None = Field(
+        None, ge=1, description="largest number of values kept of a multi-categorical column"
+    )
     separator: str | None = Field(None, description="text between the values of a multi-categorical column")
     min_frequency: int = Field(1, ge=1, description="values seen in fewer training rows become unknown (0)")
     max_vocabulary: int | None = Field(None, ge=1, description="only so many of the most frequent values get an id")
