@@ -1,4 +1,4 @@
-"""Reader of raw folders, which makes every complaint about them: files, columns, types, nulls.
+"""Reader of raw folders, which reports every fault in them: files, columns, types, nulls.
 
 The result is lazy frames of columns whose types are settled: ids and categories are int64 or text, targets
 are 0 or 1, times are int64 in the unit of the schema, or steps where it has none, and unknown features (NaN, an

@@ -80,7 +80,7 @@ class Split(BaseModel):
 
 
 def check_parts(counts: list[int], split: Split) -> dict[str, int]:
-    """Rows of each part by name.
+    """Number of rows of each part, by name.
 
     Raises:
         DataError: a part has no rows although its share is above 0.
