@@ -1,4 +1,4 @@
-"""Settings: the YAML file, then variables, then flags; what is wrong is named."""
+"""Settings: the YAML file, then variables, then flags; errors name the setting."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from redis_recsys.errors import ConfigError
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Writes a settings file and points RECSYS_CONFIG to it."""
+    """Function that writes a settings file and points RECSYS_CONFIG to it."""
     path = tmp_path / "recsys.yaml"
     monkeypatch.setenv("RECSYS_CONFIG", str(path))
 

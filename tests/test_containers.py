@@ -1,4 +1,4 @@
-"""What containers start: the program that puts notebooks in their place, and the check that goes before the others.
+"""Programs that containers start: the one that copies notebooks, and the check that runs before the others.
 
 The containers themselves are run by `make compose-test`.
 """
@@ -23,7 +23,7 @@ GIB = 1 << 30
 
 
 class Container:
-    """A home, an image's examples, and a program in the place of JupyterLab that tells what it is called with."""
+    """A home, an image's examples, and a program in place of JupyterLab that prints its arguments."""
 
     def __init__(self, folder: Path) -> None:
         self.home, self.examples = folder / "home", folder / "examples"
@@ -35,7 +35,7 @@ class Container:
         program.chmod(0o755)
 
     def start(self, **files: str) -> list[str]:
-        """Start with an image that has these files; what was printed."""
+        """Start with an image that has these files, and return the output."""
         for name, text in files.items():
             (self.examples / "one" / name.replace("__", "/").replace("_", ".")).write_text(text)
         settings = {"HOME": str(self.home), "EXAMPLES": str(self.examples), "NOTEBOOK": "one/a.ipynb"}

@@ -1,4 +1,4 @@
-"""The front door and the pages that are generated: what they show is what the code has."""
+"""README and generated pages, which show what the code has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever goes wrong, the command line says what in one line, exits non-zero, and leaves nothing half-visible."""
+"""Faults of every kind: the command line explains them in one line, exits non-zero, and leaves nothing half-visible."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SMALL = {f"RECSYS_TRAIN_{name.upper()}": str(value) for name, value in TINY.item
 
 @pytest.fixture(autouse=True)
 def _quick_renewal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A writer that lives shows it within tenths of a second."""
+    """A live writer renews its lock within tenths of a second."""
     monkeypatch.setattr(lock, "RENEW_SECONDS", 0.1)
 
 
@@ -43,7 +43,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def leftovers(folder: Path) -> list[str]:
-    """What an unfinished write would leave."""
+    """Files that an unfinished write would leave."""
     return [path.name for path in folder.rglob(".*") if ".writing-" in path.name or ".old-" in path.name]
 
 
@@ -58,7 +58,7 @@ def mine(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def read(recsys: Recsys, mine: Path, tmp_path: Path) -> Callable[..., str]:
-    """Runs `recsys data tabular`, which must fail and leave the dataset that was there; returns the error."""
+    """Function that runs `recsys data tabular`, which must fail and leave the old dataset, and returns the error."""
     target = tmp_path / "dataset"
     target.mkdir()
     (target / "manifest.json").write_text('{"version": 1, "split": {}, "rows": {}}')
@@ -151,7 +151,7 @@ def test_a_truncated_file_is_named(read: Callable[..., str], mine: Path, name: s
 
 @pytest.fixture
 def copied(trained: Trained, tmp_path: Path) -> Path:
-    """A bundle that may be damaged."""
+    """A bundle that a test may damage."""
     return Path(shutil.copytree(trained.bundle.path, tmp_path / "bundle"))
 
 
@@ -223,7 +223,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path, leave: int) -> None:
-    """Leave so many bytes free."""
+    """Fill the disk until so many bytes are free."""
     free = shutil.disk_usage(disk).free
     (disk / "ballast").write_bytes(bytes(free - leave))
     assert shutil.disk_usage(disk).free <= leave
@@ -237,7 +237,7 @@ def test_a_disk_that_fills_while_data_is_generated(recsys: Recsys, small_disk: P
 
 @pytest.mark.parametrize("leave", [0, 40_960, 200_000])
 def test_a_disk_that_fills_while_a_dataset_is_encoded(recsys: Recsys, mine: Path, small_disk: Path, leave: int) -> None:
-    # the planted data is too small to fill what is left, so that rows are taken many times
+    # the planted data is too small to fill the free space, so its rows are repeated many times
     table = pq.read_table(mine / "interactions" / "part-0.parquet")
     random = np.random.default_rng(1)
     table = table.take(random.integers(len(table), size=100_000))
@@ -365,7 +365,7 @@ def gone(pid: int, seconds: float = 10) -> bool:
 
 
 def interrupted(folder: Path, when: Callable[[], object], *args: object, **variables: str) -> str:
-    """Start a command in a folder, press Ctrl-C as soon as something holds, and return its error."""
+    """Start a command in a folder, press Ctrl-C as soon as a condition holds, and return its error."""
     process = subprocess.Popen(
         [RECSYS, *map(str, args)],
         cwd=folder,
@@ -457,7 +457,7 @@ def test_ctrl_c_while_redis_is_written_to(
 
 
 def many_users(bundle: Path, target: Path, times: int) -> Path:
-    """The bundle with its users many times over, under other ids, so that scoring them takes a while."""
+    """The bundle with its users repeated many times under other ids, so that scoring takes a while."""
     shutil.copytree(bundle, target)
     users = pq.read_table(target / "user_features.parquet")
     copies = []

@@ -1,4 +1,4 @@
-"""The house: where modules lie, what their folders say of them, and what they export."""
+"""Layout of the library: places of modules, descriptions in their folders, and exports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dashboards and alerts: well formed, about metrics that exist, and the same for containers and hosts."""
+"""Dashboards and alerts: well formed, on metrics that exist, and the same for containers and hosts."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ ALERTS = [rule for path in RULES for rule in rules_of(path) if "alert" in rule]
 
 
 class Family:
-    """Triton's metrics, as far as ``triton.metrics`` uses them."""
+    """Metric of Triton, as far as ``triton.metrics`` uses it."""
 
     COUNTER = "counter"
     made: dict[str, dict[tuple[tuple[str, str], ...], float]]  # name -> labels -> count; a new one for every test
@@ -116,7 +116,7 @@ def test_every_metric_of_ours_in_rules_and_dashboards_is_one_that_the_library_se
     send_stage_metrics(StageMetrics(tuple(stages_of(OnlineSettings()))), family).close()
     send_table_metrics(["t"], [field.name for field in fields(Counts)], lambda: {}, family).close()
     used = {name for path in (*RULES, *DASHBOARDS) for name in OURS.findall(path.read_text())}
-    assert used == set(family.made)  # and what the library sends is shown or watched
+    assert used == set(family.made)  # and every metric of the library is on a dashboard or in an alert
 
 
 def test_the_histograms_of_stages_reach_beyond_the_thresholds_of_the_alerts_about_them() -> None:
@@ -153,7 +153,7 @@ def test_every_alert_has_a_test_in_which_it_fires_and_one_in_which_it_does_not(p
                 text = case["expr"] + str(case["exp_samples"])
                 named = set(re.findall(r'alertname="(\w+)"', text)) or subjects
                 (fires if case["exp_samples"] else rests).update(named & subjects)
-        # "good" and its like are there beside "bad", and not among those that fire
+        # "good" and the like are there besides "bad", and not among those that fire
         rests |= subjects if len(re.findall(r"instance=\"(?!bad)", str(test["input_series"]))) else set()
     names = {rule["alert"] for rule in rules_of(path) if "alert" in rule}
     assert names == fires

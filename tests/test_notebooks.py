@@ -1,4 +1,4 @@
-"""The notebooks run top to bottom, as a reader would run them, on a copy of their folder."""
+"""Notebooks, run from top to bottom as a reader would run them, on a copy of their folder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TRITON = Path("multi-stage/02-Deploying-Online-Multi-Stage-Recsys-with-Triton.ip
 
 
 def shown(cell: Any, kind: str) -> list[str]:
-    """What a cell shows of one MIME type."""
+    """Outputs of a cell with one MIME type."""
     return [output.data[kind] for output in cell.outputs if kind in output.get("data", {})]
 
 
@@ -50,13 +50,13 @@ def checkout(work: Path, folder: Path) -> Path:
 
 
 def run(path: Path, first: str = "", section: str = "TRAIN", **options: str) -> Any:
-    """The notebook after a run with none but these settings of one section.
+    """The notebook after a run with only these settings of one section.
 
     Args:
-        path: of the notebook.
+        path: path of the notebook.
         first: line of its first code cell that replaces the one which sets the same name.
-        section: of the settings.
-        options: settings.
+        section: section of the settings.
+        options: settings of the section.
     """
     notebook = nbformat.read(path, as_version=4)
     if first:
@@ -81,7 +81,7 @@ def ran_top_to_bottom(notebook: Any) -> bool:
 
 
 def printed(cell: Any) -> str:
-    """What a cell prints."""
+    """Printed output of a cell."""
     return "".join(output.text for output in cell.outputs if output.output_type == "stream")
 
 
@@ -110,7 +110,8 @@ def components(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
 def triton(components: tuple[Any, Path]) -> tuple[Any, Path]:
     """The second notebook of example 2 after the first, in the same folder.
 
-    Requests wait longer for Redis than a tenth of a second before they are answered without: other tests run beside.
+    Requests wait for Redis for longer than a tenth of a second before they are answered without it, since other tests
+    run at the same time.
     """
     work = components[1]
     return run(work / TRITON, section="ONLINE", TIMEOUT="1"), work
@@ -168,7 +169,7 @@ def test_it_reads_titles_of_recommended_films_back_from_redis(offline_batch: tup
 
 
 def film_of_the_day(work: Path) -> str:
-    """Title of the film with most of the newest tenth of the ratings."""
+    """Title of the film with the most ratings among the newest tenth."""
     raw = work / "data" / "notebook-100k" / "raw"
     ratings = pl.read_parquet(raw / "interactions" / "*.parquet").sort("time")
     item = ratings.tail(len(ratings) // 10)["item_id"].value_counts(sort=True)["item_id"][0]
@@ -323,7 +324,7 @@ def test_no_notebook_calls_a_score_of_drawn_negatives_a_probability(
     offline_batch: tuple[Any, Path], components: tuple[Any, Path], triton: tuple[Any, Path]
 ) -> None:
     for notebook, _ in (offline_batch, components, triton):
-        # lists of columns name the ranking stage's, which clients know
+        # lists of columns name those of the ranking stage, which clients know
         cells = [cell for cell in notebook.cells if not cell.source.startswith(("call(", "def names("))]
         outputs = [output for cell in cells for output in cell.get("outputs", [])]
         texts = [str(output.get("text", "")) + "".join(map(str, output.get("data", {}).values())) for output in outputs]

@@ -1,4 +1,4 @@
-"""What the documents say is true of the project, and the rules that its files must keep."""
+"""Documents that agree with the project, and rules for its files."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_containers_have_no_privileges_and_listen_on_this_machine_only(path: Pat
 def test_no_password_is_written_into_a_compose_file(path: Path) -> None:
     for service in composed.services(path).values():
         for name, value in service.get("environment", {}).items():
-            if name == "GF_SECURITY_ADMIN_PASSWORD":  # needed in a profile alone: its container refuses to do without
+            if name == "GF_SECURITY_ADMIN_PASSWORD":  # needed only in a profile: its container refuses to start without
                 assert value == "${GRAFANA_PASSWORD:-}"
             elif name.endswith("PASSWORD") or name == "REDISCLI_AUTH":
                 assert value.startswith("${REDIS_PASSWORD:?"), name
@@ -145,7 +145,7 @@ def test_no_password_is_written_into_a_compose_file(path: Path) -> None:
 
 @pytest.mark.parametrize("path", COMPOSE, ids=name_of)
 def test_every_variable_of_a_compose_file_is_explained_on_the_page_of_its_example(path: Path) -> None:
-    services = composed.services(path)  # whatever else the shared file has is not of this example
+    services = composed.services(path)  # other services of the shared file do not belong to this example
     used = set(re.findall(r"\$\{([A-Z_]+)", path.read_text() + json.dumps(services)))
     built = {name for each in services.values() for name in each.get("build", {}).get("args", {}) if "PIP" in name}
     assert used
@@ -266,7 +266,7 @@ def proposed_users() -> dict[str, list[str]]:
 
 
 def login(server: EmbeddedRedis, name: str) -> RedisSettings:
-    """As a proposed user."""
+    """Connection settings of a proposed user."""
     return RedisSettings.model_validate(
         {"host": server.host, "port": server.port, "username": name, "password": "CHANGE_ME"}
     )

@@ -1,4 +1,4 @@
-"""Bundles hold what was put in, appear whole or not at all, and are refused when anything of them is wrong."""
+"""Bundles hold what was put in, appear whole or not at all, and are refused if anything in them is wrong."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FILES = (
 
 @pytest.fixture
 def copied(trained: Trained, tmp_path: Path) -> Path:
-    """A bundle that may be damaged."""
+    """A bundle that a test may damage."""
     return Path(shutil.copytree(trained.bundle.path, tmp_path / "copied"))
 
 
@@ -45,7 +45,7 @@ def refused(path: Path) -> str:
     return str(caught.value)
 
 
-# What is in it
+# Content
 
 
 def test_tables_are_those_of_the_dataset(variant: Trained) -> None:
@@ -159,7 +159,7 @@ def test_the_onnx_ranker_equals_torch_on_every_pair(torch_variant: Trained) -> N
     np.testing.assert_allclose(one, expected[:1, 3:4], atol=1e-5)
 
 
-# How it is written and read
+# Writing and reading
 
 
 def one_column_schema() -> Schema:
@@ -192,7 +192,7 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     bundle = Bundle(tmp_path / "bundle")
     assert (bundle.manifest.trainer, bundle.manifest.metrics) == ("by hand", {"auc": 0.5})
     assert bundle.item_embeddings.tolist() == np.eye(4).tolist()
-    assert bundle.popularity.items.tolist() == [4, 2, 3, 1]  # of equally popular ones, ids fall as texts
+    assert bundle.popularity.items.tolist() == [4, 2, 3, 1]  # equally popular items fall by id as text
     assert bundle.popularity.scores.tolist() == [7, 5, 0, 0]
     (block,) = bundle.users()
     assert [block[1][user].tolist() for user in (1, 2, 3)] == [[1, 2], [2, 3], [3, 4]]
@@ -249,7 +249,7 @@ def test_a_bundle_that_was_not_finished_does_not_appear(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-# What is refused
+# Refusals
 
 
 def test_no_bundle_is_said(tmp_path: Path) -> None:

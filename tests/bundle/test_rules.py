@@ -1,4 +1,4 @@
-"""Business rules hold whatever brings an item to whomever: ahead of time, on demand, in degraded answers."""
+"""Business rules hold for every recommendation: ahead of time, on demand, in degraded answers."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ NOBODY = ["nobody"]
 
 
 def catalogue() -> dict[str, list[Any]]:
-    """Items i1 to i60 of the log, i61 to i66 of which no row tells; with values that encoding loses.
+    """Items i1 to i60 of the log, and i61 to i66 without any row; with values that encoding loses.
 
-    Brands seen fewer than 3 times have no id of their own, nor have tiers other than the most frequent one, tags beyond
-    the third of an item, and whatever only new items have.
+    Brands seen fewer than 3 times have no id of their own, nor do tiers other than the most frequent one, tags beyond
+    the third of an item, and values that only new items have.
     """
     number = np.arange(1, ITEMS + NEW + 1)
     brand = np.where(number % 2, "acme", "zeta").astype(object)
@@ -103,7 +103,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     encode(raw, folder / "dataset", Split())
     trained = trained_on(Dataset(folder / "dataset"), folder / "bundle")
     vocabulary = pq.read_table(trained.bundle.path / "vocab" / "brand.parquet")["value"].to_pylist()
-    assert "rare" not in vocabulary  # so that ids could not tell
+    assert "rare" not in vocabulary  # so that ids could not tell them apart
     return trained
 
 
@@ -138,7 +138,7 @@ def test_on_demand_nobody_is_shown_what_is_denied(
     raw = np.array(["", *shop.bundle.items.raw_ids], object)
     allowed = set(raw[1:]) - denied()
     for row, items in enumerate(shown(found["item_ids"])):
-        assert set(items) == allowed - set(raw[found["seen"][row]])  # and all that is left, as more than that is asked
+        assert set(items) == allowed - set(raw[found["seen"][row]])  # and all that are left, as more are asked for
     assert not set(raw[found["candidates"]].ravel()) & denied()
 
 
@@ -234,7 +234,7 @@ def test_a_rule_that_bars_what_is_nearest_is_made_up_for(large: Trained, deploye
     assert not set(found) & set(barred)
 
 
-# What is said of rules
+# Messages about rules
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_truth_values_written_as_text_are_compared_too(large: Trained, tmp_path:
 
 
 def with_values(bundle: Bundle, target: Path, values: pa.Table | None) -> Bundle:
-    """A copy of a bundle with other raw values, or without any, as earlier releases wrote it."""
+    """A copy of a bundle with other raw values, or with none, as earlier releases wrote it."""
     shutil.copytree(bundle.path, target)
     (target / ITEM_VALUES).unlink()
     manifest = Manifest.model_validate_json((target / "manifest.json").read_bytes())

@@ -111,7 +111,7 @@ def test_a_cut_pull_shows_nothing_and_fetches_only_the_rest(
     assert len(done) >= 3
     (partial / done[0]).write_bytes(FILES[done[0]][:-1] if FILES[done[0]] else b"longer")  # truncated
     (partial / "left over").write_bytes(b"from another version")
-    for name in done[1:]:  # if these were fetched again, it would fail
+    for name in done[1:]:  # fetching these again would fail
         bucket.Object(key_of(bucket, name)).delete()
     s3.pull(URL, tmp_path / "pulled")
     assert content(tmp_path / "pulled") == FILES

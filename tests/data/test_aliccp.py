@@ -16,7 +16,7 @@ from redis_recsys.errors import DataError
 
 
 def features(text: str) -> str:
-    """``"101:7 109_14:5:0.5"`` as a feature list with its length before it."""
+    """``"101:7 109_14:5:0.5"`` as a feature list, preceded by its length."""
     triples = [part.split(":") for part in text.split()]
     return f"{len(triples)}," + "\x01".join(f"{t[0]}\x02{t[1]}\x03{[*t, '1.0'][2]}" for t in triples)
 

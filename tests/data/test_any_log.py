@@ -1,6 +1,6 @@
 """Any valid log goes in, is encoded, and comes back equal when it is decoded: what the documentation promises.
 
-Each row carries its own number as its "true click probability", so that it can be followed. What is expected is
+Each row carries its own number as its "true click probability", so that it can be followed. The expected values are
 computed here, one entity after the other, in plain Python.
 """
 
@@ -64,7 +64,7 @@ NULL_WORDS = {
     "infinity",
     "-",
     "?",
-}  # said of CSV
+}  # said about CSV
 SEPARATOR = "|"
 
 
@@ -75,14 +75,14 @@ def bounded(examples: int) -> settings:
         derandomize=True,
         deadline=None,
         database=None,
-        phases=(Phase.explicit, Phase.generate),  # to shrink an example takes minutes
+        phases=(Phase.explicit, Phase.generate),  # shrinking an example takes minutes
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
     )
 
 
 @dataclass
 class Feature:
-    """A column of a side, with a value per row of the log, or per id where it lies in the table of its side."""
+    """A column of a side, with a value per row of the log, or per id if it lies in the table of its side."""
 
     column: Column
     values: list[Any] | dict[Any, Any]
@@ -139,7 +139,7 @@ class Log:
 
 
 def texts(form: Form) -> st.SearchStrategy[str]:
-    """Texts that are neither empty nor, in a CSV, a word for nothing."""
+    """Texts that are not empty and, in a CSV, do not mean a missing value."""
     if form == "raw":
         return st.text(st.characters(codec="utf-8"), min_size=1, max_size=6)
     plain = st.text(
@@ -244,7 +244,7 @@ def logs(draw: st.DrawFn, form: Form) -> Log:
 
 
 def arrow(columns: dict[str, list[Any]], log: Log) -> pa.Table:
-    """A table; what is joined by a separator becomes text."""
+    """A table; lists with a separator become text."""
     joined = {f.column.name for f in log.features if f.column.separator}
     return pa.table({name: pa.array(as_text(values) if name in joined else values) for name, values in columns.items()})
 
@@ -279,7 +279,7 @@ def write(log: Log, folder: Path, write_table: Callable[[Path, dict[str, list[An
 
 @contextmanager
 def encoded(log: Log, form: Form) -> Iterator[Dataset]:
-    """The dataset of a log; examples with a part that gets no rows are passed over, since that is refused."""
+    """The dataset of a log; examples with an empty part are skipped, since these are refused."""
     with tempfile.TemporaryDirectory() as folder:
         given, raw = Path(folder) / "given", Path(folder) / "raw"
         write(log, given, write_csv if form == "csv" else write_parquet)
@@ -298,11 +298,11 @@ def encoded(log: Log, form: Form) -> Iterator[Dataset]:
         yield Dataset(Path(folder) / "dataset")
 
 
-# What is expected
+# Expectations
 
 
 class Expected:
-    """What the documentation says of a log, given which of its rows train."""
+    """Dataset that the documentation promises for a log, given its training rows."""
 
     def __init__(self, log: Log, training: set[int], same: Callable[[Any], Any]) -> None:
         self.log, self.training, self.same = log, training, same
@@ -350,14 +350,14 @@ class Expected:
 
 
 def known(value: Any) -> Any:
-    """A value as it counts, None if it tells nothing."""
+    """A value as it counts; None if it is missing."""
     if isinstance(value, list):
         return [each for each in value if each not in (None, "")] or None
     return None if value == "" or value != value else value
 
 
 def check(log: Log, dataset: Dataset, same: Callable[[Any], Any]) -> None:
-    """Compare a dataset with the log that it was made of; values are compared by what ``same`` makes of them."""
+    """Compare a dataset with the log that it was made of; ``same`` normalises the values before."""
     training = check_rows(log, dataset, same)
     expected = Expected(log, training, same)
     for side in SIDES:
@@ -381,7 +381,7 @@ def check(log: Log, dataset: Dataset, same: Callable[[Any], Any]) -> None:
 
 
 def check_rows(log: Log, dataset: Dataset, same: Callable[[Any], Any]) -> set[int]:
-    """Every row is in one part, as it was, in the order of time; which rows train."""
+    """Check that every row is unchanged in one part, in time order; return which rows train."""
     place: dict[int, int] = {}
     unit = dataset.schema.time.unit if dataset.schema.time else None
     ticks = TICKS[unit] if unit else 1
@@ -412,7 +412,7 @@ def check_rows(log: Log, dataset: Dataset, same: Callable[[Any], Any]) -> set[in
 
 
 def check_ids(log: Log, dataset: Dataset, side: Side, raw: list[Any], counts: Counter[Any]) -> None:
-    """The most frequent entities have ids of their own, which are their numbers."""
+    """Check that the most frequent entities have ids of their own, equal to their numbers."""
     column, entities = dataset.schema.id_column(side), dataset.users if side == "user" else dataset.items
     often = [each for each in raw if counts[each] >= column.min_frequency][: column.max_vocabulary]
     assert len(read_vocabulary(dataset.path, dataset.schema, column)) == len(often)
@@ -422,7 +422,7 @@ def check_ids(log: Log, dataset: Dataset, side: Side, raw: list[Any], counts: Co
 
 
 def check_feature(dataset: Dataset, feature: Feature, raw: list[Any], expected: Expected) -> None:
-    """Every entity has the value that it should have, as far as there is an id for it."""
+    """Check that every entity has the expected value, as far as there is an id for it."""
     column = next(c for c in dataset.schema.columns if c.name == feature.column.name)
     entities = dataset.users if column.side == "user" else dataset.items
     wanted = [expected.value(feature, each) for each in raw]
@@ -481,7 +481,7 @@ def test_a_raw_folder_comes_back_equal(log: Log) -> None:
 @given(logs("parquet"))
 def test_parquet_comes_back_equal(log: Log) -> None:
     with encoded(log, "parquet") as dataset:
-        check(log, dataset, str)  # texts that are whole numbers throughout become such
+        check(log, dataset, str)  # texts that are all whole numbers become such
 
 
 @bounded(60)

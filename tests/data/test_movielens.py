@@ -56,7 +56,7 @@ class Host:
         self.files: dict[str, bytes] = {}
         self.asked = 0
         self.cut: int | None = None
-        self.together: threading.Barrier | None = None  # at which requests meet when half is sent
+        self.together: threading.Barrier | None = None  # where requests meet when half is sent
         self._monkeypatch = monkeypatch
         host = self
 
@@ -281,7 +281,7 @@ def test_a_downloaded_file_is_readable_as_others_are_and_a_link_to_it_stays(host
 
 
 def test_two_that_fetch_the_same_at_once_both_get_it_whole(tmp_path: Path, host: Host) -> None:
-    """Each download waits in the server until the other has begun, so that they are under way at the same time."""
+    """Each download waits in the server until the other has begun, so that they overlap."""
     host.files["file"] = content = bytes(range(256)) * 20_000
     host.together = threading.Barrier(2, timeout=30)
     failed: list[BaseException] = []

@@ -83,7 +83,7 @@ def test_users_and_items_follow_power_laws(rows: pl.DataFrame) -> None:
 
 
 def test_tastes_follow_from_the_attributes_of_the_user(rows: pl.DataFrame) -> None:
-    """Users with the same taste click on few categories, other than the ones that everybody clicks on."""
+    """Users with the same taste click on few categories, and not on those that everybody clicks on."""
     clicks = rows.filter(pl.col("click") == 1)
     everybody = clicks["item_category"].value_counts(sort=True)["count"].head(3).sum() / len(clicks)
     group = clicks.filter(pl.col("user_categories") == 1, pl.col("user_intentions") == 1)

@@ -1,4 +1,4 @@
-"""Anyone's CSV and parquet: what is read, which types come out, and how each kind of bad input is named."""
+"""Anyone's CSV and parquet: inputs, resulting types, and the message for each kind of bad input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CSV as people have it: separators, encodings, decimal commas, null words, headers; told or found out."""
+"""CSV as people have it: separators, encodings, decimal commas, null words, headers; declared or detected."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def test_names_that_are_not_those_of_the_file_are_an_error(people: People) -> No
 
 
 def test_hidden_folders_and_unusual_names_of_files(people: People) -> None:
-    """Jupyter's and Spark's leftovers are no data; brackets and stars in a name are no pattern."""
+    """Jupyter's and Spark's leftovers are not data; brackets and stars in a name are not a pattern."""
     people.write("log/part[1]*.csv", "user,item\na,1\n")
     people.write("log/day=2/PART.CSV", "user,item\nb,2\n")
     people.write("log/.ipynb_checkpoints/part-checkpoint.csv", "user,item\nc,3\n")

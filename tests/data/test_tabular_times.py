@@ -1,4 +1,4 @@
-"""Times in whatever form and unit, in one part or many: the order is right, and so are days."""
+"""Times in any form and unit, in one part or many: their order and their days are right."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def log(*times: object) -> str:
 
 
 def moments(people: People, rows: pl.DataFrame) -> list[datetime]:
-    """The times that were written, as datetimes in UTC."""
+    """The written times, as datetimes in UTC."""
     unit = people.time().unit
     assert unit is not None
     ticks = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}[unit]
@@ -185,7 +185,7 @@ def test_times_that_contradict_each_other_are_an_error_with_both_examples(
 
 
 def test_the_schema_can_say_the_unit(people: People) -> None:
-    """Times of the sixties to today, which no magnitude tells apart from steps."""
+    """Times from the sixties to today, whose magnitude does not tell them apart from steps."""
     people.write("log.csv", log(-100_000_000, 0, 5_000, 1772323200))
     rows = people.read("log.csv", [AT | {"unit": "s"}])
     assert rows["at"].to_list() == [-100_000_000, 0, 5_000, 1772323200]

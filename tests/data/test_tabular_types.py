@@ -1,4 +1,4 @@
-"""Whatever types a column has, and however parts differ: one right column, or a message that fits."""
+"""Columns of any type, and parts that differ: one right column, or a fitting message."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def people(tmp_path: Path) -> People:
 
 
 def part(**columns: Any) -> pl.DataFrame:
-    """A part of a log of as many rows as its columns have."""
+    """A part of a log with as many rows as its columns have."""
     size = len(next(iter(columns.values())))
     return pl.DataFrame({"user": list(range(size)), "item": list(range(size))} | columns)
 
@@ -291,7 +291,7 @@ def test_a_part_that_lacks_a_column_is_named(people: People) -> None:
 
 
 def test_null_columns_become_a_dataset(people: People) -> None:
-    """From files to encoded rows: what is null throughout is unknown for everybody."""
+    """From files to encoded rows: a column of nulls is unknown for everybody."""
     rows = part(brand=[None] * 20, price=[None] * 20, tags=[None] * 20, at=list(range(20)))
     people.write("log.parquet", rows.with_columns(pl.col("item") % 4))
     people.read("log.parquet", [BRAND, PRICE, TAGS, AT])

@@ -149,7 +149,7 @@ SPARSE = ROWS | {
 
 
 def test_each_feature_is_the_newest_known_one_of_training(tmp_path: Path) -> None:
-    """In training, a has rows 1, 4; b has 0, 2, 3; c has 5. Of d there is only row 7, which validates."""
+    """In training, a has rows 1, 4; b has 0, 2, 3; c has 5. The only row of d is row 7, which validates."""
     features = [
         Column(name="brand", side="item", kind="categorical"),
         Column(name="price", side="item", kind="numeric"),
@@ -164,7 +164,7 @@ def test_each_feature_is_the_newest_known_one_of_training(tmp_path: Path) -> Non
         assert dataset.items.raw_ids.tolist() == ["b", "a", "c", "d"]
         brands, tags, sizes = (vocabulary(dataset, name) for name in ("brand", "tags", "size"))
         rows = dataset.items.categorical[:, 1:].tolist()
-        assert brands == ["new", "A"]  # what is told later is not in the vocabulary
+        assert brands == ["new", "A"]  # what only later rows say is not in the vocabulary
         assert [brands[row[0] - 1] if row[0] else None for row in rows] == ["new", "A", None, None]
         assert [[tags[number - 1] for number in row[1:3] if number] for row in rows] == [["z"], ["y"], [], []]
         assert [[sizes[number - 1] for number in row[3:5] if number] for row in rows] == [["S", "M"], ["L"], [], []]
@@ -177,7 +177,7 @@ def test_each_feature_is_the_newest_known_one_of_training(tmp_path: Path) -> Non
 
 
 def test_of_somebody_without_training_rows_the_oldest_known_value_counts(tmp_path: Path) -> None:
-    """User 8 and item d have only later rows: the first of them that tells something does."""
+    """User 8 and item d have only later rows: the first one with a value counts."""
     rows = {
         "user": [7, 7, 5, 5, 7, 7, 8, 8, 8, 8],
         "item": ["a", "b", "a", "b", "a", "b", "d", "d", "d", "d"],
@@ -407,7 +407,7 @@ def test_many_batches_give_the_same_rows_as_one(tmp_path: Path, monkeypatch: pyt
         assert sorted(raw_rows(dataset, part)) == sorted(expected.rows())  # type: ignore[arg-type]
 
 
-# What is refused, and with which words
+# Refusals and their messages
 
 
 def refused(
@@ -660,7 +660,7 @@ def test_an_interruption_leaves_the_previous_dataset(tmp_path: Path, monkeypatch
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    """The operating system refuses files above a limit, as it refuses writes to a full disk."""
+    """The operating system refuses files above a limit, just as it refuses writes to a full disk."""
     raw = write_raw(tmp_path / "raw", pl.concat([pl.DataFrame(ROWS)] * 500).with_columns(time=pl.int_range(5000)))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

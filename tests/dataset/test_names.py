@@ -1,4 +1,4 @@
-"""Any name will do for a column: it never becomes a path, and what cannot be a name is refused in one line."""
+"""Any name will do for a column: it never becomes a path, and unusable names are refused in one line."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ORDINARY = ["item_id", "Brand", "genres2", "user-agent", "price.net", "~x", "__i
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Trained on columns of odd names."""
+    """A bundle trained on columns with odd names."""
     folder = tmp_path_factory.mktemp("deep") / "down" / "here" / "and" / "on"
     encode(renamed(folder / "raw", ODD_NAMES), folder / "dataset", Split())
     trained = trained_on(Dataset(folder / "dataset"), folder / "bundle")
@@ -97,7 +97,7 @@ def test_every_offline_verb_takes_any_name(recsys: Callable[..., Outcome], tmp_p
 
 
 def columns(*names: str) -> Schema:
-    """A schema with categorical features of these names."""
+    """A schema with categorical features that have these names."""
     ids = [Column(name=f"{side} id", side=side, kind="categorical", role="id") for side in ("user", "item")]  # type: ignore[arg-type]
     return Schema(name="x", columns=[*ids, *(Column(name=name, side="item", kind="categorical") for name in names)])
 
@@ -171,7 +171,7 @@ def test_merlin_gets_names_that_tensorflow_takes_and_each_once() -> None:
     assert names.target == "click"
 
 
-# What is refused
+# Refusals
 
 
 NOT_NAMES = {

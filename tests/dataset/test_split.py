@@ -1,4 +1,4 @@
-"""How rows are divided into train, valid and test."""
+"""Division of rows into train, valid and test."""
 
 from __future__ import annotations
 

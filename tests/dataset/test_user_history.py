@@ -1,4 +1,4 @@
-"""Histories by hand and against a loop that follows the definition word by word."""
+"""Histories checked by hand and against a loop that follows the definition word by word."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def rows_of(*rows: tuple[int, int, int, int]) -> Rows:
 
 @pytest.fixture
 def rows() -> Rows:
-    """Random rows in no order; many share a time; users 1 and 12 do nothing, user 2 never clicks."""
+    """Random rows in random order; many share a time; users 1 and 12 do nothing, user 2 never clicks."""
     random = np.random.default_rng(1)
     rows = [
         (user, item, int(user != 2 and click), time)

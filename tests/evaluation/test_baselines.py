@@ -1,4 +1,4 @@
-"""Every baseline keeps the same promises, and each finds what it is there to find."""
+"""Every baseline keeps the same promises, and each finds its own kind of structure."""
 
 from __future__ import annotations
 

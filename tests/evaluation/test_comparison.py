@@ -1,4 +1,4 @@
-"""Two recommenders compared by the differences of the same users."""
+"""Two recommenders compared by their differences on the same users."""
 
 from __future__ import annotations
 

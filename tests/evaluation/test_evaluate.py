@@ -1,4 +1,4 @@
-"""What is counted as relevant, for whom, and how the report presents it, on a dataset small enough to check by eye."""
+"""Relevant items, users that count, and the report, on a dataset small enough to check by eye."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def dataset(tmp_path: Path) -> Dataset:
 
 
 class Fixed:
-    """Recommends the same list to everybody and remembers whom it was asked about."""
+    """Recommender of one list for everybody, which remembers the users it was asked about."""
 
     def __init__(self, name: str, items: list[int]) -> None:
         self.name, self.items, self.asked = name, items, []
@@ -120,7 +120,7 @@ def test_lists_that_the_catalogue_makes_short_are_evaluated(dataset: Dataset):
 
 def test_baselines_are_fitted_on_train_and_valid_together(dataset: Dataset):
     popularity = fit_baselines(dataset)[0]
-    # clicks: item 1 twice, item 3 twice, of which one in valid
+    # clicks: item 1 twice, item 3 twice, once in valid
     assert set(popularity.recommend(np.array([3]), 2)[0].tolist()) == {1, 3}
     assert popularity.popularity.tolist() == [2, 0, 2, 0, 0, 0]
 

@@ -1,4 +1,4 @@
-"""Metrics against values worked out by hand and against slow, literal readings of their definitions."""
+"""Metrics against values computed by hand and against slow, literal versions of their definitions."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_impression_ndcg_leaves_out_users_whose_impressions_need_no_order():
 
 
 def test_impression_ndcg_of_tied_scores_is_the_mean_over_all_orders():
-    # one click among three of equal score: it is as likely at each place
+    # one click among three of equal score: equally likely at each place
     mean = (1 + 1 / math.log2(3) + 1 / math.log2(4)) / 3
     assert impression_ndcg(np.ones(3, int), np.zeros(3), np.array([0, 1, 0]), 10) == pytest.approx(mean)
 
@@ -169,7 +169,7 @@ def test_metrics_have_names_for_people():
 
 
 def test_calibration_by_hand_with_equal_predictions_in_one_bin():
-    # four bins of two rows each, but that the four predictions of 0.5 cannot be told apart
+    # four bins of two rows each, except that the four predictions of 0.5 cannot be told apart
     probability = np.array([0.5, 0.1, 0.5, 0.9, 0.5, 0.3, 0.5, 0.7])
     target = np.array([1, 0, 0, 1, 0, 1, 0, 1])
     found = calibration(probability, target, bins=4)

@@ -31,7 +31,7 @@ def weights() -> list[dense.Layer]:
 def saved_by_hugectr(**changes: dict[str, Any]) -> dict[str, object]:
     """A network as HugeCTR's graph_to_json writes it: layers without names, other tensors, training layers and fields.
 
-    ``changes`` are by the names that layers have here.
+    ``changes`` are keyed by the names that layers have here.
     """
     fc = lambda name, below, width: {  # noqa: E731
         "type": "InnerProduct", "name": name, "bottom": below, "top": name, "fc_param": {"num_output": width}

@@ -43,19 +43,19 @@ def scored(bundle: Bundle, how: BatchSettings) -> tuple[np.ndarray, np.ndarray]:
 
 
 def content(client: redis.Redis, bundle: Bundle) -> list[tuple[list[Any], list[float]]]:
-    """What Redis has of all users."""
+    """Content of Redis for all users."""
     return [(found.items, found.scores) for found in get_many(client, users_of(bundle))]
 
 
 def assert_same(found: tuple[np.ndarray, np.ndarray], expected: tuple[np.ndarray, np.ndarray]) -> None:
-    """Equal scores; equal items but where two scores are so close that rounding may swap them."""
+    """Check that scores are equal, and items too, except where scores are so close that rounding may swap them."""
     np.testing.assert_allclose(found[1], expected[1], atol=1e-5)
     close = np.abs(np.diff(expected[1], axis=1, append=-1)) < 1e-5
     different = (found[0] != expected[0]) & ~close & ~np.roll(close, 1, axis=1)
     assert not different[:, :-1].any()
 
 
-# What is recommended
+# Recommendations
 
 
 def test_a_batch_recommends_what_a_loop_over_users_does(variant: Trained) -> None:
@@ -107,7 +107,7 @@ def test_an_unknown_user_gets_the_items_that_are_popular_now(variant: Trained, c
     assert found.items == variant.bundle.items.raw_ids[items - 1].tolist()
 
 
-# How it is computed does not matter
+# Results do not depend on the way of computing
 
 
 @pytest.mark.parametrize("how", [{"block": 1}, {"block": 7}, {"block": 5000}, {"workers": 1}, {"workers": 5}])
@@ -169,7 +169,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     run(trained.bundle, client, how)
     expected = content(client, trained.bundle)
     client.flushall()
-    monkeypatch.setattr(recommendations, "PIPELINE", 60)  # of a block of 150, two pipelines are written
+    monkeypatch.setattr(recommendations, "PIPELINE", 60)  # two pipelines of a block of 150 are written
     pipelines, encode = iter(range(100)), recommendations.encode
 
     def cut(*args: Any) -> Any:

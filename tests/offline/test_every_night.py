@@ -1,4 +1,4 @@
-"""What production runs every night: it learns from every row, and offers nobody what he has had."""
+"""The nightly production run: it learns from every row, and offers nobody items that they have had."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ HOW = {"train": {"refit": False}, "train + valid": {}, "all": {"final": True}}
 
 
 def purchases() -> pl.DataFrame:
-    """A log in which the users and the items of the newest tenth are partly new."""
+    """A log in which some users and items of the newest tenth are new."""
     random = np.random.default_rng(5)
     user = random.integers(USERS - 20, size=ROWS)
     item = random.integers(ITEMS - 10, size=ROWS)
@@ -88,7 +88,7 @@ def dataset(log: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Data
 
 @pytest.fixture(scope="module")
 def bundle_of(dataset: Dataset) -> Callable[[str], Bundle]:
-    """Trains on the parts that ``HOW`` names, once."""
+    """Function that trains on the parts that ``HOW`` names, once."""
 
     @functools.cache
     def make(parts: str) -> Bundle:
@@ -107,7 +107,7 @@ def shop(dataset: Dataset, tmp_path: Path) -> Path:
 
 
 def good(outcome: Outcome) -> str:
-    """What a command that must succeed printed, in one line."""
+    """Output of a command that must succeed, in one line."""
     assert outcome.code == 0, outcome
     return " ".join(outcome.out.split())
 
@@ -118,11 +118,11 @@ def encoded(recsys: Recsys, *options: object) -> Dataset:
 
 
 def had(log: pl.DataFrame) -> dict[str, set[str]]:
-    """What each user has bought, in the whole log."""
+    """Items that each user has bought, in the whole log."""
     return {str(user): set(items) for user, items in log.group_by("user").agg("item").iter_rows()}
 
 
-# Nobody is offered what he has had
+# Nobody is offered items that they have had
 
 
 @pytest.mark.parametrize("parts", list(HOW))
@@ -158,7 +158,7 @@ def test_nothing_of_the_whole_log_is_recommended_again_on_demand(
         assert not shown & bought[user]
 
 
-# What is new is learned
+# New users, items and values are learned
 
 
 def test_only_the_final_tables_know_what_only_the_newest_rows_tell(dataset: Dataset) -> None:
@@ -233,11 +233,11 @@ def test_an_item_that_is_new_in_the_newest_rows_is_near_to_those_who_would_like_
     nearer = (nearness > nearness[:, at : at + 1]).sum(axis=1)
     without = np.array([at + 1 not in history[user] for user in range(1, len(users) + 1)])
     own = users.raw_ids % GROUPS == 0
-    assert np.median(nearer[without & own]) < 10  # of 40 items, as many as the group has
+    assert np.median(nearer[without & own]) < 10  # as many of the 40 items as the group has
     assert np.median(nearer[without & ~own]) > 10
 
 
-# What a bundle says of itself
+# Manifest of a bundle
 
 
 def test_the_manifest_says_what_was_learned(bundle_of: Callable[[str], Bundle]) -> None:
@@ -255,7 +255,7 @@ def test_a_final_bundle_is_not_evaluated(recsys: Recsys, dataset: Dataset, bundl
     assert recsys("evaluate", path, "--dataset", dataset.path).error() == f"error: {line}"
 
 
-# Epochs that another training has chosen
+# Epochs chosen by another training
 
 
 def test_a_final_training_takes_the_best_epochs_of_a_bundle(
@@ -271,7 +271,7 @@ def test_a_final_training_takes_the_best_epochs_of_a_bundle(
         assert f"{name} epoch" not in ended.err
         assert curves[name] == before[name]
         assert len(curves[f"{name}_final"]) == max(before[name], key=lambda record: record["metric"])["epoch"]
-    assert (made.item_embeddings == bundle_of("all").item_embeddings).all()  # which chose them by itself
+    assert (made.item_embeddings == bundle_of("all").item_embeddings).all()  # which chose them itself
 
 
 def test_epochs_of_a_bundle_are_for_the_same_trainer_and_a_final_training(
@@ -320,7 +320,7 @@ def test_a_part_that_was_not_asked_away_must_have_rows(recsys: Recsys, shop: Pat
     assert "the valid part of data/dataset is empty" in recsys("train", *TRAIN).error()
 
 
-# By Merlin
+# Merlin
 
 
 @pytest.fixture

@@ -24,12 +24,12 @@ CANDIDATES = 15
 
 
 def everyone_of(bundle: Bundle) -> np.ndarray:
-    """All user numbers, in an order that is not the table's."""
+    """All user numbers, in another order than the table's."""
     return np.random.default_rng(1).permutation(bundle.manifest.users) + 1
 
 
 def assert_nearly_all_equal(found: list[list[int]], expected: list[list[int]]) -> None:
-    """Two items of one user may change places where rounding decides."""
+    """Check that lists agree, except that rounding may swap two items of a user."""
     assert np.mean([a == b for a, b in zip(found, expected, strict=True)]) > 0.97
 
 
@@ -65,7 +65,7 @@ def test_a_click_probability_of_a_row_is_the_rankers(variant: Trained) -> None:
 
 
 class FromTables:
-    """Reads what users have had from the bundle's own tables, as all evaluations did while these ended at the test."""
+    """Recommender with histories from the bundle's tables, as in all evaluations while these ended before the test."""
 
     name = "two-tower + DLRM"
 
@@ -89,7 +89,7 @@ def pairs(rows: Rows) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def with_tables(trained: Trained, target: Path, after: Rows) -> Bundle:
-    """A copy of a bundle whose users and histories are those after some rows."""
+    """A copy of a bundle with users and histories as they are after some rows."""
     folder = Path(shutil.copytree(trained.bundle.path, target))
     users, history = users_after(trained.dataset, after)
     write_entities(folder / "user_features.parquet", trained.bundle.schema, "user", users)
@@ -111,7 +111,7 @@ def test_an_evaluation_gives_the_figures_that_tables_up_to_the_test_give(variant
     assert found.ranker == {name: pytest.approx(value, abs=1e-6) for name, value in expected.ranker.items()}
     assert curve.rows == wanted.rows
     assert curve.predicted == pytest.approx(wanted.predicted, abs=1e-6)
-    leaking = FromTables(variant.bundle)  # the histories for production hold the very items that are to be found
+    leaking = FromTables(variant.bundle)  # the production histories hold the very items to be found
     assert evaluate(dataset, [leaking], (5, 10)).retrieval[both.name]["hit_rate@10"] == 0
     assert found.retrieval[both.name]["hit_rate@10"] > 0
 

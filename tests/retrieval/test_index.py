@@ -1,4 +1,4 @@
-"""Exact search in memory against a plain sort, with exclusions, ties, small catalogues, and while it changes."""
+"""Exact search in memory against a plain sort: exclusions, ties, small catalogues, and concurrent changes."""
 
 from __future__ import annotations
 

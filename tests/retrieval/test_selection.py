@@ -1,4 +1,4 @@
-"""Strict order at temperature 0, the softmax distribution above."""
+"""Strict order at temperature 0, the softmax distribution above 0."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Helpers of the tests: data, bundles, servers and what breaks them."""
+"""Helpers of the tests: data, bundles, servers, and faults of servers."""

@@ -1,4 +1,4 @@
-"""Verbs of the command line, as tests run them."""
+"""Helpers that run verbs of the command line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended."""
+    """Result of a command."""
 
     code: int
     out: str
@@ -28,6 +28,6 @@ Recsys = Callable[..., Outcome]
 
 
 def good(outcome: Outcome) -> str:
-    """What a command that must succeed printed."""
+    """Output of a command that must succeed."""
     assert outcome.code == 0, outcome
     return outcome.out

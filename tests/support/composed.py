@@ -1,4 +1,4 @@
-"""The services of a compose file with what they extend, as `docker compose config` would show them."""
+"""The services of a compose file with the services they extend, as `docker compose config` would show them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def services(path: Path) -> dict[str, dict[str, Any]]:
     """Service -> its definition.
 
     Args:
-        path: of the compose file.
+        path: path of the compose file.
     """
     return {name: _extended(service, path) for name, service in yaml.safe_load(path.read_text())["services"].items()}
 

@@ -1,4 +1,4 @@
-"""Stages that are trivial, for tests of what surrounds them. The models of a test's Triton import this file."""
+"""Trivial stages, for tests of the code around them. The models of a test's Triton import this file."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from redis_recsys.online.stage_metrics import StageMetrics
 
 FAILS, SLOW, HELD = -1, -2, -3  # users that make the model fail, take SECONDS, or wait until the test opens the gate
 SECONDS = 0.3
-GATE = "RECSYS_TEST_GATE"  # the variable that names a folder: who waits is a file in it, and `open` lets them go
-BROKEN = 13  # online.topk with which no model can be made
+GATE = "RECSYS_TEST_GATE"  # variable that names a folder: each waiting model is a file in it, and `open` releases them
+BROKEN = 13  # value of online.topk with which no model can be made
 
 
 class Runner:
-    """Answers from the user's number alone.
+    """Runner that answers from the user's number alone.
 
-    ``whole`` does everything. ``first`` makes as many candidates as its batch's largest user has as last digit and
-    one; ``middle`` counts them, and ``last`` answers.
+    ``whole`` does everything. ``first`` makes candidates, one more than the last digit of its batch's largest user;
+    ``middle`` counts them, and ``last`` answers.
     """
 
     def __init__(self, stages: tuple[str, ...], settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""What happens to Redis Clusters: nodes hang, slots move, replicas take over. Nodes are named by their index."""
+"""Faults of Redis Clusters: nodes hang, slots move, replicas take over. Nodes are named by their index."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def node_of(cluster: EmbeddedCluster, index: int) -> redis.Redis:
 
 
 def repair(cluster: EmbeddedCluster) -> None:
-    """Start the nodes that are down, and wait until the cluster is whole."""
+    """Start the nodes that are down, and wait until the cluster is complete."""
     for index, pid in enumerate(cluster.pids()):
         if pid is None:
             cluster.restart(index)
@@ -38,12 +38,12 @@ def repair(cluster: EmbeddedCluster) -> None:
 
 
 def slot_of(key: str | bytes) -> int:
-    """The slot that a key is in."""
+    """The slot of a key."""
     return key_slot(key.encode() if isinstance(key, str) else key)
 
 
 def owner_of(cluster: EmbeddedCluster, slot: int) -> int:
-    """The node that has a slot, as the nodes that answer see it."""
+    """The node that owns a slot, according to the nodes that answer."""
     for asked in range(len(cluster.addresses)):
         with contextlib.suppress(redis.ConnectionError), node_of(cluster, asked) as client:
             for address, entry in client.cluster("NODES").items():
@@ -54,7 +54,7 @@ def owner_of(cluster: EmbeddedCluster, slot: int) -> int:
 
 
 def replicas_of(cluster: EmbeddedCluster, index: int) -> list[int]:
-    """The nodes that follow a node, as it sees it."""
+    """The replicas of a node, according to the node itself."""
     with node_of(cluster, index) as client:
         followers = client.info("replication")
     ports = [value["port"] for name, value in followers.items() if name.startswith("slave") and isinstance(value, dict)]
@@ -63,7 +63,7 @@ def replicas_of(cluster: EmbeddedCluster, index: int) -> list[int]:
 
 @contextlib.contextmanager
 def hanging(cluster: EmbeddedCluster, index: int) -> Iterator[None]:
-    """A node that takes connections and does not answer, within the block."""
+    """A node that accepts connections and does not answer, during the block."""
     pid = cluster.pids()[index]
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
@@ -74,7 +74,7 @@ def hanging(cluster: EmbeddedCluster, index: int) -> Iterator[None]:
 
 
 def replaced_within(seconds: float, cluster: EmbeddedCluster, index: int) -> bool:
-    """Whether a node that was killed or hangs loses all its slots to another one in time."""
+    """Whether a killed or hanging node loses all its slots to another one in time."""
     others = [other for other in range(len(cluster.addresses)) if other != index]
     host, port = cluster.addresses[index]
     deadline = time.monotonic() + seconds
@@ -87,7 +87,7 @@ def replaced_within(seconds: float, cluster: EmbeddedCluster, index: int) -> boo
 
 
 def begin_move(cluster: EmbeddedCluster, slot: int, to_index: int) -> int:
-    """Have a slot on its way: its keys are where they were, and both nodes answer ``ASK``; returns where it comes from.
+    """Begin to move a slot and return its present node: its keys stay where they are, and both nodes answer ``ASK``.
 
     New keys go to the new node already.
     """
@@ -99,7 +99,7 @@ def begin_move(cluster: EmbeddedCluster, slot: int, to_index: int) -> int:
 
 
 def move_keys(cluster: EmbeddedCluster, slot: int, source: int, to_index: int, count: int = 1 << 30) -> int:
-    """Move so many keys of a slot on its way, and return how many there were."""
+    """Move at most ``count`` keys of a slot that is being moved, and return how many there were."""
     host, port = cluster.addresses[to_index]
     moved = 0
     with node_of(cluster, source) as old:
@@ -110,11 +110,11 @@ def move_keys(cluster: EmbeddedCluster, slot: int, source: int, to_index: int, c
 
 
 def end_move(cluster: EmbeddedCluster, slot: int, to_index: int) -> None:
-    """Make the node that has got the keys of a slot its owner, and wait until all nodes know."""
+    """Make the node that has received the keys of a slot its owner, and wait until all nodes know."""
     primaries = [index for index in range(len(cluster.addresses)) if _is_primary(cluster, index) and index != to_index]
     with node_of(cluster, to_index) as new:
         receiver = new.cluster("MYID").decode()
-    for index in (to_index, *primaries):  # the new one first: else nobody has the slot for a moment
+    for index in (to_index, *primaries):  # the new one first: otherwise nobody owns the slot for a moment
         with node_of(cluster, index) as client:
             client.cluster("SETSLOT", slot, "NODE", receiver)
     cluster.wait()

@@ -1,5 +1,5 @@
-"""What the tests of faults share: a Redis that comes back where it was, a network in between, the whole of serving
-with small models, and load on it whose every answer is kept."""
+"""Helpers for tests of faults: a Redis that restarts at the same address, a network in between, the whole of serving
+with small models, and load on it that keeps every answer."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from tests.support.tritons import ROOT
 
 HOST, PASSWORD = "127.0.0.1", "sesame"
 K = 5
-BOUND = 2.5  # seconds in which every request has to be answered while Redis fails
-# Few of the 40 items are candidates, so that another deployment's answers differ. Redis gets more time than by
+BOUND = 2.5  # seconds within which every request must be answered while Redis fails
+# Few of the 40 items are candidates, so that answers differ between deployments. Redis gets more time than by
 # default: these machines are busy.
 ONLINE: dict[str, Any] = {"nearest": 10, "similar": 3, "popular": 3, "topk": K, "timeout": 0.3, "pause": 0.2}
 
@@ -52,11 +52,11 @@ def until(holds: Callable[[], object], seconds: float = 30.0) -> None:
 
 
 class OwnRedis:
-    """A real Redis that is always found at the same address, and keeps what it has accepted.
+    """A real Redis that always has the same address, and keeps all accepted writes.
 
     Attributes:
-        port: of the server.
-        client: of the server itself, whatever lies between it and others.
+        port: port of the server.
+        client: direct client of the server, without the network in between.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -75,12 +75,12 @@ class OwnRedis:
         return self._process is not None
 
     def start(self) -> None:
-        """Start it, again if need be, and wait until it answers."""
+        """Start or restart the server, and wait until it answers."""
         self._process = subprocess.Popen([find_redis_server(), self.folder / "redis.conf"])
         until(self._answers)
 
     def kill(self) -> None:
-        """What the kernel does to a process when memory is short."""
+        """Kill the server, as the kernel does when memory is short."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -101,11 +101,11 @@ class OwnRedis:
 
 
 class Network:
-    """Stands between clients and a server, and may be slow or speak TLS.
+    """Proxy between clients and a server, which may be slow or speak TLS.
 
     Attributes:
-        port: to connect to.
-        delay: seconds until what a client sends reaches the server.
+        port: port for clients.
+        delay: seconds until a client's bytes reach the server.
     """
 
     def __init__(self, target: int, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
@@ -160,7 +160,7 @@ def certificate(folder: Path, name: str) -> tuple[Path, Path]:
 
 
 def settings_for(folder: Path, port: int, triton: dict[str, Any] | None = None, **redis_settings: Any) -> Settings:
-    """Settings of everything, in ``folder``, with the Redis at ``port``; Triton takes free ports."""
+    """Complete settings, in ``folder``, with the Redis at ``port``; Triton takes free ports."""
     where = {"host": HOST, "port": port, "password": PASSWORD} | redis_settings
     free = {"grpc_port": 0, "http_port": 0, "metrics_port": 0}
     given = {"repository": folder / "triton", "environment": ROOT / ".venv-serving", "instances": 1} | free
@@ -175,7 +175,7 @@ def settings_for(folder: Path, port: int, triton: dict[str, Any] | None = None, 
 
 @contextlib.contextmanager
 def watched(settings: Settings) -> Iterator[EmbeddedTriton]:
-    """What ``recsys serve`` runs."""
+    """The servers of ``recsys serve``."""
     stop = threading.Event()
     with serving(settings) as triton:
         thread = threading.Thread(target=triton.watch, args=(stop,))
@@ -189,7 +189,7 @@ def watched(settings: Settings) -> Iterator[EmbeddedTriton]:
 
 @dataclass
 class Record:
-    """What became of one request; ``began`` is a monotonic clock's."""
+    """Result of one request; ``began`` is read from a monotonic clock."""
 
     user: int
     began: float
@@ -209,10 +209,10 @@ class Record:
 
 
 class Load:
-    """Clients that ask all the time, each for one user after the other, for as long as the block.
+    """Clients that ask all the time during the block, each for one user after the other.
 
     Attributes:
-        records: of every request, in the order of the answers.
+        records: records of all requests, in the order of the answers.
     """
 
     def __init__(self, settings: TritonSettings, users: Sequence[int], clients: int = 4) -> None:
@@ -250,7 +250,7 @@ class Load:
         return [record for record in list(self.records) if record.began > moment]
 
     def until(self, holds: Callable[[Record], bool], count: int = 20, seconds: float = 30.0) -> float:
-        """Wait until so many requests in a row that begin from now on are as asked for; the seconds that it took."""
+        """Wait until so many requests in a row, begun from now on, are as asked for; return the seconds it took."""
         start = time.monotonic()
 
         def enough() -> bool:
@@ -266,8 +266,8 @@ class Expected:
     """The right answers.
 
     Attributes:
-        full: by generation, then by user.
-        popular: what degraded requests get.
+        full: recommendations by generation, then by user.
+        popular: answer to degraded requests.
     """
 
     popular: Shown
@@ -280,7 +280,7 @@ class Expected:
         return cls((bundle.items.raw_ids[popular.items[:K] - 1].tolist(), [round(score, 7) for score in scores]))
 
     def learn(self, settings: TritonSettings, users: Sequence[int]) -> int:
-        """Ask for everybody while nothing is wrong; returns the generation that answered."""
+        """Ask for all users while nothing is wrong, and return the generation that answered."""
         with Client(settings) as client:
             answers = client.recommend(users)
         assert not any(answer.degraded for answer in answers)
@@ -289,7 +289,7 @@ class Expected:
         return generation
 
     def check(self, records: Sequence[Record]) -> None:
-        """Every request was answered, and each answer is entirely one of the right ones."""
+        """Check that every request was answered, each answer being entirely one of the right ones."""
         for record in records:
             assert record.error is None, record
             assert record.answer is not None
@@ -305,9 +305,9 @@ def _shown(answer: Answer) -> Shown:
 
 
 class Events:
-    """Somebody who sends live events all the time, and knows which were accepted, for as long as the block.
+    """Sender of live events all the time during the block, which knows those accepted.
 
-    Each event has an item and a type of its own, so that it can be told how often it was applied.
+    Each event has an item and a type of its own, which show how often it was applied.
     """
 
     numbers = itertools.count(1)
@@ -315,7 +315,7 @@ class Events:
     def __init__(self, settings: Settings, users: Sequence[int]) -> None:
         self.accepted: list[tuple[int, int]] = []  # user, number of the event
         self.errors: list[str] = []
-        self._unclear: list[tuple[int, int]] = []  # whose acceptance nobody has heard of
+        self._unclear: list[tuple[int, int]] = []  # events whose acceptance is unknown
         self._settings, self._users = settings, itertools.cycle(users)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._send)
@@ -344,7 +344,7 @@ class Events:
                     self.accepted.append(event)
 
     def check(self, client: redis.Redis) -> None:
-        """Every accepted event is, or soon will be, applied, each once; others at most once."""
+        """Check that every accepted event is, or soon will be, applied exactly once, and others at most once."""
         assert self.accepted
         until(lambda: all(_applied(client, *event) for event in self.accepted))
         for user, number in [*self.accepted, *self._unclear]:
@@ -376,7 +376,7 @@ def memory(group: int) -> int:
 
 
 def left(triton: EmbeddedTriton) -> tuple[int, str]:
-    """What a server that runs could leave: its process group, and what its shared memory is called."""
+    """Possible remains of a running server: its process group, and the name of its shared memory."""
     return triton.pid, triton.memory
 
 

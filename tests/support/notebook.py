@@ -2,13 +2,14 @@
 
     python notebook.py FOLDER CANDIDATES
 
-What makes its export differ from ours is kept as the notebook has it: the raw ids are features by their tags, the DLRM
-is trained on batches that hold them although its schema does not, ``Dropna`` ends the workflow, the item tower stays in
-memory. Its cells 72 and 78 name a schema without one side's columns, which 23.8 refuses: the side's own is used here.
+Everything that makes its export differ from ours is as in the notebook: the raw ids are features by their tags, the
+DLRM is trained on batches that hold them although its schema does not, ``Dropna`` ends the workflow, the item tower
+stays in memory. Its cells 72 and 78 name a schema without one side's columns, which 23.8 refuses: the side's own schema
+is used here.
 
-Written to FOLDER: ``export`` with the notebook's files, and ``lists.json``, the lists that the notebook's own loop
-would put into Redis: raw user -> [raw items, best first, their scores], the ranker's order of the candidates that the
-two towers name. Nothing of the library is used.
+The script writes to FOLDER: ``export`` with the notebook's files, and ``lists.json``, the lists that the notebook's own
+loop would put into Redis: raw user -> [raw items, best first, their scores], the ranker's order of the candidates from
+the two towers. It does not use the library.
 """
 
 import json
@@ -25,7 +26,11 @@ from merlin.models.utils.dataset import unique_rows_by_features
 from merlin.schema.tags import Tags
 from nvtabular import ops
 
-ROWS, EPOCHS, RATE = 6000, 3, 0.01  # fewer, more and faster than there: few steps should still set the items apart
+ROWS, EPOCHS, RATE = (
+    6000,
+    3,
+    0.01,
+)  # fewer, more and faster than there: few steps must still tell the items apart
 OF_USER = ("shops", "profile", "group", "gender", "age", "consumption_2", "is_occupied", "geography", "intentions",
            "brands", "categories")  # fmt: skip
 OF_ITEM = ("category", "shop", "brand")
@@ -80,7 +85,7 @@ def trained_towers(clicks: dict[str, Dataset]) -> mm.TwoTowerModelV2:
 
 
 def trained_dlrm(parts: dict[str, Dataset]) -> mm.Model:
-    """A DLRM whose schema leaves the raw ids out, and whose batches have them."""
+    """A DLRM whose schema lacks the raw ids, while its batches have them."""
     assert set(RAW) <= set(parts["train"].schema.column_names)
     model = mm.DLRMModel(
         parts["train"].schema.without(RAW), embedding_dim=64, bottom_block=mm.MLPBlock([128, 64]),
@@ -131,6 +136,6 @@ vectors.compute(scheduler="synchronous").to_parquet(str(export / "item_embedding
 towers.query_encoder.save(str(export / "query_tower"))
 dlrm.save(str(export / "dlrm"))
 signature = tf.saved_model.load(str(export / "dlrm")).signatures["serving_default"]
-assert set(RAW) < set(signature.structured_input_signature[1])  # or this is no longer what the public notebook exports
+assert set(RAW) < set(signature.structured_input_signature[1])  # otherwise the public notebook no longer exports this
 clicks["train"].schema = whole.without(RAW)
 (home / "lists.json").write_text(json.dumps(recommended(towers, dlrm, clicks["train"], tables)))

@@ -1,11 +1,11 @@
-"""Run in the Merlin environment: an export whose models are as plain as can be, with the signatures of any release.
+"""Run in the Merlin environment: an export of the plainest possible models, with the signatures of any release.
 
     python odd_models.py FOLDER [list|absent|small]
 
-Inputs are of rank 2 and 64 bits, as before 23.6; the ranker's signature also holds an input that nothing reads and
-that no table has, and one of which only the number of rows is read. A column of numbers is stored as integers. The
-second argument makes something that cannot be carried over: a list column, a column that is in no table, embeddings for
-fewer ids than the tables have.
+Inputs have rank 2 and 64 bits, as before 23.6; the ranker's signature also holds an input that nothing reads and that
+no table has, and one whose number of rows alone is read. A column of numbers is stored as integers. The second
+argument adds something that cannot be migrated: a list column, a column that is in no table, embeddings for fewer ids
+than the tables have.
 """
 
 import json

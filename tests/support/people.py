@@ -1,4 +1,4 @@
-"""Files as people have them, and what the reader makes of them."""
+"""Files as people have them, and the reader's results."""
 
 from __future__ import annotations
 
@@ -64,6 +64,6 @@ class People:
         return column
 
     def dataset(self, split: Split | None = None) -> Dataset:
-        """The dataset of what was read."""
+        """The dataset of the raw tables."""
         encode(self.raw, self.path / "dataset", split or Split())
         return Dataset(self.path / "dataset")

@@ -1,4 +1,4 @@
-"""Pipelines on a real Redis: how a bundle is deployed for a test, and what a partition's models make together."""
+"""Pipelines on a real Redis: deployment of a bundle for a test, and answers of a partition's models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from redis_recsys.store import deployments
 K = 10
 PLAIN: dict[str, Any] = {"nearest": 25, "similar": 0, "popular": 0, "topk": K, "timeout": 1.0}
 
-# the ways in which candidates are found and their features read
+# ways to find candidates and to read their features
 HOW: list[dict[str, Any]] = [
     {"items": "memory"},
     {"items": "memory", "similar": 10, "popular": 10},
@@ -48,7 +48,7 @@ def ids(users: np.ndarray) -> dict[str, np.ndarray]:
 
 @contextmanager
 def running_all(settings: Settings) -> Iterator[Ask]:
-    """All models of the settings' partition, for as long as the block: users in, all columns out."""
+    """All models of the settings' partition, during the block: users in, all columns out."""
     client = redis_of(settings)
     record = deployments.read(client, deployments.live(client) or "")
     parts = models(settings, record.user_ids, record.item_ids)
@@ -65,7 +65,7 @@ def running_all(settings: Settings) -> Iterator[Ask]:
 
 
 def answer(settings: Settings, users: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What the models of the settings' partition make together, all columns."""
+    """All columns that the models of the settings' partition produce together."""
     with running_all(settings) as ask:
         return ask(users)
 

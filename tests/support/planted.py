@@ -1,4 +1,4 @@
-"""Small data with a planted preference, small bundles trained on it, and how a command ended."""
+"""Small data with a planted preference, and small bundles trained on it."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def planted_dataset(folder: Path, **having: Any) -> Dataset:
 
 @dataclass(frozen=True)
 class Trained:
-    """A dataset, the bundle trained on it, and the torch models that were exported, or the folder of Merlin's."""
+    """A dataset, the bundle trained on it, and the exported torch models or the folder of Merlin's."""
 
     dataset: Dataset
     bundle: Bundle
@@ -151,7 +151,7 @@ def trained_on(dataset: Dataset, target: Path, **settings: Any) -> Trained:
     """Train a small bundle and keep the torch models."""
     from redis_recsys.trainers.torch import train as trainer
 
-    trainer.torch.set_num_threads(1)  # on busy cores, threads that wait for each other take for ever
+    trainer.torch.set_num_threads(1)  # on busy cores, threads that wait for each other take forever
     models: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
         for name in ("export_towers", "export_ranker"):
@@ -170,7 +170,7 @@ def trained_on(dataset: Dataset, target: Path, **settings: Any) -> Trained:
 
 
 def trained_by_merlin(dataset: Dataset, folder: Path) -> Trained:
-    """Train a small bundle in the Merlin environment, and keep what Merlin exported."""
+    """Train a small bundle in the Merlin environment, and keep Merlin's export."""
     from redis_recsys.trainers.training import train
 
     settings = Settings(
@@ -193,7 +193,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def before_test(dataset: Dataset) -> Iterator[tuple[Entities, History]]:
-    """Every user as of the train and the valid part, one at a time: features with newest items, and all items."""
+    """Every user after the train and the valid part, one at a time: features with newest items, and all items."""
     column, clicks = dataset.schema.history, dataset.rows("train", "valid").positives()
     for number in range(len(dataset.users)):
         items = clicks.item[clicks.user == number + 1]  # rows are in the order of time

@@ -1,9 +1,9 @@
-"""Run in the Merlin environment: what TensorFlow recommends from an export, as the public notebook computes it.
+"""Run in the Merlin environment: TensorFlow's recommendations from an export, as the public notebook computes them.
 
     python reference.py EXPORT CANDIDATES K OUT.json
 
-For each user the query tower's inner products with the exported item embeddings, the best candidates, DLRM's score of
-each, and the best k of these. Nothing of the library is used.
+For each user: the query tower's inner products with the exported item embeddings, the best candidates, DLRM's score
+of each, and the best k of these. It does not use the library.
 """
 
 import json

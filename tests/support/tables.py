@@ -22,7 +22,7 @@ FULL = f"hps_et.{TABLE}"
 
 
 def row_of(keys: np.ndarray, version: int = 0) -> np.ndarray:
-    """float32[n, DIM] that tell their keys and a version."""
+    """Rows float32[n, DIM] that encode their keys and a version."""
     keys = np.asarray(keys)
     return (keys[:, None] + np.arange(DIM) / 16 + 1000.0 * version).astype(np.float32)
 
@@ -57,13 +57,13 @@ def configured(table: Path | None, rocks: Path | None = None, **volatile: Any) -
 
 
 def access(cluster: EmbeddedCluster, timeout: float = 0.5, pause: float = 0.2) -> Access:
-    """How the nodes of a cluster are reached."""
+    """Access to the nodes of a cluster."""
     return Access(tuple(cluster.addresses), password=cluster.password, timeout=timeout, pause=pause)
 
 
 @contextmanager
 def serving(config: Config, cluster: EmbeddedCluster | None) -> Iterator[ParameterServer]:
-    """A parameter server for the block."""
+    """A parameter server during the block."""
     server = ParameterServer(config, Nodes(access(cluster)) if cluster is not None else None, device="cpu")
     try:
         yield server

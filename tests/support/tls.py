@@ -1,4 +1,4 @@
-"""A TLS endpoint in front of a Redis that is built without TLS."""
+"""TLS endpoint in front of a Redis that is built without TLS."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _accept(listener: socket.socket, context: ssl.SSLContext, port: int) -> None
 
 
 def _serve(plain: socket.socket, context: ssl.SSLContext, port: int) -> None:
-    """Request and answer in turn: what redis-py does without pipelines."""
+    """Pass requests and answers in turn, as redis-py sends them without pipelines."""
     try:
         with (
             context.wrap_socket(plain, server_side=True) as secure,

@@ -1,4 +1,4 @@
-"""Real Tritons with trivial models, and questions to them."""
+"""Real Tritons with trivial models, and requests to them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WHOLE = [Model("recommender", ("whole",), (USER,), (*ANSWER, *STATUS, *COUNTS))]
 
 
 def three(ids: str) -> list[Model]:
-    """A partition in which models make, read, and make again a column."""
+    """A partition in which models make, read, and remake a column."""
     user, items = Field("user_id", ids), Field("item_ids", ids, (20,))
     degraded, generation = STATUS
     return [
@@ -53,8 +53,8 @@ def triton_of(
     """A Triton, not yet started, of models whose stages are doubles.
 
     Args:
-        alter: changes the written model repository.
-        variables: of the server's environment.
+        alter: function that changes the written model repository.
+        variables: variables of the server's environment.
     """
 
     def write_models(folder: Path) -> None:
@@ -67,7 +67,7 @@ def triton_of(
 
 
 def infer(server: EmbeddedTriton, users: list[int], *names: str, timeout: float = 10) -> dict[str, np.ndarray]:
-    """Outputs by name, those that came; without names: all."""
+    """Outputs by name, those that the answer has; without names: all."""
     with grpc.InferenceServerClient(f"{server.host}:{server.grpc_port}") as client:
         request = grpc.InferInput("user_id", [len(users), 1], "INT64")
         request.set_data_from_numpy(np.array(users, np.int64)[:, None])

@@ -1,4 +1,4 @@
-"""Outputs replace nothing but their like, are refused before any work starts, and have one writer at a time."""
+"""Outputs replace only their own kind, are refused before any work starts, and have one writer at a time."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ FORCE = pytest.mark.parametrize("force", [(), ("--force",)], ids=["", "force"])
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
-    """Every file below a folder, hidden ones included; None for what is no file."""
+    """Every file below a folder, hidden ones included; None for entries that are not files."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")
     }
 
 
-# What is there
+# Existing contents
 
 
 def a_dataset(folder: Path) -> None:
@@ -83,7 +83,7 @@ MADE = (a_dataset, a_bundle, a_criteo_dataset, a_table_of_hugectr)
 
 @pytest.fixture
 def thesis(tmp_path: Path) -> Path:
-    """A folder that is somebody's."""
+    """A folder that belongs to somebody."""
     (tmp_path / "thesis" / "figures").mkdir(parents=True)
     (tmp_path / "thesis" / "thesis.docx").write_text("three years")
     return tmp_path / "thesis"
@@ -252,7 +252,7 @@ def test_an_empty_folder_is_taken(recsys: Recsys, tmp_path: Path) -> None:
 def test_a_link_stays_and_the_folder_it_points_to_is_replaced(recsys: Recsys, tmp_path: Path, thesis: Path) -> None:
     a_dataset(tmp_path / "big disk" / "dataset")
     (tmp_path / "dataset").symlink_to(tmp_path / "big disk" / "dataset")
-    (tmp_path / "new").symlink_to(tmp_path / "big disk" / "new")  # which is not there yet
+    (tmp_path / "new").symlink_to(tmp_path / "big disk" / "new")  # which does not exist yet
     (tmp_path / "mine").symlink_to(thesis)
     for name in ("dataset", "new"):
         assert recsys(*SMALL[:2], "--rows", 700, "--out", name).code == 0
@@ -306,7 +306,7 @@ def test_a_plot_replaces_nothing_but_a_picture_of_its_format(recsys: Recsys, tmp
     ):
         with pytest.raises(error, match=re.escape(reason)):
             plots.metric_bars(values, 7, path=path)
-        # the verb says so before it evaluates, for which there is nothing here
+        # the verb says so before it evaluates, which could not work here
         assert reason in recsys("evaluate", "no bundle", "--plot", path).error()
     assert contents(tmp_path) == before
     (tmp_path / "plot.png").unlink()
@@ -351,13 +351,13 @@ columns:
 
 
 def log(customer: str, rows: int = 3000) -> str:
-    """A log whose users are all of one customer."""
+    """A log with the users of one customer."""
     lines = [f"{customer}{row % 60},i{row * 7 % 40},{row}" for row in range(rows)]
     return "\n".join(["user,item,time", *lines]) + "\n"
 
 
 def users_of(dataset: Path) -> set[str]:
-    """First letters of the user ids: which customers they belong to."""
+    """First letters of the user ids, one per customer."""
     return {str(user)[0] for user in Dataset(dataset).users.raw_ids}
 
 
@@ -422,7 +422,7 @@ def test_two_at_once_with_one_target_leave_one_of_the_two_whole(tmp_path: Path) 
 
 @pytest.fixture
 def training(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A training that does not end by itself, of whose first epoch there is a checkpoint."""
+    """A training that does not end by itself and has written a checkpoint of its first epoch."""
     a_dataset(tmp_path / "dataset")
     endless = ("--epochs", 1_000_000, "--patience", 1_000_000, "--embedding-dim", 4, "--device", "cpu")
     process = start(tmp_path, "train", "dataset", *endless)

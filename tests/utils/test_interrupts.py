@@ -23,14 +23,14 @@ RANDOM = random.Random(16)
 
 
 def signalled(number: int, wait: Callable[[], object]) -> None:
-    """Have a signal noted, without breaking off anything, once the main thread waits: as if it had come just before."""
+    """Note a signal once the main thread waits, without interrupting anything: as if it had come just before."""
     threading.Timer(0.2, _thread.interrupt_main, [number]).start()
     wait()
 
 
 @pytest.fixture
 def silent() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Two ends of a connection of which nobody says anything."""
+    """Both ends of a connection on which nobody sends anything."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.settimeout(30)

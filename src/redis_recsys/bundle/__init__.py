@@ -1,6 +1,6 @@
 """Bundles: the output of training, one folder that every later step reads.
 
-- ``bundle``: the folder opened: manifest, schema, users, items, popularity
+- ``bundle``: an opened bundle: manifest, schema, users, items, popularity
 - ``writer``: the last step of every trainer
 - ``models``: its ONNX models: towers, ranker, item side
 - ``rules``: business rules over its items: allow and deny

@@ -1,4 +1,4 @@
-"""The bundle: everything that is left of training, in one directory that every later step reads.
+"""The bundle, the output of training: one directory that every later step reads.
 
 ::
 
@@ -16,7 +16,7 @@
       item_embeddings.parquet  ``embedding`` float32[D], row i belongs to item i + 1
       item_values.parquet      raw values of the items' categorical columns, for business rules (entities.py)
       popularity.parquet       ``item`` int32 and ``count`` int64 (clicks ever) of clicked items, most popular first;
-                               where times are known, ``recent`` int64 (clicks among the newest tenth) decides first
+                               where times are known, ``recent`` int64 (clicks among the newest tenth) comes first
       history.parquet          ``items`` list<int32> of each user, oldest first, in the order of user_features
 
 History, popularity and the users' newest items are those after every row of the dataset, its test part included.
@@ -50,7 +50,7 @@ if TYPE_CHECKING:  # ONNX Runtime is slow to import, and most of a bundle is rea
     from .models import ItemSide, Ranker, RankerHead, Tower
 
 BUNDLE_VERSION = 2
-READABLE = (1, BUNDLE_VERSION)  # bundles of version 1 do not hold what was clicked in the test part
+READABLE = (1, BUNDLE_VERSION)  # bundles of version 1 do not hold the clicks of the test part
 MANIFEST, SCHEMA, RANKER = "manifest.json", "schema.yaml", "ranker.onnx"
 EMBEDDINGS, POPULARITY, HISTORY = "item_embeddings.parquet", "popularity.parquet", "history.parquet"
 
@@ -88,7 +88,7 @@ class Manifest(BaseModel):
     users: int
     items: int
     metrics: dict[str, Any]
-    learned_from: dict[Part, int] = Field({}, description="rows that the models have learned from, by part of the data")
+    learned_from: dict[Part, int] = Field({}, description="number of rows the models learned from, by part of the data")
     final: bool = Field(False, description="trained for production, on every row: there is nothing to evaluate it on")
     files: dict[str, File]
 
@@ -100,7 +100,7 @@ class Bundle:
         """Open a bundle and, unless told otherwise, compare every file with its checksum.
 
         Raises:
-            BundleError: no bundle, a newer version, a missing file or one that was altered.
+            BundleError: no bundle, a newer version, a missing or an altered file.
         """
         self.path = Path(path)
         try:
@@ -137,7 +137,7 @@ class Bundle:
 
     @property
     def fingerprint(self) -> str:
-        """Changes whenever any file of the bundle does."""
+        """Hash that changes whenever any file of the bundle does."""
         return sha256(self.path / MANIFEST)[:16]
 
     @property
@@ -147,7 +147,7 @@ class Bundle:
 
     @property
     def made(self) -> int:
-        """When it was made, epoch milliseconds."""
+        """Time at which the bundle was made, epoch milliseconds."""
         return int(datetime.fromisoformat(self.manifest.created).timestamp() * 1000)
 
     @cached_property
@@ -196,7 +196,7 @@ class Bundle:
 
     @cached_property
     def item_embeddings(self) -> np.ndarray:
-        """float32[items, D]; row i belongs to item i + 1."""
+        """Item embeddings float32[items, D]; row i belongs to item i + 1."""
         parts = [
             batch.column("embedding").flatten().to_numpy(zero_copy_only=False)
             for batch in stream_parquet(self.path / EMBEDDINGS, ["embedding"])
@@ -206,7 +206,7 @@ class Bundle:
     def item_values(self, name: str) -> pa.ChunkedArray | None:
         """Raw values of a categorical column, one per item in table order: int64, text, or lists of these.
 
-        None where the bundle lacks them: it is of an earlier release, or of an import that could not tell.
+        None where the bundle lacks them: it comes from an earlier release, or from an import that did not know them.
 
         Raises:
             BundleError: the file is damaged.
@@ -221,7 +221,7 @@ class Bundle:
 
     @cached_property
     def popularity(self) -> Popular:
-        """All items, most popular first; none where no click is known."""
+        """All items, most popular first; empty where no clicks are known."""
         path = self.path / POPULARITY
         recent = [name for name in pq.read_schema(path).names if name == "recent"]
         blocks = list(stream_parquet(path, ["item", "count", *recent]))
@@ -233,7 +233,7 @@ class Bundle:
         return Popular.of(Clicks(*clicks), self.raw_ids("item"))
 
     def users(self, block: int = 4096) -> Iterator[tuple[Entities, History]]:
-        """All users in table order, ``block`` at a time: features, and what each has interacted with.
+        """All users in table order, ``block`` at a time: features and histories.
 
         In the history of a block, user 1 is the block's first row.
         """
@@ -257,13 +257,13 @@ def writing_bundle(target: Path) -> Iterator[Path]:
 
 
 def write_tables(folder: Path, item_embeddings: np.ndarray, clicks: Clicks, history: History, users: int) -> None:
-    """Write the parquet files that do not come from the dataset as they are.
+    """Write the parquet files that are not copied from the dataset.
 
     Args:
         folder: a directory from :func:`writing_bundle`.
         item_embeddings: float32[items, D].
-        clicks: of each item.
-        history: what each user has interacted with.
+        clicks: clicks of each item.
+        history: items that each user has interacted with.
         users: number of users.
     """
     flat = pa.array(np.ascontiguousarray(item_embeddings, np.float32).reshape(-1))
@@ -292,7 +292,7 @@ def finish(
     learned_from: dict[Part, int] | None = None,
     final: bool = False,
 ) -> None:
-    """Write schema and manifest, the last step before the bundle takes its place; see :class:`Manifest`."""
+    """Write schema and manifest, the last step before the bundle moves into place; see :class:`Manifest`."""
     schema.save(folder / SCHEMA)
     files = {
         path.relative_to(folder).as_posix(): File(bytes=path.stat().st_size, sha256=sha256(path))

@@ -1,4 +1,4 @@
-"""The bundle's models in ONNX Runtime: towers, and the ranker whole or cut where its sides meet."""
+"""The bundle's models in ONNX Runtime: towers, and the ranker, whole or cut where its sides meet."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def session(model: Path | onnx.ModelProto, threads: int = 1, spin: bool = True) 
 
     Args:
         model: a file, or a graph in memory.
-        threads: that one run may use; several runs at once each have their own.
-        spin: whether several threads wait for work on their cores: quicker, where nobody else needs these.
+        threads: number of threads for one run; concurrent runs each have their own.
+        spin: whether several threads wait for work by spinning: quicker, where nobody else needs their cores.
 
     Raises:
         BundleError: the file is missing or not a model.
@@ -40,13 +40,13 @@ def session(model: Path | onnx.ModelProto, threads: int = 1, spin: bool = True) 
 
 
 class Tower:
-    """Packed rows -> unit embeddings."""
+    """Tower model: packed rows -> unit embeddings."""
 
     def __init__(self, path: Path, threads: int = 1) -> None:
         self._session = session(path, threads)
 
     def embed(self, categorical: np.ndarray, numeric: np.ndarray) -> np.ndarray:
-        """int32[n, C], float32[n, F] -> float32[n, D], the same to the bit for a row alone and for one among many."""
+        """Embed int32[n, C], float32[n, F] as float32[n, D], the same to the bit for one row alone or among many."""
         count = len(categorical)
         if count == 1:  # a matrix product sums a single row in another order
             categorical, numeric = np.repeat(categorical, 2, axis=0), np.repeat(numeric, 2, axis=0)
@@ -54,7 +54,7 @@ class Tower:
 
 
 class Ranker:
-    """Packed rows of users and their candidates -> click probabilities, in one run."""
+    """Whole ranker: packed rows of users and their candidates -> click probabilities, in one run."""
 
     def __init__(self, path: Path, threads: int = 1) -> None:
         self._session = session(path, threads)
@@ -66,13 +66,13 @@ class Ranker:
         item_categorical: np.ndarray,
         item_numeric: np.ndarray,
     ) -> np.ndarray:
-        """int32[b, Cu], float32[b, Fu], int32[b, n, Ci], float32[b, n, Fi] -> float32[b, n]."""
+        """Score int32[b, Cu], float32[b, Fu], int32[b, n, Ci], float32[b, n, Fi] -> float32[b, n]."""
         inputs = (user_categorical, user_numeric, item_categorical, item_numeric)
         return self._session.run(["probability"], dict(zip(RANKER_INPUTS, inputs, strict=True)))[0]
 
 
 class ItemSide:
-    """What each item contributes to the ranker, computed once for the whole catalogue."""
+    """Item side of the ranker, computed once for the whole catalogue."""
 
     def __init__(self, path: Path, categorical: np.ndarray, numeric: np.ndarray, threads: int = 1) -> None:
         """
@@ -80,10 +80,10 @@ class ItemSide:
             path: ``ranker.onnx``.
             categorical: int32[items, Ci], the catalogue.
             numeric: float32[items, Fi].
-            threads: that the computation may use.
+            threads: number of threads for the computation.
 
         Raises:
-            BundleError: the file is missing or not such a ranker.
+            BundleError: the file is missing or is not a ranker of this kind.
         """
         padded = [np.concatenate([np.zeros((1, a.shape[1]), a.dtype), a]) for a in (categorical, numeric)]
         inputs = dict(zip(RANKER_INPUTS[2:], (a[None] for a in padded), strict=True))
@@ -93,7 +93,7 @@ class ItemSide:
         self._catalogue = [output[0] for output in side.run(outputs, inputs)]
 
     def __call__(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Entity numbers int[b, n] -> vectors float32[b, n, V], log-odds float32[b, n, 1]."""
+        """Look up entity numbers int[b, n] -> vectors float32[b, n, V], log-odds float32[b, n, 1]."""
         vectors, log_odds = (side[items] for side in self._catalogue)
         return vectors, log_odds
 
@@ -105,17 +105,17 @@ class RankerHead:
         """
         Args:
             path: ``ranker.onnx``.
-            threads: that one run may use.
+            threads: number of threads for one run.
 
         Raises:
-            BundleError: the file is missing or not such a ranker.
+            BundleError: the file is missing or is not a ranker of this kind.
         """
         self._session = session(_part(path, [*RANKER_INPUTS[:2], *HEAD_INPUTS[2:]], ["probability"]), threads)
 
     def __call__(
         self, user_categorical: np.ndarray, user_numeric: np.ndarray, vectors: np.ndarray, log_odds: np.ndarray
     ) -> np.ndarray:
-        """int32[b, Cu], float32[b, Fu] and what ``ItemSide`` returns for b x n items -> float32[b, n]."""
+        """Score int32[b, Cu], float32[b, Fu] and the output of ``ItemSide`` for b x n items -> float32[b, n]."""
         inputs = (user_categorical, user_numeric, vectors, log_odds)
         names = (*RANKER_INPUTS[:2], *HEAD_INPUTS[2:])
         return self._session.run(None, dict(zip(names, inputs, strict=True)))[0]

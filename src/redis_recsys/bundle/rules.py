@@ -1,7 +1,7 @@
-"""Business rules: which items may be shown, told by raw values of their columns.
+"""Business rules: items that may be shown, chosen by raw values of their columns.
 
-Rules are evaluated on what the data says, not on the ids that models see: a value of its own id or none, one beyond a
-list's length for the models, one that no training row has, all count.
+Rules are evaluated on the raw data, not on the ids that models see: values without an id of their own, values beyond
+the length of lists for the models and values that no training row has all count.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from ..dataset.schema import Column
 from ..errors import ConfigError
 from .bundle import Bundle
 
-LOOKED_THROUGH = 50_000  # values of a column that a mistyped one is compared with
-ALIKE = 0.75  # from which similarity on it may have been meant
-BOOLEANS = {"true": "1", "false": "0"}  # as numbers, which columns of truth values become in parquet
+LOOKED_THROUGH = 50_000  # number of a column's values that a mistyped one is compared with
+ALIKE = 0.75  # lowest similarity at which a value is suggested
+BOOLEANS = {"true": "1", "false": "0"}  # as numbers, since boolean columns become these in parquet
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Rules:
-    """The rules of the settings on the items of a bundle.
+    """The settings' rules applied to the items of a bundle.
 
     Attributes:
-        allowed: bool[items + 1] by entity number, which items may be shown; never the unknown item 0.
+        allowed: mask bool[items + 1] by entity number of the items that may be shown; never the unknown item 0.
         warnings: one line per value that no item has.
     """
 
@@ -44,15 +44,15 @@ class Rules:
         """Evaluate ``online.allow`` and ``online.deny``.
 
         Raises:
-            ConfigError: a rule names a column that cannot be told, or all rules together leave no item.
+            ConfigError: a rule names an unusable column, or all rules together leave no item.
         """
         allowed = np.ones(bundle.manifest.items + 1, bool)
         allowed[0] = False
         warnings: list[str] = []
         for rule, values_of in (("allow", online.allow), ("deny", online.deny)):
-            for name, wanted in values_of.items():
-                having, unknown = _having(_values(bundle, rule, name), wanted)
-                allowed[1:] &= having if rule == "allow" else ~having
+            for name, chosen in values_of.items():
+                matching, unknown = _matching(_values(bundle, rule, name), chosen)
+                allowed[1:] &= matching if rule == "allow" else ~matching
                 warnings += (f"setting online.{rule} names {word} in {name}, {what}" for word, what in unknown)
         if bundle.manifest.items and not allowed.any():
             because = f": {'; '.join(warnings)}" if warnings else ""
@@ -68,7 +68,7 @@ class Rules:
 
 
 def _values(bundle: Bundle, rule: str, name: str) -> pa.ChunkedArray:
-    """Raw values of a column, by item."""
+    """Raw values of a column, one per item."""
     columns: dict[str, Column] = {c.name: c for c in bundle.schema.columns if c.side == "item"}
     usable = [c.name for c in bundle.schema.categorical("item")]
     if name not in usable:
@@ -87,36 +87,36 @@ def _values(bundle: Bundle, rule: str, name: str) -> pa.ChunkedArray:
     return values
 
 
-def _having(values: pa.ChunkedArray, wanted: Sequence[bool | int | str]) -> tuple[np.ndarray, list[tuple[str, str]]]:
-    """Which items have one of the wanted values, bool[items], and what is to be said of wanted values that none has."""
+def _matching(values: pa.ChunkedArray, chosen: Sequence[bool | int | str]) -> tuple[np.ndarray, list[tuple[str, str]]]:
+    """Mask bool[items] of the items with one of the chosen values, and remarks on chosen values that no item has."""
     column = values.combine_chunks()
     if isinstance(column, pa.ChunkedArray):  # without any chunk
         column = pa.array([], column.type)
     lists = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
     flat = (column.flatten() if lists else column).dictionary_encode()
-    known = [_text(value) for value in flat.dictionary.to_pylist()]  # several may be the same, such as True and true
+    in_data = [_text(value) for value in flat.dictionary.to_pylist()]  # several may be the same, such as True and true
     whole = pa.types.is_integer(flat.dictionary.type)
-    texts = [BOOLEANS.get(_text(value), _text(value)) if whole else _text(value) for value in wanted]
-    chosen = set(texts)
-    ids = pa.array([number for number, text in enumerate(known) if text in chosen], pa.int32())
-    found = pc.is_in(flat.indices, ids).to_numpy(zero_copy_only=False)
+    texts = [BOOLEANS.get(_text(value), _text(value)) if whole else _text(value) for value in chosen]
+    chosen_texts = set(texts)
+    ids = pa.array([number for number, text in enumerate(in_data) if text in chosen_texts], pa.int32())
+    matching = pc.is_in(flat.indices, ids).to_numpy(zero_copy_only=False)
     if lists:
-        having = np.zeros(len(column), bool)
-        having[pc.list_parent_indices(column).to_numpy()[found]] = True
-        found = having
-    there = set(known)
-    missing = [(value, text) for value, text in zip(wanted, texts, strict=True) if text not in there]
-    return found, [(repr(value), _close(known, text)) for value, text in missing]
+        matching_items = np.zeros(len(column), bool)
+        matching_items[pc.list_parent_indices(column).to_numpy()[matching]] = True
+        matching = matching_items
+    distinct = set(in_data)
+    missing = [(value, text) for value, text in zip(chosen, texts, strict=True) if text not in distinct]
+    return matching, [(repr(value), _remark(in_data, text)) for value, text in missing]
 
 
 def _text(value: object) -> str:
-    """What a raw value and one of the settings are compared by: 7 and "7", True and "true" are the same."""
+    """Text by which raw values and those of the settings are compared: 7 and "7", True and "true" are the same."""
     text = str(value)
     return text.lower() if text.lower() in BOOLEANS else text
 
 
-def _close(known: Sequence[str], text: str) -> str:
-    """What is said of a value that is not among the ``known`` ones."""
-    names = {each.casefold().strip(): each for each in known[:LOOKED_THROUGH]}
-    close = [repr(names[each]) for each in get_close_matches(text.casefold().strip(), names, cutoff=ALIKE)]
+def _remark(in_data: Sequence[str], text: str) -> str:
+    """Remark on a value that is not in the data, with similar values that are."""
+    names = {value.casefold().strip(): value for value in in_data[:LOOKED_THROUGH]}
+    close = [repr(names[name]) for name in get_close_matches(text.casefold().strip(), names, cutoff=ALIKE)]
     return "which no item has" + (f": did you mean {' or '.join(close)}?" if close else "")

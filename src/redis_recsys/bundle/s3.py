@@ -1,11 +1,11 @@
-"""Datasets and bundles to and from S3: every byte checked, and visible at both ends only once all of it is there.
+"""Copies of datasets and bundles in S3: every byte is checked, and either end shows a copy only once it is complete.
 
-Below the address lie the files under ``files/<sha256>/<path>``, and ``index.json`` with the path, size and SHA-256
-of each. Pushing writes the index last. A push over an older one leaves the old files in place, so whoever reads by
-the old index meanwhile gets the old version whole. Pulling downloads into ``.<name>.partial`` beside the target,
-where an interrupted pull is taken up again, and renames it once every checksum is right.
+The address holds the files under ``files/<sha256>/<path>``, and ``index.json`` with the path, size and SHA-256 of
+each. Pushing writes the index last. A push over an older one leaves the old files in place, so readers that use the
+old index meanwhile get the whole old version. Pulling downloads into ``.<name>.partial`` beside the target, where an
+interrupted pull is resumed, and renames it once every checksum is right.
 
-boto3 finds credentials, region and address in its usual places: ``AWS_*`` environment variables (among them
+boto3 finds credentials, region and address in its usual places: ``AWS_*`` environment variables (including
 ``AWS_ENDPOINT_URL`` for other S3 servers) or ``~/.aws``.
 """
 
@@ -61,7 +61,7 @@ class Entry(BaseModel):
 
 
 class Index(BaseModel):
-    """``index.json``: what an asset consists of."""
+    """``index.json``, the list of an asset's files."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -83,7 +83,7 @@ class Index(BaseModel):
 
 
 def push(source: Path, url: str) -> None:
-    """Upload a dataset or bundle; files that are there already are not sent again.
+    """Upload a dataset or bundle; files that S3 has already are not sent again.
 
     Args:
         source: folder of the asset.
@@ -91,7 +91,7 @@ def push(source: Path, url: str) -> None:
 
     Raises:
         ConfigError: the address or the credentials cannot be used.
-        DataError: ``source`` is no asset, S3 refuses or cannot be reached.
+        DataError: ``source`` is not an asset, or S3 refuses or cannot be reached.
     """
     bucket, prefix = _parse(url)
     source = Path(source)
@@ -121,7 +121,7 @@ def pull(url: str, target: Path, force: bool = False) -> None:
     Args:
         url: ``s3://bucket/prefix``.
         target: folder to write; an older asset of the same kind there is replaced.
-        force: replace an asset of another kind, too.
+        force: whether an asset of another kind is replaced, too.
 
     Raises:
         ConfigError: the address or the credentials cannot be used.
@@ -149,7 +149,7 @@ def pull(url: str, target: Path, force: bool = False) -> None:
 
 
 def _kind(index: Index) -> Kind | None:
-    """Kind of folder that an asset is; None if it is none of this project's."""
+    """Kind of folder of an asset; None if it is none of this project's."""
     signs = {"criteo.json": CRITEO, tower_file("item"): BUNDLE, "train": DATASET, "interactions": RAW}
     tops = {path.partition("/")[0] for path in index.files}
     return next((kind for sign, kind in signs.items() if sign in tops), None)
@@ -173,7 +173,7 @@ def _download(client: Any, bucket: str, prefix: str, index: Index, folder: Path)
 
 
 def _all_at_once(work: Work, index: Index, advance: Callable[[int], None]) -> None:
-    """Run ``work`` on files concurrently; the first error, or Ctrl-C, stops what is under way."""
+    """Run ``work`` on files concurrently; the first error, or Ctrl-C, stops all running work."""
     stopped = Event()
 
     def report(size: int) -> None:
@@ -216,7 +216,7 @@ def _key(prefix: str, path: str, entry: Entry) -> str:
 
 
 def _size(client: Any, bucket: str, key: str) -> int | None:
-    """Bytes of an object; None where there is none or looking is not allowed."""
+    """Bytes of an object; None where there is none or access is not allowed."""
     try:
         return int(client.head_object(Bucket=bucket, Key=key)["ContentLength"])
     except ClientError:
@@ -228,7 +228,7 @@ def _is_asset(folder: Path) -> bool:
 
 
 def _parse(url: str) -> tuple[str, str]:
-    """Bucket, and prefix that ends with a slash or is empty."""
+    """Bucket and prefix; the prefix ends with a slash or is empty."""
     bucket, _, prefix = url.removeprefix("s3://").partition("/")
     if not url.startswith("s3://") or not bucket:
         raise ConfigError(f"{url!r} is not an S3 address: write s3://bucket/folder")

@@ -1,4 +1,4 @@
-"""The last step of every trainer: what a bundle holds besides its models."""
+"""The last step of every trainer: the files of a bundle besides its models."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def complete(
 ) -> None:
     """Write everything but the ONNX files, which must be there.
 
-    Histories, newest items and popularity are those after every row, whatever the models have learned from:
-    what users had yesterday is not recommended today.
+    Histories, newest items and popularity include every row, whatever the models have learned from: items that users
+    had yesterday are not recommended today.
 
     Args:
         folder: a directory from :func:`bundle.writing_bundle`.
-        dataset: that the models were trained on.
+        dataset: dataset on which the models were trained.
         trainer: name for the manifest.
-        metrics: of the training.
+        metrics: metrics of the training.
         learned: parts of the dataset that the models have learned from.
         final: whether these are all parts, for production.
     """

@@ -1,20 +1,20 @@
-"""Ali-CCP, the public Alibaba click and conversion set, from its raw files into raw tables.
+"""Reader of Ali-CCP, the public Alibaba click and conversion set: its raw files become raw tables.
 
 The set (Tianchi data set 408; its terms forbid redistribution) comes as four files, two for training and two for
 testing. A row of ``sample_skeleton_*.csv`` is an impression of an item::
 
     sample_id,click,conversion,common_feature_index,feature_num,feature_list
 
-and a row of ``common_features_*.csv`` what its session says of the user::
+and a row of ``common_features_*.csv`` holds the user's features in a session::
 
     common_feature_index,feature_num,feature_list
 
 A feature list joins features with \\x01; each is ``field_id \\x02 feature_id \\x03 weight``. The files are read in
 blocks of lines, so memory holds a block, the map from session to user, and the features of users and items.
 
-The data has no clock. The row number takes the place of the time, the training file first: the publisher cut the
-files by time, so a temporal split keeps what came later for testing, while the order inside a file says little.
-A user's or an item's features are those of its first row, hence from the training file wherever it occurs there.
+The data has no times. The row number stands in for the time, the training file first: the publisher cut the
+files by time, so a temporal split keeps later rows for testing, while the order inside a file says little.
+A user's or an item's features are those of its first row, hence from the training file if it occurs there.
 
 Source: X. Ma et al., "Entire Space Multi-Task Model", SIGIR 2018.
 """
@@ -48,7 +48,7 @@ USER_LISTS = {
     "user_intentions": "150_14",
 }
 ITEM_FIELDS = {"item_category": "206", "item_shop": "207", "item_brand": "216"}
-LIST_LENGTH = 10  # kept of the 14-day behaviours of a user, the heaviest first
+LIST_LENGTH = 10  # number of a user's 14-day behaviours that are kept, the heaviest first
 BLOCK = 1 << 25  # bytes
 
 _FEATURE = r"[\d_]+\x02\d+\x03[^\x01-\x03,]+"
@@ -63,7 +63,7 @@ def read(source: Path, folder: Path) -> None:
     Rows with a conversion but no click, which the set holds by mistake, are left out.
 
     Args:
-        source: folder in or below which the four files lie; the two test files may be missing.
+        source: folder that holds the four files, at any depth; the two test files may be missing.
         folder: raw data folder to write.
 
     Raises:
@@ -90,14 +90,14 @@ def read(source: Path, folder: Path) -> None:
 
 
 def _find(source: Path, name: str) -> Path:
-    found = sorted(Path(source).rglob(name))
-    if not found:
+    paths = sorted(Path(source).rglob(name))
+    if not paths:
         raise DataError(f"no {name} in or below {source}: unpack the Ali-CCP archives there")
-    return found[0]
+    return paths[0]
 
 
 def _sessions(path: Path, users: pl.DataFrame | None) -> tuple[pl.DataFrame, pl.DataFrame | None]:
-    """Which user each session (``index``) belongs to, and ``users`` with those added that are new."""
+    """The user of each session (``index``), and ``users`` with new ones added."""
     owners = []
     for lines in _blocks(path, COMMON):
         table = lines.select(
@@ -138,10 +138,14 @@ def _impressions(
     return time, items
 
 
-def _with_new(known: pl.DataFrame | None, seen: pl.DataFrame, key: str) -> pl.DataFrame:
-    """``known``, and after them the entities of ``seen`` that are not there yet."""
+def _with_new(entities: pl.DataFrame | None, seen: pl.DataFrame, key: str) -> pl.DataFrame:
+    """``entities``, followed by those of ``seen`` that it lacks."""
     seen = seen.unique(key, keep="first", maintain_order=True)
-    return seen if known is None else pl.concat([known, seen.join(known, on=key, how="anti", maintain_order="left")])
+    return (
+        seen
+        if entities is None
+        else pl.concat([entities, seen.join(entities, on=key, how="anti", maintain_order="left")])
+    )
 
 
 def _blocks(path: Path, layout: tuple[str, str, str]) -> Iterator[pl.DataFrame]:
@@ -170,16 +174,16 @@ def _blocks(path: Path, layout: tuple[str, str, str]) -> Iterator[pl.DataFrame]:
 
 
 def _one(field: str) -> pl.Expr:
-    """The feature id that a line has in a field; null where it has none."""
+    """The feature id of a line in a field; null where it has none."""
     return pl.col("line").str.extract(rf"[,\x01]{field}\x02(\d+)\x03").cast(pl.Int64, strict=False)
 
 
 def _heaviest(field: str) -> pl.Expr:
-    """The feature ids of a field with many, by falling weight."""
+    """The feature ids of a field with several, by falling weight."""
     weight = pl.element().str.extract(r"\x03(.+)$").cast(pl.Float64, strict=False)
     heaviest = pl.element().sort_by(weight, descending=True, nulls_last=True, maintain_order=True).head(LIST_LENGTH)
-    found = pl.col("line").str.extract_all(rf"[,\x01]{field}\x02\d+\x03[^\x01]+")
-    return found.list.eval(heaviest.str.extract(r"\x02(\d+)").cast(pl.Int64, strict=False))
+    features = pl.col("line").str.extract_all(rf"[,\x01]{field}\x02\d+\x03[^\x01]+")
+    return features.list.eval(heaviest.str.extract(r"\x02(\d+)").cast(pl.Int64, strict=False))
 
 
 SCHEMA = Schema(

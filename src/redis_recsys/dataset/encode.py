@@ -1,9 +1,9 @@
-"""Raw interactions become a dataset: split, numbered, encoded (the layout is described in ``dataset.py``).
+"""Encoding of raw interactions into a dataset: split, numbered, encoded (``interactions.py`` describes the layout).
 
 Streaming passes over the interactions, in file order: the first checks ids, targets and times; the second counts
 users and items in the training rows and finds the row that holds each one's features; the third replaces raw ids
-by entity numbers and writes the parts; the last does what the second does over all rows, for ``final/``. A feature that
-is missing in some of those rows costs a pass of its own, over its column alone. Held in memory are the users, the
+by entity numbers and writes the parts; the last repeats the second over all rows, for ``final/``. A feature that
+is missing in some of those rows costs a pass of its own, over its column alone. Memory holds the users, the
 items, and a few bytes per interaction.
 """
 
@@ -43,7 +43,7 @@ def encode(raw: Path, target: Path, split: Split) -> None:
     Args:
         raw: folder with schema.yaml, interactions/part-*.parquet and optional users.parquet and items.parquet.
         target: folder of the dataset; it appears whole or not at all.
-        split: which rows train, validate and test.
+        split: division of the rows into training, validation and test.
 
     Raises:
         SchemaError: the schema is invalid, or a column is missing or of the wrong type.
@@ -70,7 +70,7 @@ def encode(raw: Path, target: Path, split: Split) -> None:
 
 
 def _divide(source: Raw, split: Split) -> tuple[pl.LazyFrame, dict[str, Any]]:
-    """The interactions with PART and ORDER (position in time) beside them, and what the manifest says of the split."""
+    """The interactions with PART and ORDER (position in time) added, and the manifest's entries on the split."""
     schema = source.schema
     user, time = schema.id_column("user").name, schema.time.name if schema.time else None
     needed = [name for name in (time, user if split.by == "user" else None) if name is not None]
@@ -85,43 +85,44 @@ def _divide(source: Raw, split: Split) -> tuple[pl.LazyFrame, dict[str, Any]]:
     description: dict[str, Any] = {"split": split.model_dump(), "rows": counts}
     if cuts is not None:
         description["cuts"] = dict(zip(("valid_from", "test_from"), cuts, strict=True))
-    beside = pl.DataFrame({PART: part, ORDER: order})
-    return pl.concat([source.interactions, beside.lazy()], how="horizontal"), description
+    added = pl.DataFrame({PART: part, ORDER: order})
+    return pl.concat([source.interactions, added.lazy()], how="horizontal"), description
 
 
 def _entities(source: Raw, rows: pl.LazyFrame, side: Side, training: pl.Expr) -> pl.DataFrame:
     """Every user or item, most frequent in training first: id, raw features and labels, COUNT and NUMBER.
 
-    A feature in the interactions is the newest known one of the training rows; of a user or item without such rows,
-    the oldest known one of the others. What only later rows tell of somebody in training is the future, and unknown.
+    A feature in the interactions is the newest known value of the training rows; for a user or item without such
+    rows, the oldest known value of the others. For users and items in training, what only later rows say is the
+    future, and unknown.
 
     Args:
         source: the raw folder.
-        rows: from :func:`_divide`.
+        rows: interactions from :func:`_divide`.
         side: user or item.
-        training: which rows count as such.
+        training: whether a row counts as a training row.
     """
     key = source.schema.id_column(side).name
     rank = _rank(training)
-    found = (
+    entities = (
         rows.group_by(key)
         .agg(training.sum().cast(pl.Int64).alias(COUNT), rank.max().alias(RANK))
         .collect(engine="streaming")
     )
     flat = [column.name for column in source.flat[side]]
     if flat:
-        found = found.join(_values_at(rows, rank, found[RANK], flat), on=RANK)
-    found = _fill_gaps(found.drop(RANK), rows, rank, key, [name for name in flat if found[name].null_count()])
+        entities = entities.join(_values_at(rows, rank, entities[RANK], flat), on=RANK)
+    entities = _fill_gaps(entities.drop(RANK), rows, rank, key, [name for name in flat if entities[name].null_count()])
     if side in source.tables:
         table = source.tables[side].collect()
-        found = found.join(table, on=key, how="full", coalesce=True).with_columns(pl.col(COUNT).fill_null(0))
-    return found.sort([COUNT, key], descending=[True, False]).with_row_index(NUMBER, 1)
+        entities = entities.join(table, on=key, how="full", coalesce=True).with_columns(pl.col(COUNT).fill_null(0))
+    return entities.sort([COUNT, key], descending=[True, False]).with_row_index(NUMBER, 1)
 
 
 def _rank(training: pl.Expr) -> pl.Expr:
-    """Which of some rows tells of its user or item, the highest: the newest of training, else the oldest of the rest.
+    """Rank of each row as the source of its user's or item's features; the highest wins.
 
-    No two rows have the same.
+    That is the newest training row, else the oldest of the others. No two rows have the same rank.
     """
     order = pl.col(ORDER).cast(pl.Int64)
     return pl.when(training).then(order).otherwise(-1 - order)
@@ -133,26 +134,26 @@ def _values_at(rows: pl.LazyFrame, rank: pl.Expr, ranks: pl.Series, names: list[
     return ranked.filter(pl.col(RANK).is_in(ranks.implode())).collect(engine="streaming")
 
 
-def _fill_gaps(found: pl.DataFrame, rows: pl.LazyFrame, rank: pl.Expr, key: str, names: list[str]) -> pl.DataFrame:
-    """Replace each of some columns by the values of the rows of highest rank that have one.
+def _fill_gaps(entities: pl.DataFrame, rows: pl.LazyFrame, rank: pl.Expr, key: str, names: list[str]) -> pl.DataFrame:
+    """Replace each of some columns by the values of the highest-ranking rows that have one.
 
     Args:
-        found: one row per user or item, with COUNT.
+        entities: one row per user or item, with COUNT.
         rows: interactions with PART and ORDER.
-        rank: from :func:`_rank`.
+        rank: rank of each row, from :func:`_rank`.
         key: name of the id column.
-        names: of the columns, which are read one after the other.
+        names: names of the columns, which are read one after the other.
     """
     if not names:
-        return found
-    known = [rank.filter(pl.col(name).is_not_null()).max().alias(name) for name in names]
-    ranks = rows.group_by(key).agg(known).collect(engine="streaming").join(found.select(key, COUNT), on=key)
+        return entities
+    best_ranks = [rank.filter(pl.col(name).is_not_null()).max().alias(name) for name in names]
+    ranks = rows.group_by(key).agg(best_ranks).collect(engine="streaming").join(entities.select(key, COUNT), on=key)
     for name in names:
-        at = ranks.select(key, COUNT, pl.col(name).alias(RANK))
-        at = at.filter((pl.col(RANK) >= 0) | (pl.col(COUNT) == 0)).drop(COUNT)
-        values = at.join(_values_at(rows, rank, at[RANK], [name]), on=RANK).drop(RANK)
-        found = found.drop(name).join(values, on=key, how="left")
-    return found
+        sources = ranks.select(key, COUNT, pl.col(name).alias(RANK))
+        sources = sources.filter((pl.col(RANK) >= 0) | (pl.col(COUNT) == 0)).drop(COUNT)
+        values = sources.join(_values_at(rows, rank, sources[RANK], [name]), on=RANK).drop(RANK)
+        entities = entities.drop(name).join(values, on=key, how="left")
+    return entities
 
 
 def _write_tables(folder: Path, schema: Schema, entities: dict[Side, pl.DataFrame]) -> None:
@@ -169,7 +170,7 @@ def _write_tables(folder: Path, schema: Schema, entities: dict[Side, pl.DataFram
 
 
 def _fill_history(dataset: Dataset, *parts: Part) -> None:
-    """Write every user's newest items after some parts into the table of users, if there is a column for them."""
+    """Write each user's newest items after some parts into the table of users, if there is a column for them."""
     if dataset.schema.history:
         path = dataset.path / "users.parquet"
         users = read_entities(path, dataset.schema, "user", labels=True)
@@ -217,7 +218,7 @@ def _share_vocabulary(schema: Schema) -> Schema:
 
 @contextmanager
 def _clear_errors(raw: Path, target: Path) -> Iterator[None]:
-    """Polars' errors as this project's."""
+    """Raise Polars' errors as this project's."""
     try:
         yield
     except pl.exceptions.PolarsError as error:

@@ -1,4 +1,4 @@
-"""Raw entities become encoded entities: vocabularies, standardised numbers, padded lists.
+"""Encoding of raw entities: vocabularies, standardised numbers, padded lists.
 
 Every frequency, mean and deviation is over the training rows: an entity's value counts as often as the entity
 occurs there.
@@ -24,7 +24,7 @@ def encode_entities(frame: pl.DataFrame, schema: Schema, side: Side, folder: Pat
 
     Args:
         frame: one row per entity, most frequent first: the id, the raw features and labels, and COUNT.
-        schema: what the columns mean.
+        schema: meaning of the columns.
         side: user or item.
         folder: dataset that gets one vocabulary per categorical column.
 
@@ -65,13 +65,13 @@ def raw_values(frame: pl.DataFrame, schema: Schema) -> pl.DataFrame:
 
     Args:
         frame: one row per item, as for :func:`encode_entities`.
-        schema: what the columns mean.
+        schema: meaning of the columns.
     """
     return frame.select(column.name for column in schema.categorical("item") if column.role is None)
 
 
 def _id_vocabulary(frame: pl.DataFrame, column: Column) -> pl.Series:
-    """Raw ids of the most frequent entities; they come first in the table already."""
+    """Raw ids of the most frequent entities, which the table has first already."""
     size = int((frame[COUNT] >= column.min_frequency).sum())
     return frame[column.name].head(min(size, column.max_vocabulary or size)).alias("value")
 
@@ -89,7 +89,7 @@ def _vocabulary(frame: pl.DataFrame, column: Column) -> pl.Series:
 
 
 def _encode(raw: pl.Series, values: pl.Series) -> pl.Series:
-    """uint32 ids of raw values, null where a value has none; the order stays."""
+    """uint32 ids of raw values, in their order; null where a value has none."""
     table = values.to_frame("value").with_row_index("id", 1)
     return raw.to_frame("value").join(table, on="value", how="left", maintain_order="left")["id"]
 
@@ -97,17 +97,17 @@ def _encode(raw: pl.Series, values: pl.Series) -> pl.Series:
 def _fill_lists(slots: np.ndarray, raw: pl.Series, values: pl.Series) -> None:
     """Write the first known values of each list into int32[n, max_length]."""
     flat = raw.to_frame("value").with_row_index("row").explode("value")
-    known = flat.select("row", id=_encode(flat["value"], values)).drop_nulls("id")
-    row = known["row"].to_numpy().astype(np.int64)
-    place = np.arange(len(row)) - np.searchsorted(row, row)
-    kept = place < slots.shape[1]
-    slots[row[kept], place[kept]] = known["id"].to_numpy()[kept]
+    encoded = flat.select("row", id=_encode(flat["value"], values)).drop_nulls("id")
+    row = encoded["row"].to_numpy().astype(np.int64)
+    position = np.arange(len(row)) - np.searchsorted(row, row)
+    kept = position < slots.shape[1]
+    slots[row[kept], position[kept]] = encoded["id"].to_numpy()[kept]
 
 
 def _moments(frame: pl.DataFrame, column: Column) -> tuple[float, float]:
     """Mean and standard deviation over the training rows that have a value; (0, 1) without any."""
-    known = frame.select(pl.col(column.name), COUNT).drop_nulls()
-    value, weight = known[column.name].to_numpy(), known[COUNT].to_numpy().astype(np.float64)
+    present = frame.select(pl.col(column.name), COUNT).drop_nulls()
+    value, weight = present[column.name].to_numpy(), present[COUNT].to_numpy().astype(np.float64)
     if not np.isfinite(value).all():
         raise DataError(f"column {column.name!r} holds infinity: replace it by a number or null")
     if not weight.sum():

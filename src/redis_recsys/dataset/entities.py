@@ -4,9 +4,9 @@ Entity *n* (counted from 1, most frequent first) is row *n - 1* of its table; en
 file has the raw id in ``raw_id``, then one column per schema feature with encoded values, then the labels, so that
 people and feature stores can read it too.
 
-What encoding loses lies beside the items' table: ``item_values.parquet`` has, in the same order, the raw values of each
-categorical column, int64 or text, lists whole. Business rules are evaluated on these. The file may be missing, and so
-may columns, in what earlier releases or other tools wrote.
+``item_values.parquet``, beside the items' table and in the same order, keeps what encoding loses: the raw values of
+each categorical column, int64 or text, lists whole. Business rules are evaluated on these. Where earlier releases or
+other tools wrote the data, the file or some of its columns may be missing.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Entities:
 
     @property
     def known(self) -> np.ndarray:
-        """Entities of which anything is known, bool[n]; see :func:`anything_known`."""
+        """Mask bool[n] of the entities about which anything is known; see :func:`anything_known`."""
         return anything_known(self.categorical, self.numeric)
 
     def rows(self, which: np.ndarray | slice) -> Entities:
@@ -65,12 +65,12 @@ class Entities:
 
 
 def anything_known(categorical: np.ndarray, numeric: np.ndarray) -> np.ndarray:
-    """Whether packed rows int32[n, C], float32[n, F] tell anything: bool[n], False without id, history and features."""
+    """Whether packed rows int32[n, C], float32[n, F] hold anything: bool[n], False without id, history and features."""
     return np.asarray(categorical.any(axis=1) | numeric.any(axis=1))
 
 
 def int64(text: str | bytes) -> int | None:
-    """The integer that a raw id's text stands for; None if it is not one of 64 bits as Redis writes it."""
+    """The integer that a raw id's text stands for; None if it is not a 64-bit integer as Redis writes it."""
     text = text.decode(errors="replace") if isinstance(text, bytes) else text
     return int(text) if INTEGER.fullmatch(text) and -(2**63) <= int(text) < 2**63 else None
 
@@ -84,7 +84,7 @@ class Numbers:
     """
 
     def __init__(self, raw_ids: np.ndarray) -> None:
-        """int64[n] or object[n] of str, in table order."""
+        """Index ``raw_ids``, int64[n] or object[n] of str, in table order."""
         self._numbers: dict[str, int] | None = None
         if raw_ids.dtype == object:  # hashing text is quicker than comparing it
             self._numbers = dict(zip(raw_ids.tolist(), range(1, len(raw_ids) + 1), strict=True))
@@ -93,14 +93,14 @@ class Numbers:
             self._sorted = raw_ids[self._order]
 
     def __call__(self, raw: np.ndarray) -> np.ndarray:
-        """int64[...] or object[...] of str, of the same kind as the table's -> int32[...]; 0 where unknown."""
+        """Raw ids int64[...] or object[...] of str, of the table's own kind -> numbers int32[...]; 0 where unknown."""
         if self._numbers is not None:
-            found = [self._numbers.get(each, 0) for each in raw.ravel().tolist()]
-            return np.array(found, np.int32).reshape(raw.shape)
+            numbers = [self._numbers.get(raw_id, 0) for raw_id in raw.ravel().tolist()]
+            return np.array(numbers, np.int32).reshape(raw.shape)
         if not len(self._sorted):
             return np.zeros(raw.shape, np.int32)
-        at = np.minimum(np.searchsorted(self._sorted, raw), len(self._sorted) - 1)
-        return np.where(self._sorted[at] == raw, self._order[at] + 1, 0).astype(np.int32)
+        position = np.minimum(np.searchsorted(self._sorted, raw), len(self._sorted) - 1)
+        return np.where(self._sorted[position] == raw, self._order[position] + 1, 0).astype(np.int32)
 
 
 def write_entities(path: Path, schema: Schema, side: Side, entities: Entities) -> None:
@@ -109,9 +109,9 @@ def write_entities(path: Path, schema: Schema, side: Side, entities: Entities) -
     arrays: list[pa.Array] = [pa.array(entities.raw_ids)]
     start = 0
     for column in schema.categorical(side):
-        part = entities.categorical[:, start : start + column.width]
+        slots = entities.categorical[:, start : start + column.width]
         start += column.width
-        flat = pa.array(np.ascontiguousarray(part).reshape(-1), type=pa.int32())
+        flat = pa.array(np.ascontiguousarray(slots).reshape(-1), type=pa.int32())
         names.append(column.name)
         arrays.append(pa.FixedSizeListArray.from_arrays(flat, column.width) if column.max_length else flat)
     for position, column in enumerate(schema.numeric(side)):
@@ -133,8 +133,8 @@ def stream_entities(
     """
     categorical, numeric = schema.categorical(side), schema.numeric(side)
     texts = [c.name for c in schema.labels(side)] if labels else []
-    wanted = [RAW_ID, *(c.name for c in (*categorical, *numeric)), *texts]
-    for batch in stream_parquet(path, wanted, block):
+    columns = [RAW_ID, *(c.name for c in (*categorical, *numeric)), *texts]
+    for batch in stream_parquet(path, columns, block):
         ids = np.empty((batch.num_rows, schema.categorical_width(side)), np.int32)
         start = 0
         for column in categorical:
@@ -173,7 +173,7 @@ def read_entities(path: Path, schema: Schema, side: Side, labels: bool = False) 
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Errors of reading a parquet file as one clear line."""
+    """Raise errors of reading a parquet file as one clear line."""
     try:
         yield
     except FileNotFoundError:

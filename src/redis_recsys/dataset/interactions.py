@@ -4,7 +4,7 @@
 
     dataset/
       schema.yaml             the columns, with cardinalities, means and deviations
-      manifest.json           version, how the split was made, counts
+      manifest.json           version, settings of the split, counts
       vocab/<column>.parquet  column ``value``; row i is id i + 1 (id 0 is unknown); see vocabularies.py
       users.parquet           entities of the user side (see entities.py); row i is user i + 1
       items.parquet           the same for items
@@ -12,8 +12,8 @@
       train/ valid/ test/     parquet partitions: user int32, item int32, target float32, time int64 [, oracle float32]
       final/                  schema.yaml, vocab/, users.parquet and items.parquet once more, from the rows of all parts
 
-Vocabularies, means, frequencies and the features of interactions come from the training rows alone, so that nothing of
-what validates and tests is known to the models. The tables hold every user and item that occurs anywhere, so that a
+Vocabularies, means, frequencies and the features of interactions come from the training rows alone, so that models
+know nothing of the validation and test rows. The tables hold every user and item that occurs anywhere, so that a
 cold user still has features. ``final/`` is for models that learn from every row (``recsys train --final``): there the
 newest users, items and values have ids, too, and so users and items have other numbers.
 """
@@ -43,9 +43,9 @@ TYPES = {"user": np.int32, "item": np.int32, "target": np.float32, "time": np.in
 
 
 def raw_folder(dataset: Path) -> Path:
-    """Folder of the raw tables that a dataset is made of: beside it, under its name, so that no two share one."""
-    place = Path(os.path.realpath(dataset))
-    return place.parent / f"{place.name}.raw"
+    """Folder of the raw tables of a dataset: beside it, under its name, so that no two datasets share one."""
+    path = Path(os.path.realpath(dataset))
+    return path.parent / f"{path.name}.raw"
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Rows:
         user: int32[n], entity numbers.
         item: int32[n], entity numbers.
         target: float32[n], 1 for a click, 0 for none.
-        time: int64[n], in the unit of the schema's time column; without one, steps that give an order alone.
+        time: int64[n], in the unit of the schema's time column; without one, steps, which only give an order.
         oracle: float32[n], the true click probability of synthetic rows, or None.
     """
 
@@ -98,7 +98,7 @@ class Dataset:
         """Open a dataset.
 
         Raises:
-            DataError: there is none, or it was written by a newer version.
+            DataError: there is none, or a newer version wrote it.
         """
         self.path = Path(path)
         try:
@@ -130,7 +130,7 @@ class Dataset:
         """All rows of some parts (20 bytes each), one part after the other, in time order within partitions.
 
         Raises:
-            DataError: a part is empty that should not be.
+            DataError: a part that should have rows is empty.
         """
         for part in parts:
             if not self.count(part) and self.manifest.get("rows", {}).get(part) != 0:
@@ -152,14 +152,14 @@ class Dataset:
             data's own unit. A part without rows has no record.
         """
         train = self.rows("train")
-        known = np.unique(train.user), np.unique(train.item)
+        train_ids = np.unique(train.user), np.unique(train.item)
         records = []
         for part in filter(self.count, PARTS):
             rows = train if part == "train" else self.rows(part)
             record: dict[str, Any] = {"part": part, "rows": len(rows), "clicks": float((rows.target > 0).mean())}
-            for side, ids, before in zip(("users", "items"), (rows.user, rows.item), known, strict=True):
-                here = np.unique(ids)
-                record |= {side: len(here), f"new {side}": int((~np.isin(here, before)).sum())}
+            for side, ids, in_train in zip(("users", "items"), (rows.user, rows.item), train_ids, strict=True):
+                distinct = np.unique(ids)
+                record |= {side: len(distinct), f"new {side}": int((~np.isin(distinct, in_train)).sum())}
             records.append(record | {"first": int(rows.time.min()), "last": int(rows.time.max())})
         return records
 
@@ -168,7 +168,7 @@ class Dataset:
         """The same interactions, encoded for models that learn from all of them.
 
         Raises:
-            DataError: an earlier release made the dataset, without these tables.
+            DataError: an earlier release made the dataset and wrote no such tables.
         """
         if self.manifest["version"] == 1:
             raise DataError(f"{self.path} was made by an earlier release, without what --final needs: make it again")
@@ -176,7 +176,7 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the manifest and of all file sizes: other data has another one."""
+        """Hash of the manifest and of all file sizes, which differs for other data."""
         files = sorted(path for path in self.path.rglob("*") if path.is_file())
         sizes = [(path.relative_to(self.path).as_posix(), path.stat().st_size) for path in files]
         return hashlib.sha256(json.dumps([self.manifest, sizes]).encode()).hexdigest()
@@ -193,7 +193,7 @@ class _Final(Dataset):
         self.schema = Schema.load(self.path / "schema.yaml")
 
     def rows(self, *parts: Part) -> Rows:
-        """See :meth:`Dataset.rows`."""
+        """Rows as :meth:`Dataset.rows` gives them."""
         rows = self._base.rows(*parts)
         users = self.users.number_of(self._base.users.raw_ids)
         items = self.items.number_of(self._base.items.raw_ids)

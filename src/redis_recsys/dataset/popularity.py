@@ -1,8 +1,8 @@
-"""Popular items, those in fashion first: what is shown to users of whom nothing is known.
+"""Popular items, recently popular ones first: the fallback for users about whom nothing is known.
 
-Ordered are items by their clicks among the newest tenth of all clicks, ties and the rest by their clicks ever, and
-what nobody clicked comes last, in the order of the item table. Baselines, bundles, lists written ahead, answers on
-demand and degraded answers share this order.
+Items are ordered by their clicks among the newest tenth of all clicks, ties and the others by their clicks ever.
+Items that nobody clicked come last, in the order of the item table. Baselines, bundles, lists written ahead, answers
+on demand and degraded answers share this order.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import numpy as np
 
 from .interactions import Rows
 
-SHARE = 0.1  # of the clicks, the newest, that decide first
+SHARE = 0.1  # share of the clicks, the newest ones, that decides first
 
 
 class Clicks(NamedTuple):
     """Clicks of n items, item 1 first.
 
     Attributes:
-        ever: int64[n], among all rows.
-        recent: int64[n], among the newest tenth of the clicks; None where no times are known.
+        ever: int64[n], clicks among all rows.
+        recent: int64[n], clicks among the newest tenth of all clicks; None where no times are known.
     """
 
     ever: np.ndarray
@@ -29,7 +29,7 @@ class Clicks(NamedTuple):
 
     @classmethod
     def of(cls, rows: Rows, items: int) -> Clicks:
-        """Clicks in ``rows``; of equally old ones at the edge of the newest tenth, all count as recent."""
+        """Clicks in ``rows``; all clicks as old as the oldest of the newest tenth count as recent, too."""
         rows = rows.positives()
         ever = np.bincount(rows.item - 1, minlength=items)
         if not len(rows):
@@ -40,9 +40,9 @@ class Clicks(NamedTuple):
 
     @property
     def scores(self) -> np.ndarray:
-        """float64[n], higher for what comes first: recent clicks, and as fraction the share of clicks ever.
+        """float64[n], higher for items that come first: recent clicks, with the share of clicks ever as fraction.
 
-        Without times these are the clicks ever.
+        Without times they are the clicks ever.
         """
         if self.recent is None:
             return self.ever.astype(np.float64)
@@ -51,7 +51,7 @@ class Clicks(NamedTuple):
 
 
 class Popular:
-    """Every item of a catalogue, most popular first; none where nothing is known of clicks.
+    """Every item of a catalogue, most popular first; empty where no clicks are known.
 
     Attributes:
         items: int32[m] entity numbers.
@@ -65,10 +65,10 @@ class Popular:
     def of(cls, clicks: Clicks, raw_ids: np.ndarray) -> Popular:
         """Items by their clicks.
 
-        Of equally popular ones, the one whose id as text is higher comes first, as in a sorted set of Redis.
+        Ties go to the item whose id is higher as text, as in a sorted set of Redis.
 
         Args:
-            clicks: of n items.
+            clicks: clicks of n items.
             raw_ids: int64[n] or object[n] of str.
         """
         texts = [str(raw).encode() for raw in raw_ids.tolist()]
@@ -77,7 +77,7 @@ class Popular:
         return cls((order + 1).astype(np.int32), clicks.scores[order])
 
     def among(self, shown: np.ndarray) -> Popular:
-        """Those that may be shown, by a mask bool[items + 1] over entity numbers."""
+        """The items that may be shown, by a mask bool[items + 1] over entity numbers."""
         kept = shown[self.items]
         return Popular(self.items[kept], self.scores[kept])
 
@@ -86,7 +86,7 @@ class Popular:
 
         Args:
             seen: int[b, S] entity numbers, padded with 0.
-            count: items wanted for each.
+            count: number of items for each user.
 
         Returns:
             items int32[b, count], and their scores float32[b, count]; 0 and -inf where there are fewer.

@@ -1,8 +1,8 @@
-"""Reading a raw folder, with every complaint about it made here: files, columns, types, nulls.
+"""Reader of raw folders, which reports every fault in them: files, columns, types, nulls.
 
-What comes out are lazy frames of columns whose types are settled: ids and categories are int64 or text, targets
-are 0 or 1, times are int64 in the unit of the schema, or steps where it has none, and features that are unknown are
-null: NaN, an empty text, an empty list.
+The result is lazy frames of columns whose types are settled: ids and categories are int64 or text, targets
+are 0 or 1, times are int64 in the unit of the schema, or steps where it has none, and unknown features (NaN, an
+empty text, an empty list) are null.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Raw:
     """An opened raw folder.
 
     Attributes:
-        schema: what it declares.
+        schema: its schema.
         interactions: lazy rows in file order; ids, target, time and oracle under their own names, and feature columns.
         tables: lazy feature tables, by side, where the folder has them.
-        flat: by side, the columns (features and labels) that are to be taken from the interactions.
+        flat: columns (features and labels) that are taken from the interactions, by side.
         rows: number of interactions.
     """
 
@@ -65,18 +65,18 @@ def open_raw(folder: Path) -> Raw:
         key = schema.id_column(side)
         columns = [c for c in schema.columns if c.side == side and c.role not in ("id", "history")]
         path = folder / f"{side}s.parquet"
-        here: list[str] = []
+        present: list[str] = []
         if path.exists():
             table = _Files.open(path, [path])
             if not table.rows:
                 raise DataError(f"{path} holds no rows: remove it if there are no features of {side}s")
-            here = table.names
+            present = table.names
             _check_same_id_type(key, table, log)
-            tables[side] = table.scan([key, *(c for c in columns if c.name in here)])
+            tables[side] = table.scan([key, *(c for c in columns if c.name in present)])
             _check_ids(tables[side], key.name, path)
-        flat[side] = [c for c in columns if c.name not in here]
+        flat[side] = [c for c in columns if c.name not in present]
         for column in flat[side]:
-            log.check_present(column, also=here)
+            log.check_present(column, also=present)
     core = [c for c in schema.columns if c.role == "id" or c.side in ("target", "time")]
     interactions = log.scan(core + flat["user"] + flat["item"])
     _check_values(interactions, core)
@@ -84,7 +84,7 @@ def open_raw(folder: Path) -> Raw:
 
 
 def _with_unit(schema: Schema, types: dict[str, pl.DataType]) -> Schema:
-    """The schema with the unit that dates and datetimes are written in; numbers have the one that it says, or none."""
+    """The schema with the unit that dates and datetimes are written in; numbers keep the schema's own unit, or none."""
     dtype = types.get(schema.time.name) if schema.time else None
     if schema.time is None or schema.time.unit is not None or not isinstance(dtype, (pl.Datetime, pl.Date)):
         return schema
@@ -121,12 +121,12 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Files:
-    """Parquet files that are read as one table, whose columns may have other types from file to file.
+    """Parquet files that are read as one table, whose columns may differ in type from file to file.
 
     Attributes:
         place: folder or file, for messages.
         parts: the files in order.
-        rows: of all of them.
+        rows: number of rows of all files together.
     """
 
     place: Path
@@ -176,7 +176,8 @@ class _Files:
         return frames[0] if len(frames) == 1 else pl.concat(frames)
 
     def check_present(self, column: Column, also: Sequence[str] = ()) -> None:
-        """
+        """Check that every file has a column.
+
         Raises:
             SchemaError: the column is missing.
         """
@@ -196,10 +197,10 @@ class _Files:
             )
 
     def category(self, column: Column) -> pl.DataType:
-        """int64 or text, whichever the values of a categorical column are in all files; text where all are null.
+        """Type of a categorical column's values in all files, int64 or text; text where all are null.
 
         Raises:
-            SchemaError: the column is missing, or is one in this file and the other in that.
+            SchemaError: the column is missing, or its type differs between files.
         """
         self.check_present(column)
         first: tuple[pl.DataType, _Part] | None = None
@@ -208,16 +209,16 @@ class _Files:
             if settled is None:
                 continue
             if first is not None and settled != first[0]:
-                there, here = (p.types[column.name] for p in (first[1], part))
+                other, own = (p.types[column.name] for p in (first[1], part))
                 raise SchemaError(
-                    f"column {column.name!r} is {here} in {part.files[0]} but {there} in {first[1].files[0]}: "
+                    f"column {column.name!r} is {own} in {part.files[0]} but {other} in {first[1].files[0]}: "
                     "write them alike"
                 )
             first = first or (settled, part)
         return first[0] if first else pl.String()
 
     def _check_fit(self, part: _Part, columns: Sequence[Column]) -> None:
-        """See that all values of some columns are whole numbers of int64."""
+        """Check that all values of some columns are whole numbers of int64."""
         for column in columns:
             rows = part.frame.select(pl.col(column.name)).with_row_index(ROW, 1)
             wrong = (
@@ -233,7 +234,7 @@ class _Files:
 
 
 def _category(dtype: pl.DataType) -> pl.DataType | None:
-    """What values of this type are settled to, as far as files must agree on it; None for nothing but nulls."""
+    """Type that values of ``dtype`` are settled to, as far as files must agree on it; None for nothing but nulls."""
     if isinstance(dtype, (pl.List, pl.Array)):
         assert isinstance(dtype.inner, pl.DataType)
         return _category(dtype.inner)
@@ -258,10 +259,10 @@ def _settle(column: Column, dtype: pl.DataType, category: pl.DataType, place: Pa
     """The column with its type settled.
 
     Args:
-        column: of the schema.
-        dtype: what it is in the file.
-        category: what its values are settled to if it is categorical.
-        place: for messages.
+        column: the column of the schema.
+        dtype: type of the column in the file.
+        category: type that its values are settled to if it is categorical.
+        place: folder or file, for messages.
     """
     value = pl.col(column.name)
 
@@ -336,7 +337,7 @@ def _may_not_fit(column: Column, dtype: pl.DataType) -> bool:
 
 
 def _unfit(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """Where a value is no whole number of int64; for a list, where any of its values is none."""
+    """True where a value is no whole number of int64; for a list, where any of its values is none."""
     if isinstance(dtype, (pl.List, pl.Array)):
         assert isinstance(dtype.inner, pl.DataType)
         return value.cast(pl.List(dtype.inner)).list.eval(_unfit(pl.element(), dtype.inner)).list.any()
@@ -347,9 +348,9 @@ def _unfit(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 
 def _check_same_id_type(key: Column, table: _Files, log: _Files) -> None:
     if table.category(key) != log.category(key):
-        here, there = (files.parts[0].types[key.name] for files in (table, log))
+        in_table, in_log = (files.parts[0].types[key.name] for files in (table, log))
         raise SchemaError(
-            f"column {key.name!r} is {here} in {table.place} but {there} in the interactions: write them alike"
+            f"column {key.name!r} is {in_table} in {table.place} but {in_log} in the interactions: write them alike"
         )
 
 
@@ -365,16 +366,16 @@ def _check_ids(table: pl.LazyFrame, name: str, path: Path) -> None:
 
 
 def _check_values(rows: pl.LazyFrame, core: Sequence[Column]) -> None:
-    """No nulls in ids, target, time; a target that is 0 or 1."""
+    """Check that ids, target and time have no nulls, and that the target is 0 or 1."""
     bad = {c.name: pl.col(c.name).is_null() for c in core}
     for column in core:
         if column.side == "target" and column.role is None and column.positive_from is None:
             bad[column.name] |= ~pl.col(column.name).is_in([0.0, 1.0])
         if column.role == "oracle":
             bad[column.name] |= ~pl.col(column.name).is_between(0, 1)
-    found = rows.select(expression.any().alias(name) for name, expression in bad.items()).collect(engine="streaming")
+    wrong = rows.select(expression.any().alias(name) for name, expression in bad.items()).collect(engine="streaming")
     for column in core:
-        if found[column.name][0]:
+        if wrong[column.name][0]:
             first = rows.with_row_index(ROW).filter(bad[column.name]).select(ROW, column.name).head(1).collect()
             row, value = first.row(0)
             if value is None:

@@ -1,4 +1,4 @@
-"""What the columns mean: the contract between raw data, models, the feature store and serving.
+"""Meaning of the columns: the contract between raw data, models, the feature store and serving.
 
 A schema is a list of columns. Each has a *side* (user, item, target, time), a *kind*, and, once the data has
 been encoded, a cardinality. Id 0 always means "unknown or padding", so an unseen value never fails.
@@ -22,25 +22,27 @@ from ..errors import SchemaError, explain_validation
 
 Side = Literal["user", "item"]
 SIDES: tuple[Side, Side] = ("user", "item")
-IdKind = Literal["int", "str"]  # of raw ids
+IdKind = Literal["int", "str"]  # type of raw ids
 Unit = Literal["s", "ms", "us", "ns"]
-TICKS: dict[Unit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # of a second
+TICKS: dict[Unit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # units per second
 SCHEMA_VERSION = 1
 RAW_ID = "raw_id"  # beside the features in tables of entities and in attributes of vectors
-INTERNAL = "__recsys_"  # begins the names of columns that are added while encoding
+INTERNAL = "__recsys_"  # prefix of columns that are added while encoding
 
 
 class TextOptions(BaseModel):
-    """How the text files of one table are written."""
+    """Format of the text files of one table."""
 
     model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
 
     separator: str | None = Field(None, description="character between fields; default: found in the header")
-    encoding: str = Field("utf-8", description="such as cp1252 or latin-1; UTF-16 is known by its first bytes")
+    encoding: str = Field(
+        "utf-8", description="encoding, such as cp1252 or latin-1; UTF-16 is known by its first bytes"
+    )
     decimal: Literal[".", ","] = Field(".", description="decimal mark of numbers")
     quote: str = Field('"', description="character around fields that hold a separator; empty: there is none")
-    nulls: list[str] = Field([], description="texts that mean a missing value, beside the empty one")
-    names: list[str] | None = Field(None, description="names of the columns, of files without a header line")
+    nulls: list[str] = Field([], description="texts that mean a missing value, besides the empty one")
+    names: list[str] | None = Field(None, description="names of the columns, for files without a header line")
 
     @field_validator("separator", "quote")
     @classmethod
@@ -67,14 +69,14 @@ class TextOptions(BaseModel):
 
     @field_validator("nulls", mode="before")
     @classmethod
-    def _quoted(cls, words: object) -> object:
-        if isinstance(words, list) and any(word is None or isinstance(word, bool) for word in words):
+    def _quoted(cls, nulls: object) -> object:
+        if isinstance(nulls, list) and any(word is None or isinstance(word, bool) for word in nulls):
             raise ValueError("quote each word, such as 'NULL': without quotes YAML reads it as something else")
-        return words
+        return nulls
 
 
 class SourceOptions(TextOptions):
-    """How the text files are written, and where those of users and items differ from the interactions.
+    """Format of the text files, and where those of users and items differ from the interactions.
 
     Tables of users and items inherit every option but ``names``.
     """
@@ -103,20 +105,24 @@ class Column(BaseModel):
 
     name: str
     read_from: str | Annotated[list[str], MinLen(1)] | None = Field(
-        None, alias="from", description="name in the files, or several of which the first that a file has is read"
+        None,
+        alias="from",
+        description="name in the files, or several, of which the first that a file has is read",
     )
     side: Literal["user", "item", "target", "time"]
     kind: Literal["categorical", "numeric", "multi-categorical", "text"]
     role: Literal["id", "history", "oracle", "label"] | None = None
     cardinality: int | None = Field(None, ge=1, description="number of ids, the unknown id 0 included; set by the ETL")
-    max_length: int | None = Field(None, ge=1, description="most values kept of a multi-categorical column")
-    separator: str | None = Field(None, description="splits a text into the values of a multi-categorical column")
+    max_length: int | None = Field(
+        None, ge=1, description="largest number of values kept of a multi-categorical column"
+    )
+    separator: str | None = Field(None, description="text between the values of a multi-categorical column")
     min_frequency: int = Field(1, ge=1, description="values seen in fewer training rows become unknown (0)")
     max_vocabulary: int | None = Field(None, ge=1, description="only so many of the most frequent values get an id")
-    unit: Unit | None = Field(None, description="of a time since 1970; without one, times are steps: an order alone")
-    positive_from: float | None = Field(None, description="target values from here on count as a click")
-    mean: float | None = Field(None, description="of a numeric feature in the training data; set by the ETL")
-    std: float | None = Field(None, gt=0, description="of a numeric feature in the training data; set by the ETL")
+    unit: Unit | None = Field(None, description="unit of times since 1970; without one, times are steps: only an order")
+    positive_from: float | None = Field(None, description="lowest target value that counts as a click")
+    mean: float | None = Field(None, description="mean of a numeric feature in the training data; set by the ETL")
+    std: float | None = Field(None, gt=0, description="its standard deviation in the training data; set by the ETL")
 
     @field_validator("name")
     @classmethod
@@ -157,14 +163,14 @@ class Column(BaseModel):
 
     @property
     def names_in_files(self) -> list[str]:
-        """Names under which the column is looked for in people's files, in this order."""
+        """Names that the column may have in people's files, in the order in which they are tried."""
         if self.read_from is None:
             return [self.name]
         return [self.read_from] if isinstance(self.read_from, str) else self.read_from
 
     @property
     def ticks_per_day(self) -> int | None:
-        """What a day is in the values of a time column; None where they are steps."""
+        """Length of a day in the unit of a time column; None where its values are steps."""
         return None if self.unit is None else 86_400 * TICKS[self.unit]
 
     @property
@@ -180,7 +186,7 @@ class Schema(BaseModel):
 
     version: int = SCHEMA_VERSION
     name: str
-    source: SourceOptions = Field(SourceOptions(), description="how people's files are written; of no use later")
+    source: SourceOptions = Field(SourceOptions(), description="format of people's files; of no use later")
     columns: list[Column]
 
     @field_validator("version")
@@ -228,7 +234,7 @@ class Schema(BaseModel):
             raise SchemaError(f"{path}: {explain_validation(error)}") from error
 
     def save(self, path: Path) -> None:
-        """Write the schema as YAML, leaving out what is at its default."""
+        """Write the schema as YAML, without values that are at their default."""
         path.write_text(
             yaml.safe_dump(
                 self.model_dump(exclude_defaults=True, by_alias=True) | {"version": self.version}, sort_keys=False
@@ -240,7 +246,7 @@ class Schema(BaseModel):
         return next(c for c in self.columns if c.side == side and c.role == "id")
 
     def features(self, side: Side) -> list[Column]:
-        """The columns that models see of a side, in schema order; the id column is one of them."""
+        """The columns of a side that models see, in schema order; the id column is one of them."""
         return [c for c in self.columns if c.side == side and c.kind != "text"]
 
     def categorical(self, side: Side) -> list[Column]:
@@ -256,15 +262,15 @@ class Schema(BaseModel):
         return [c for c in self.columns if c.side == side and c.role == "label"]
 
     def categorical_width(self, side: Side) -> int:
-        """int32 slots of a packed row."""
+        """Number of int32 slots of a packed row."""
         return sum(c.width for c in self.categorical(side))
 
     def widths(self, side: Side) -> tuple[int, int]:
-        """int32 and float32 slots of a packed row."""
+        """Numbers of int32 and of float32 slots of a packed row."""
         return self.categorical_width(side), len(self.numeric(side))
 
     def slots(self, column: Column) -> slice:
-        """Where a categorical column lies in the packed row of its side."""
+        """Position of a categorical column in the packed row of its side."""
         before = self.categorical(column.side)  # type: ignore[arg-type]  # categorical columns are of users or items
         start = sum(c.width for c in before[: before.index(column)])
         return slice(start, start + column.width)

@@ -1,6 +1,6 @@
-"""Which interactions train, validate and test: by time for everybody, by time for each user, or at random.
+"""Division of interactions into training, validation and test: by time for all, by time for each user, or at random.
 
-The rule is a Polars expression over rows in their given order; its value is the position in ``dataset.PARTS``.
+The rule is a Polars expression over rows in their given order; its value is the position in ``interactions.PARTS``.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from .interactions import PARTS
 
 
 class Split(BaseModel):
-    """How rows are divided.
+    """Rule by which rows are divided.
 
     ``time``: the oldest rows train, newer ones validate, the newest test, cut at the same two moments for all.
     ``user``: the same within the rows of each user, so that every user with enough rows is in all parts.
-    ``random``: every row for itself.
+    ``random``: each row at random.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     by: Literal["time", "random", "user"] = "time"
-    valid: float = Field(0.1, gt=0, lt=1, description="share of the rows that validate")
-    test: float = Field(0.1, ge=0, lt=1, description="share of the rows that test; 0 leaves none out of the training")
+    valid: float = Field(0.1, gt=0, lt=1, description="share of the rows for validation")
+    test: float = Field(0.1, ge=0, lt=1, description="share of the rows for testing; 0 leaves none out of the training")
     seed: int = Field(42, ge=0)
 
     @model_validator(mode="after")
@@ -39,10 +39,10 @@ class Split(BaseModel):
     def cuts(self, time: pl.Series | None) -> tuple[int, int] | None:
         """First moments of the valid and the test part; None unless the split is by time.
 
-        Without a test part, that part begins after the newest row.
+        An empty test part begins after the newest row.
 
         Args:
-            time: int64 of every row, None if rows carry no time.
+            time: int64 time of every row; None if rows carry no time.
 
         Raises:
             DataError: a split by time of rows without time.
@@ -62,10 +62,10 @@ class Split(BaseModel):
         """uint8 expression: the position in PARTS of each row.
 
         Args:
-            rows: how many there are.
+            rows: number of rows.
             user: name of the user column.
             time: name of the time column; without one, rows count as older than those after them.
-            cuts: from :meth:`cuts`.
+            cuts: first moments from :meth:`cuts`.
         """
         if cuts is not None:
             assert time is not None
@@ -80,16 +80,16 @@ class Split(BaseModel):
 
 
 def check_parts(counts: list[int], split: Split) -> dict[str, int]:
-    """Rows of each part by name.
+    """Number of rows of each part, by name.
 
     Raises:
-        DataError: a part got no rows, and not because a share of 0 was asked for.
+        DataError: a part has no rows although its share is above 0.
     """
-    named: dict[str, int] = dict(zip(PARTS, counts, strict=True))
-    for name, count in named.items():
+    by_name: dict[str, int] = dict(zip(PARTS, counts, strict=True))
+    for name, count in by_name.items():
         if not count and not (name == "test" and split.test == 0):
             raise DataError(
                 f"the {name} part of the split by {split.by!r} is empty ({sum(counts)} rows in all): "
                 "use more rows, other shares, or another split"
             )
-    return named
+    return by_name

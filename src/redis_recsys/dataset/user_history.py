@@ -1,4 +1,4 @@
-"""Who has interacted with what, and in which order: one compact array per question, for all users at once."""
+"""Items that each user has interacted with, in order of time: compact arrays for all users at once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class History:
 
     @classmethod
     def of(cls, rows: Rows, users: int) -> History:
-        """The history that the positive rows make; ``users`` is the number of entities."""
+        """The history in the positive rows; ``users`` is the number of entities."""
         rows = rows.positives()
         order = np.lexsort((rows.time, rows.user))
         starts = np.zeros(users + 2, np.int64)
@@ -34,10 +34,10 @@ class History:
 
     @staticmethod
     def ends_before(rows: Rows) -> np.ndarray:
-        """For every row, the position in ``History.of(rows, ...).items`` just after what its user did before it.
+        """Position of every row in ``History.of(rows, ...).items``, just after its user's earlier items.
 
         Returns:
-            int64[n], to be given to :meth:`recent` as ``ends``: a row never sees itself or what came later.
+            int64[n], the ``ends`` for :meth:`recent`: a row never sees itself or what came later.
         """
         order = np.lexsort((rows.time, rows.user))
         positive = rows.target[order] > 0
@@ -53,7 +53,7 @@ class History:
             categorical[:, schema.slots(column)] = np.where(recent < (column.cardinality or 0), recent, 0)
 
     def of_users(self, first: int, last: int) -> History:
-        """The history of users ``first`` to ``last``, who are 1, 2, ... in it."""
+        """The history of users ``first`` to ``last``, renumbered 1, 2, ..."""
         return History(self.starts[np.r_[first, first : last + 2]], self.items)
 
     def __getitem__(self, user: int) -> np.ndarray:
@@ -64,23 +64,23 @@ class History:
 
         Args:
             users: int[n].
-            length: how many to return.
-            ends: int64[n], positions in ``items`` before which to look (exclusive); default: each user's end.
+            length: number of items for each user.
+            ends: int64[n], exclusive ends in ``items``; default: each user's end.
 
         Returns:
             int32[n, length].
         """
         starts = self.starts[users]
         ends = self.starts[users + 1] if ends is None else ends
-        at = ends[:, None] - 1 - np.arange(length)
-        inside = at >= starts[:, None]
+        position = ends[:, None] - 1 - np.arange(length)
+        inside = position >= starts[:, None]
         if not len(self.items):
             return np.zeros((len(users), length), np.int32)
-        return np.where(inside, self.items[np.maximum(at, 0)], 0).astype(np.int32)
+        return np.where(inside, self.items[np.maximum(position, 0)], 0).astype(np.int32)
 
 
 def users_after(dataset: Dataset, rows: Rows) -> tuple[Entities, History]:
-    """Users as they are after ``rows``, their newest items filled in, and who has interacted with what."""
+    """Users after ``rows``, with their newest items filled in, and their history."""
     history = History.of(rows, len(dataset.users))
     users = replace(dataset.users, categorical=dataset.users.categorical.copy())
     history.fill(users.categorical, dataset.schema)
@@ -88,7 +88,7 @@ def users_after(dataset: Dataset, rows: Rows) -> tuple[Entities, History]:
 
 
 def padded(items: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Lists of items as one row each, filled up with 0.
+    """Lists of items as one row each, padded with 0.
 
     Args:
         items: int32[sum of lengths], one list after the other.

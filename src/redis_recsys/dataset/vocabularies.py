@@ -1,8 +1,8 @@
 """Vocabularies: the raw values of a categorical column, one parquet file each in ``vocab/`` of a dataset or bundle.
 
 A file has one column ``value``; row i holds the value of id i + 1, and id 0 is "unknown". It is named after its
-column, with everything percent-encoded that a file system may refuse, mistake for a folder or confuse: so no name
-leads out of the folder, and two names are never one file.
+column, with all characters percent-encoded that a file system may refuse, take for a folder or confuse: so no name
+leads out of the folder, and no two names share a file.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def vocabulary_path(folder: Path, schema: Schema, column: Column) -> Path:
 
     Args:
         folder: a dataset or bundle.
-        schema: of it.
-        column: a categorical one; the history has the item id's vocabulary.
+        schema: its schema.
+        column: a categorical column; the history has the item id's vocabulary.
     """
     column = schema.vocabulary_column(column)
     name = _encoded(column.name)
@@ -39,7 +39,7 @@ def vocabulary_path(folder: Path, schema: Schema, column: Column) -> Path:
 
 
 def _encoded(name: str) -> str:
-    """The name, percent-encoded where it is not plain, and cut where it is long."""
+    """The name, percent-encoded where needed and cut where it is long."""
     encoded = quote(name, safe="")
     if encoded.startswith(".") or DEVICE.match(encoded):
         encoded = f"%{ord(encoded[0]):02X}{encoded[1:]}"
@@ -62,7 +62,7 @@ def read_vocabulary(folder: Path, schema: Schema, column: Column) -> pa.ChunkedA
         DataError: the file is missing or damaged.
     """
     path = vocabulary_path(folder, schema, column)
-    older = path.parent / f"{schema.vocabulary_column(column).name}.parquet"  # names were not encoded once
+    older = path.parent / f"{schema.vocabulary_column(column).name}.parquet"  # earlier releases did not encode names
     if not path.exists() and older.parent == path.parent and older.exists():
         path = older
     try:

@@ -1,6 +1,6 @@
 """Evaluation: models and baselines on the test part, over the full catalogue.
 
-- ``evaluate``: the measurement
+- ``evaluate``: evaluation of recommenders and rankers
 - ``metrics``: metrics of lists and of click probabilities, in NumPy
 - ``comparison``: paired differences over users, with an interval
 - ``baselines``: popularity, item neighbours, matrix factorisations

@@ -1,7 +1,7 @@
-"""What a model has to beat: popularity, item neighbours, and two matrix factorisations from ``implicit``.
+"""Baselines: popularity, item neighbours, and two matrix factorisations from ``implicit``.
 
-All of them see the positive rows of training and validation, recommend nothing that the user has had, and give
-users without a history the popular items. Default settings come from a grid on the validation parts of
+All of them see the positive rows of training and validation, recommend only items that the user has not had, and give
+users without a history the popular items. Default settings come from a grid search on the validation parts of
 MovieLens-100k (split by time, and by time within users) and of a million synthetic rows; where the best differed,
 :func:`fit_baselines` chooses on the validation part of the data at hand.
 """
@@ -26,14 +26,14 @@ from .evaluate import new_items, recommend_all
 from .metrics import list_metrics
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # in a notebook: of missing widgets, for bars that are not shown anyhow
+    warnings.simplefilter("ignore")  # in notebooks, about missing widgets for bars that are never shown
     from implicit.cpu.als import AlternatingLeastSquares
     from implicit.cpu.bpr import BayesianPersonalizedRanking
     from implicit.nearest_neighbours import CosineRecommender
 
 
 class Popularity:
-    """Most clicked items first; and the base of all baselines, which differ in :meth:`fit` and :meth:`scores`.
+    """Most clicked items first; base class of all baselines, which differ in :meth:`fit` and :meth:`scores`.
 
     Attributes:
         seen: float32[users, items] sparse, 1 where the user has had the item; row u is user u + 1.
@@ -57,11 +57,11 @@ class Popularity:
         self.popularity = np.bincount(rows.item - 1, minlength=items).astype(np.float32)
 
     def scores(self, users: np.ndarray) -> np.ndarray:
-        """float32[n, items] for the users at rows int[n] of ``seen``."""
+        """Scores float32[n, items] for the users at rows int[n] of ``seen``."""
         return np.repeat(self.popularity[None], len(users), axis=0)
 
     def recommend(self, users: np.ndarray, k: int) -> np.ndarray:
-        """The best ``k`` items for each user, none of which the user has had.
+        """The best ``k`` items for each user, among those that the user has not had.
 
         Args:
             users: int[n], entity numbers.
@@ -72,10 +72,10 @@ class Popularity:
         """
         users = users - 1
         seen = self.seen[users]
-        known = np.diff(seen.indptr)
+        seen_counts = np.diff(seen.indptr)
         scores = self.scores(users)
-        scores[known == 0] = self.popularity
-        scores[np.repeat(np.arange(len(users)), known), seen.indices] = -np.inf
+        scores[seen_counts == 0] = self.popularity
+        scores[np.repeat(np.arange(len(users)), seen_counts), seen.indices] = -np.inf
         best = topk(scores, k)
         lists = np.zeros((len(users), k), np.int32)
         lists[:, : best.shape[1]] = np.where(np.isneginf(np.take_along_axis(scores, best, axis=1)), 0, best + 1)
@@ -83,7 +83,7 @@ class Popularity:
 
 
 class RecentPopularity(Popularity):
-    """Most clicked among the newest tenth of the clicks, then most clicked ever: what is in fashion."""
+    """Items with the most clicks among the newest tenth of all clicks first, then with the most clicks ever."""
 
     name = "recent-popularity"
 
@@ -94,7 +94,7 @@ class RecentPopularity(Popularity):
 
 
 class ItemKNN(Popularity):
-    """Sum of the cosine similarities of an item to what the user has had; popularity orders items without any.
+    """Sum of the cosine similarities of an item to the user's items; popularity orders items without any.
 
     Source: M. Deshpande and G. Karypis, "Item-based top-N recommendation algorithms", ACM TOIS 22(1), 2004.
     """
@@ -102,7 +102,7 @@ class ItemKNN(Popularity):
     name = "item-knn"
 
     def __init__(self, neighbours: int = 20) -> None:
-        """``neighbours``: similar items kept per item, itself included."""
+        """Set ``neighbours``, the number of similar items kept per item, itself included."""
         self.neighbours = neighbours
 
     def fit(self, rows: Rows, users: int, items: int) -> None:
@@ -120,7 +120,7 @@ class ItemKNN(Popularity):
 
 
 class MatrixFactorization(Popularity):
-    """A score is the inner product of a user's and an item's factors, learnt by an engine of ``implicit``."""
+    """Inner product of a user's and an item's factors as score, learnt by an engine of ``implicit``."""
 
     engine: type
     settings: dict[str, Any]
@@ -150,7 +150,7 @@ class ALS(MatrixFactorization):
     def __init__(
         self, factors: int = 32, regularization: float = 0.1, alpha: float = 1.0, iterations: int = 15, seed: int = 42
     ) -> None:
-        """``alpha``: confidence that a click adds to the confidence 1 of every cell."""
+        """Set ``alpha``, the confidence that a click adds to the confidence 1 of every cell, and other settings."""
         self.settings = {
             "factors": factors,
             "regularization": regularization,
@@ -161,7 +161,7 @@ class ALS(MatrixFactorization):
 
 
 class BPR(MatrixFactorization):
-    """Learns to order what a user has had before what the user has not.
+    """Bayesian personalised ranking, which learns to rank a user's items above all others.
 
     Source: S. Rendle et al., "BPR: Bayesian personalized ranking from implicit feedback", UAI 2009.
     """
@@ -177,7 +177,7 @@ class BPR(MatrixFactorization):
         iterations: int = 300,
         seed: int = 42,
     ) -> None:
-        """It runs on one thread, since several would update the same factors unlocked and no two runs be the same."""
+        """Set up one thread, since several would update the same factors without locks, and no two runs would agree."""
         self.settings = {
             "factors": factors,
             "regularization": regularization,
@@ -189,7 +189,7 @@ class BPR(MatrixFactorization):
 
 
 def variants() -> list[list[Popularity]]:
-    """The baselines, each in the settings that :func:`fit_baselines` chooses from."""
+    """Baselines, each with the settings among which :func:`fit_baselines` chooses."""
     return [
         [Popularity()],
         [RecentPopularity()],
@@ -207,17 +207,17 @@ def fit_baselines(dataset: Dataset) -> list[Popularity]:
     """
     train, valid = dataset.rows("train"), dataset.rows("valid")
     users, items = len(dataset.users), len(dataset.items)
-    who, starts, relevant = new_items(train, valid)
+    validated, starts, relevant = new_items(train, valid)
 
     def quality(baseline: Popularity) -> float:
         baseline.fit(train, users, items)
-        lists = recommend_all(baseline, who, 10, items)
+        lists = recommend_all(baseline, validated, 10, items)
         return float(list_metrics(lists, starts, relevant, (10,))["ndcg@10"].mean())
 
     fitted = []
     with progress("fitting baselines", total=len(variants())) as advance:
         for choice in variants():
-            best = max(choice, key=quality) if len(choice) > 1 and len(who) else choice[0]
+            best = max(choice, key=quality) if len(choice) > 1 and len(validated) else choice[0]
             best.fit(train + valid, users, items)
             fitted.append(best)
             advance(1)
@@ -226,7 +226,7 @@ def fit_baselines(dataset: Dataset) -> list[Popularity]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """``implicit`` threads by itself: BLAS gets one thread, and its warnings about that and about formats are moot."""
+    """Give BLAS one thread, since ``implicit`` has its own, and ignore its warnings about that and about formats."""
     with threadpool_limits(1, "blas"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

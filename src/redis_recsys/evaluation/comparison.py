@@ -1,4 +1,4 @@
-"""Paired comparison of two recommenders that were asked about the same users."""
+"""Paired comparison of two recommenders on the same users."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Comparison:
 
     Attributes:
         first, second: names of the recommenders.
-        metric: such as ``ndcg@10``.
+        metric: name of the metric, such as ``ndcg@10``.
         users: number of users, the same for both.
         before, after: means of the first and of the second.
         low, high: 95% interval of the mean difference per user, second minus first.
@@ -60,7 +60,7 @@ def compare(first: str, second: str, metric: str, before: np.ndarray, after: np.
 
     Args:
         first, second: names of the recommenders.
-        metric: its name.
+        metric: name of the metric.
         before: float64[n], values of the first, by user.
         after: float64[n], values of the second, for the same users. One user alone has an interval without ends.
     """

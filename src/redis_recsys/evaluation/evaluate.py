@@ -26,12 +26,12 @@ SEED = 42
 
 
 class Contender(Protocol):
-    """Anything that can be evaluated: a baseline, retrieval alone, retrieval and ranking."""
+    """Recommender that can be evaluated: a baseline, retrieval alone, retrieval and ranking."""
 
     name: str
 
     def recommend(self, users: np.ndarray, k: int) -> np.ndarray:
-        """The best ``k`` items for each user, none of which the user has had.
+        """The best ``k`` items for each user, among those that the user has not had.
 
         Args:
             users: int[n], entity numbers.
@@ -49,14 +49,14 @@ class Report:
     """Metrics by name.
 
     Attributes:
-        users: how many test users there are in all, ``warm`` (with a history) and ``cold`` (without).
+        users: numbers of test users: ``all``, ``warm`` (with a history) and ``cold`` (without).
         retrieval: recommender -> metric -> mean over all test users; ``<metric>_error``, the standard error of that
             mean; and ``coverage@k`` of all lists together, which has none.
         warm: the same means over warm users only; empty if there are none.
         cold: the same over cold users.
         ranker: see :func:`evaluate_ranker`; empty if no ranker was given.
-        by_user: recommender -> metric -> values of the single test users, float64[n], the users in the same order for
-            all; left out of :meth:`to_dict`.
+        by_user: recommender -> metric -> float64[n], one value per test user, in the same order of users for all;
+            left out of :meth:`to_dict`.
     """
 
     users: dict[str, int]
@@ -77,7 +77,7 @@ class Report:
 
         Args:
             first, second: names of the recommenders.
-            metric: one of those in ``by_user``.
+            metric: name of a metric in ``by_user``.
         """
         return compare(first, second, metric, self.by_user[first][metric], self.by_user[second][metric])
 
@@ -91,10 +91,10 @@ def evaluate(
     """Compare recommenders on every user of the test part who has a relevant item.
 
     Args:
-        dataset: with train, valid and test.
-        recommenders: fitted on train and valid; their names tell them apart.
+        dataset: dataset with train, valid and test.
+        recommenders: recommenders fitted on train and valid, with names that differ.
         ks: list lengths.
-        predict: score float[n] of rows between 0 and 1, if a ranker is to be measured too.
+        predict: function from rows to scores float[n] between 0 and 1, to measure a ranker too.
 
     Raises:
         DataError: a part is empty, or no test click is new to its user.
@@ -125,7 +125,7 @@ def evaluate(
 
 
 def check_test(dataset: Dataset) -> None:
-    """Check that there is something to evaluate on.
+    """Check that a dataset has a test part.
 
     Raises:
         DataError: the dataset was made without a test part.
@@ -137,19 +137,19 @@ def check_test(dataset: Dataset) -> None:
 
 
 def new_items(seen: Rows, later: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What each user clicks later without having clicked it before.
+    """Items that each user clicks later and has not clicked before.
 
     Args:
-        seen: rows of the past.
-        later: rows of the time after.
+        seen: earlier rows.
+        later: later rows.
 
     Returns:
         Users int[n] with such items, the bounds int64[n + 1] of each user's items, and the items int[m].
     """
-    wide = int(max(seen.item.max(initial=0), later.item.max(initial=0))) + 1
-    fresh = np.setdiff1d(_pairs(later, wide), _pairs(seen, wide))
-    users, counts = np.unique(fresh // wide, return_counts=True)
-    return users, np.concatenate([[0], np.cumsum(counts)]), fresh % wide
+    stride = int(max(seen.item.max(initial=0), later.item.max(initial=0))) + 1
+    fresh = np.setdiff1d(_pairs(later, stride), _pairs(seen, stride))
+    users, counts = np.unique(fresh // stride, return_counts=True)
+    return users, np.concatenate([[0], np.cumsum(counts)]), fresh % stride
 
 
 def recommend_all(
@@ -162,20 +162,20 @@ def recommend_all(
     """Lists of many users, in blocks so that scores of the whole catalogue fit into memory.
 
     Args:
-        recommender: to ask.
+        recommender: recommender of the lists.
         users: int[n], entity numbers.
         k: length of the lists.
         catalogue: number of items.
-        advance: told how many users were just done.
+        advance: called with the number of users just done.
 
     Returns:
         int32[n, k], 0 where there are fewer than k.
     """
     lists = np.zeros((len(users), k), np.int32)
     block = max(16, BLOCK_SCORES // catalogue)
-    for at in range(0, len(users), block):
-        best = recommender.recommend(users[at : at + block], k)
-        lists[at : at + block, : best.shape[1]] = best
+    for start in range(0, len(users), block):
+        best = recommender.recommend(users[start : start + block], k)
+        lists[start : start + block, : best.shape[1]] = best
         advance(len(best))
     return lists
 
@@ -187,9 +187,9 @@ def evaluate_ranker(dataset: Dataset, predict: Callable[[Rows], np.ndarray], k: 
     catalogue with a fixed seed, and those that the user has clicked in any part are dropped.
 
     Args:
-        dataset: with a test part.
-        predict: score float[n] of rows, between 0 and 1.
-        k: impressions per user that count.
+        dataset: dataset with a test part.
+        predict: function from rows to scores float[n] between 0 and 1.
+        k: cut-off of ``impression_ndcg``.
 
     Returns:
         ``auc``, ``log_loss``, ``impression_ndcg@k``, ``calibration`` (see :func:`metrics.calibration`; with drawn
@@ -229,16 +229,16 @@ def evaluate_ranker(dataset: Dataset, predict: Callable[[Rows], np.ndarray], k: 
 
 
 def _negatives(dataset: Dataset, clicks: Rows) -> Rows:
-    wide = len(dataset.items) + 1
-    known = _pairs(dataset.rows(*PARTS), wide)
+    stride = len(dataset.items) + 1
+    clicked = _pairs(dataset.rows(*PARTS), stride)
     rows = clicks.take(np.repeat(np.arange(len(clicks)), NEGATIVES))
-    items = np.random.default_rng(SEED).integers(1, wide, len(rows), dtype=np.int32)
+    items = np.random.default_rng(SEED).integers(1, stride, len(rows), dtype=np.int32)
     drawn = Rows(rows.user, items, np.zeros(len(rows), np.float32), rows.time)
-    unknown = ~np.isin(drawn.user * np.int64(wide) + drawn.item, known)
-    return drawn.take(unknown)
+    new = ~np.isin(drawn.user * np.int64(stride) + drawn.item, clicked)
+    return drawn.take(new)
 
 
-def _pairs(rows: Rows, wide: int) -> np.ndarray:
-    """The clicks of rows as int64 numbers, one for each user and item."""
+def _pairs(rows: Rows, stride: int) -> np.ndarray:
+    """Clicks in ``rows`` as int64 numbers, one for each user and item."""
     rows = rows.positives()
-    return rows.user * np.int64(wide) + rows.item
+    return rows.user * np.int64(stride) + rows.item

@@ -1,4 +1,4 @@
-"""What makes a list of recommendations or a click probability good, in NumPy, for all users at once.
+"""Metrics of recommendation lists and of click probabilities, in NumPy, for all users at once.
 
 Ranked-list metrics take ``hits``, ``bool[n, k]``: whether the item at each place of each user's list is relevant
 (:func:`hits_of`), and return one value per user, so that callers can average over any group of users. They are own
@@ -18,7 +18,7 @@ TITLES = {"ndcg": "NDCG", "recall": "Recall", "hit_rate": "Hit rate", "mrr": "MR
 
 
 def hits_of(recommended: np.ndarray, starts: np.ndarray, relevant: np.ndarray) -> np.ndarray:
-    """Where the recommended items are relevant.
+    """Mask of the recommended items that are relevant.
 
     Args:
         recommended: int[n, k], no item twice in a row; 0 pads short lists and is never relevant.
@@ -28,10 +28,10 @@ def hits_of(recommended: np.ndarray, starts: np.ndarray, relevant: np.ndarray) -
     Returns:
         bool[n, k].
     """
-    wide = int(max(recommended.max(initial=0), relevant.max(initial=0))) + 1
+    stride = int(max(recommended.max(initial=0), relevant.max(initial=0))) + 1
     users = np.arange(len(recommended), dtype=np.int64)
-    wanted = np.repeat(users, np.diff(starts)) * wide + relevant
-    return np.isin(users[:, None] * wide + recommended, wanted) & (recommended > 0)
+    relevant_pairs = np.repeat(users, np.diff(starts)) * stride + relevant
+    return np.isin(users[:, None] * stride + recommended, relevant_pairs) & (recommended > 0)
 
 
 def recall_at(hits: np.ndarray, relevant: np.ndarray, k: int) -> np.ndarray:
@@ -39,8 +39,8 @@ def recall_at(hits: np.ndarray, relevant: np.ndarray, k: int) -> np.ndarray:
 
     Args:
         hits: bool[n, k or more].
-        relevant: int[n], how many items are relevant to each user, at least 1.
-        k: length of the list that counts.
+        relevant: int[n], number of items that are relevant to each user, at least 1.
+        k: cut-off of the list.
 
     Returns:
         float64[n].
@@ -58,8 +58,8 @@ def ndcg_at(hits: np.ndarray, relevant: np.ndarray, k: int) -> np.ndarray:
 
     Args:
         hits: bool[n, k or more].
-        relevant: int[n], how many items are relevant to each user, at least 1.
-        k: length of the list that counts.
+        relevant: int[n], number of items that are relevant to each user, at least 1.
+        k: cut-off of the list.
 
     Returns:
         float64[n].
@@ -89,7 +89,7 @@ def hit_rate(hits: np.ndarray, k: int) -> np.ndarray:
 
 
 def coverage(recommended: np.ndarray, catalogue_size: int) -> float:
-    """Share of the catalogue that is recommended to anyone: ``distinct items in int[n, k] / catalogue_size``."""
+    """Share of the catalogue recommended to any user: ``distinct items in int[n, k] / catalogue_size``."""
     items = np.unique(recommended)
     return float((items > 0).sum() / catalogue_size)
 
@@ -161,8 +161,8 @@ def log_loss(probability: np.ndarray, target: np.ndarray) -> float:
 def impression_ndcg(user: np.ndarray, score: np.ndarray, target: np.ndarray, k: int) -> float:
     """NDCG at k of each user's impressions in order of score, averaged over users with clicks and non-clicks.
 
-    Users with only one kind are left out, since any order of theirs is as good. Impressions of equal score share
-    their mean gain, which is the expectation over all ways to break the tie.
+    Users with only one kind are left out, since any order of their impressions is equally good. Impressions of equal
+    score share their mean gain, which is the expectation over all ways to break the tie.
 
     Source: F. McSherry and M. Najork, "Computing information retrieval performance measures efficiently in the
     presence of tied scores", ECIR 2008.
@@ -171,7 +171,7 @@ def impression_ndcg(user: np.ndarray, score: np.ndarray, target: np.ndarray, k: 
         user: int[n].
         score: float[n].
         target: float[n], above 0 for a click.
-        k: impressions that count.
+        k: cut-off of each user's impressions.
 
     Raises:
         DataError: no user has both clicks and non-clicks.
@@ -224,14 +224,14 @@ class Calibration:
 
 
 def calibration(probability: np.ndarray, target: np.ndarray, bins: int = 10) -> Calibration:
-    """Compare predictions with what happened, in bins of about as many rows each; equal predictions share a bin.
+    """Compare predictions with outcomes, in bins of about equally many rows; equal predictions share a bin.
 
     Source: A. Niculescu-Mizil and R. Caruana, "Predicting good probabilities with supervised learning", ICML 2005.
 
     Args:
         probability: float[n], n at least 1.
         target: float[n], above 0 for a click.
-        bins: at most so many.
+        bins: largest number of bins.
     """
     edges = np.unique(np.quantile(probability, np.arange(1, bins) / bins))
     number = np.searchsorted(edges, probability, side="right")
@@ -243,7 +243,7 @@ def calibration(probability: np.ndarray, target: np.ndarray, bins: int = 10) -> 
 
 
 def title_of(metric: str) -> str:
-    """A metric's name as people write it: ``ndcg@10`` -> ``NDCG@10``."""
+    """Title of a metric as people write it: ``ndcg@10`` -> ``NDCG@10``."""
     name, *length = metric.split("@")
     return "@".join([TITLES[name], *length])
 

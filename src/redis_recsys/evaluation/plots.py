@@ -1,6 +1,6 @@
 """Pictures of data, training, quality and speed, in one style.
 
-Every function returns a Matplotlib figure, which notebooks show, and writes it to ``path`` if there is one (the
+Every function returns a Matplotlib figure, which notebooks show, and writes it to ``path`` if one is given (the
 suffix chooses the format). Figures are closed, so that nothing opens a window or needs a display.
 """
 
@@ -25,7 +25,7 @@ from ..utils.files import check_file, written_aside_file
 from .metrics import Calibration, title_of
 
 COLORS = ("#d82c20", "#161f31", "#4c8dae", "#e6a23c", "#6a994e", "#8e6c8a", "#8d99ae", "#b5651d", "#2a9d8f", "#c9ada7")
-FORMATS = {".png": (b"\x89PNG",), ".svg": (b"<?xml", b"<svg")}  # suffix -> how such files begin
+FORMATS = {".png": (b"\x89PNG",), ".svg": (b"<?xml", b"<svg")}  # suffix -> first bytes of such files
 INK, GRID, OTHERS = "#161f31", "#dfe3e8", "#9aa7b5"
 BELOW_CACHE = {"redis": "Redis", "rocksdb": "RocksDB", "default": "no tier (default vector)"}
 STYLE: Any = {
@@ -76,11 +76,11 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 
 def check_path(path: Path) -> None:
-    """Refuse a path that a picture must not be written to.
+    """Refuse a path to which a picture must not be written.
 
     Raises:
-        ConfigError: it has another suffix than those of ``FORMATS``.
-        DataError: something else than a picture of that format is there.
+        ConfigError: its suffix is not in ``FORMATS``.
+        DataError: something other than a picture of that format is there.
     """
     if path.suffix not in FORMATS:
         raise ConfigError(f"{path} must end with {' or '.join(FORMATS)}")
@@ -99,7 +99,7 @@ def metric_bars(
     Args:
         retrieval: recommender -> metric -> value, as in :attr:`redis_recsys.evaluation.evaluate.Report.retrieval`.
         users: number of test users behind the values.
-        highlight: recommenders in a colour of their own, the project's beside the baselines.
+        highlight: recommenders in a colour of their own: the project's, to set them apart from the baselines.
         metrics: metrics of the panels; each has a standard error.
     """
     names = list(retrieval)
@@ -126,13 +126,13 @@ def metric_bars(
 
 @styled
 def loss_curves(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Training loss, and validation metric where one was measured, by epoch, one panel per model.
+    """Training loss, and the validation metric if one was measured, by epoch, one panel per model.
 
     A dotted line marks the epoch that was kept, the one with the highest metric.
 
     Args:
         models: model -> one record per epoch with ``epoch``, ``loss`` and, if validated, ``metric`` and
-            ``metric_name``; ``best_possible`` draws the metric's upper bound, too.
+            ``metric_name``; ``best_possible`` adds the metric's upper bound.
     """
     figure, panels = plt.subplots(1, len(models), figsize=(5.6 * len(models), 3.4), squeeze=False)
     for panel, (name, records) in zip(panels[0], models.items(), strict=True):
@@ -171,22 +171,22 @@ def reliability_curve(models: Mapping[str, Calibration], title: str = "Calibrati
 
     Args:
         models: model -> its calibration; whiskers are 95% intervals of the observed shares (Wilson).
-        title: of the figure.
+        title: title of the figure.
     """
     from scipy.stats import binomtest
 
     figure, axes = plt.subplots(figsize=(5.8, 4.4))
     axes.axline((0, 0), slope=1, color=OTHERS, linestyle="--", linewidth=1.2, label="prediction = observed")
-    for (name, found), color in zip(models.items(), COLORS, strict=False):
-        observed = np.array(found.observed)
-        clicks = np.rint(observed * found.rows).astype(int).tolist()
-        ends = [binomtest(k, n).proportion_ci(method="wilson") for k, n in zip(clicks, found.rows, strict=True)]
+    for (name, calibration), color in zip(models.items(), COLORS, strict=False):
+        observed = np.array(calibration.observed)
+        clicks = np.rint(observed * calibration.rows).astype(int).tolist()
+        ends = [binomtest(k, n).proportion_ci(method="wilson") for k, n in zip(clicks, calibration.rows, strict=True)]
         whiskers = np.abs(np.array(ends).T - observed)
-        label = f"{name}, {sum(found.rows):,} rows in {len(found.rows)} bins"
+        label = f"{name}, {sum(calibration.rows):,} rows in {len(calibration.rows)} bins"
         axes.errorbar(
-            found.predicted, observed, whiskers, marker="o", markersize=5, capsize=3, color=color, label=label
+            calibration.predicted, observed, whiskers, marker="o", markersize=5, capsize=3, color=color, label=label
         )
-    most = max(max(*found.predicted, *found.observed) for found in models.values())
+    most = max(max(*calibration.predicted, *calibration.observed) for calibration in models.values())
     limit = min(1.0, most * 1.1)
     axes.set(title=title, xlim=(0, limit), ylim=(0, limit), aspect="equal")
     axes.set(xlabel="mean prediction of the bin", ylabel="observed share of clicks, 95% interval")
@@ -200,8 +200,8 @@ def rows_over_time(parts: Mapping[str, np.ndarray], column: Column, title: str =
 
     Args:
         parts: part -> times of its rows, int64[n].
-        column: of the times, in whose unit they are.
-        title: of the figure.
+        column: time column, which gives their unit.
+        title: title of the figure.
     """
     if column.ticks_per_day is None:
         raise DataError(f"column {column.name!r} holds steps, not times: declare its unit in the schema")
@@ -224,7 +224,7 @@ def keras_curves(records: Sequence[Mapping[str, Any]], title: str) -> Figure:
 
     Args:
         records: one per epoch with ``epoch`` and ``keras``, which maps metric -> value; ``val_`` marks validation.
-        title: of the figure.
+        title: title of the figure.
     """
     names = [name for name in records[0]["keras"] if f"val_{name}" in records[0]["keras"] and "_loss" not in name]
     names = [name for name in names if not name.startswith("loss_")]
@@ -263,8 +263,8 @@ def embedding_map(embeddings: np.ndarray, categories: Sequence[str], title: str 
 
     Args:
         embeddings: float[n, D].
-        categories: n names; the most frequent get a colour each, in the order of their names, the rest share grey.
-        title: of the figure.
+        categories: n names; the most frequent get a colour each, in the order of their names, the others share grey.
+        title: title of the figure.
     """
     centred = embeddings - embeddings.mean(axis=0)
     _, strength, axes_of = np.linalg.svd(centred, full_matrices=False)
@@ -274,12 +274,12 @@ def embedding_map(embeddings: np.ndarray, categories: Sequence[str], title: str 
     names, sizes = np.unique(labels, return_counts=True)
     shown = np.sort(names[np.argsort(-sizes, kind="stable")][: len(COLORS) - 2])
     figure, axes = plt.subplots(figsize=(7.2, 4.6))
-    rest = ~np.isin(labels, shown)
-    if rest.any():
-        axes.scatter(points[rest, 0], points[rest, 1], s=9, color="#c5ccd4", label="other", linewidths=0)
+    others = ~np.isin(labels, shown)
+    if others.any():
+        axes.scatter(points[others, 0], points[others, 1], s=9, color="#c5ccd4", label="other", linewidths=0)
     for name, color in zip(shown, COLORS, strict=False):
-        of_it = points[labels == name]
-        axes.scatter(of_it[:, 0], of_it[:, 1], s=13, color=color, label=name, alpha=0.8, linewidths=0)
+        members = points[labels == name]
+        axes.scatter(members[:, 0], members[:, 1], s=13, color=color, label=name, alpha=0.8, linewidths=0)
     axes.set(
         title=title,
         xlabel=f"component 1 ({share[0]:.0%} of the variance)",
@@ -295,7 +295,7 @@ def latency_histogram(seconds: np.ndarray, title: str = "Latency") -> Figure:
 
     Args:
         seconds: float[n], one duration per call, each above 0.
-        title: of the figure.
+        title: title of the figure.
     """
     milliseconds = np.asarray(seconds) * 1e3
     edges = np.geomspace(milliseconds.min(), milliseconds.max() * 1.01, 61)
@@ -314,34 +314,34 @@ def latency_histogram(seconds: np.ndarray, title: str = "Latency") -> Figure:
 
 @styled
 def recall_curves(explored: Sequence[int], indexes: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
-    """What vector indexes find of the true neighbours, and how long a query takes, by neighbours explored.
+    """Recall and query time of vector indexes by the number of neighbours explored.
 
     Args:
         explored: EF of each measurement, rising.
-        indexes: name -> for each EF the share of the true neighbours found, and the seconds of one query.
+        indexes: name -> share of the true neighbours found and seconds of one query, for each EF.
     """
-    figure, (found, time) = plt.subplots(1, 2, figsize=(8.2, 3.2))
+    figure, (recalls, time) = plt.subplots(1, 2, figsize=(8.2, 3.2))
     for (name, measured), color in zip(indexes.items(), COLORS, strict=False):
         recall, seconds = zip(*measured, strict=True)
-        found.plot(explored, recall, marker="o", markersize=4, color=color, label=name)
+        recalls.plot(explored, recall, marker="o", markersize=4, color=color, label=name)
         time.plot(explored, np.multiply(seconds, 1e3), marker="o", markersize=4, color=color, label=name)
-    found.set(title="Recall", ylabel="share of the true neighbours", ylim=(None, 1.01))
-    found.legend(loc="lower right")
+    recalls.set(title="Recall", ylabel="share of the true neighbours", ylim=(None, 1.01))
+    recalls.legend(loc="lower right")
     time.set(title="Milliseconds per query", ylim=(0, None))
-    for panel in (found, time):
+    for panel in (recalls, time):
         panel.set(xlabel="neighbours explored (EF)", xscale="log")
-        panel.set_xticks(explored, [f"{each}" for each in explored])
+        panel.set_xticks(explored, [f"{ef}" for ef in explored])
         panel.minorticks_off()
     return figure
 
 
 @styled
 def stage_times(times: Mapping[str, Mapping[str, float]], title: str = "Time per stage") -> Figure:
-    """Where time goes: one bar per way of serving, made of its parts, with the sum at its end.
+    """Time per stage: one stacked bar per way of serving, with the sum at its end.
 
     Args:
         times: way -> part -> microseconds; parts in the order of the first way.
-        title: of the figure.
+        title: title of the figure.
     """
     parts = list(dict.fromkeys(part for way in times.values() for part in way))
     figure, axes = plt.subplots(figsize=(8.2, 1.5 + 0.5 * len(times)))
@@ -362,24 +362,24 @@ def stage_times(times: Mapping[str, Mapping[str, float]], title: str = "Time per
 
 @styled
 def load_curve(concurrency: Sequence[int], per_second: Sequence[float], seconds: Sequence[np.ndarray]) -> Figure:
-    """Answers per second, and how long they took, by the number of callers who ask at the same time.
+    """Throughput and latency by the number of concurrent callers.
 
     Args:
-        concurrency: callers of each measurement, rising.
-        per_second: answers of all callers together.
-        seconds: of the single answers, float[n] per measurement.
+        concurrency: number of callers of each measurement, rising.
+        per_second: answers per second of all callers together.
+        seconds: durations of the single answers, float[n] per measurement.
     """
     figure, (rate, latency) = plt.subplots(1, 2, figsize=(8.2, 3.2))
     rate.plot(concurrency, per_second, marker="o", markersize=4, color=COLORS[0])
     rate.set(title="Throughput", xlabel="callers", ylabel="answers per second")
     for percent, color in ((99, COLORS[0]), (50, COLORS[1])):
-        values = [float(np.percentile(each, percent)) * 1e3 for each in seconds]
+        values = [float(np.percentile(durations, percent)) * 1e3 for durations in seconds]
         latency.plot(concurrency, values, marker="o", markersize=4, color=color, label=f"p{percent}")
     latency.set(title="Latency", xlabel="callers", ylabel="milliseconds")
     latency.legend()
     for panel in (rate, latency):
         panel.set_xscale("log", base=2)
-        panel.set_xticks(concurrency, [f"{each}" for each in concurrency])
+        panel.set_xticks(concurrency, [f"{callers}" for callers in concurrency])
         panel.set_ylim(bottom=0)
     return figure
 
@@ -391,17 +391,17 @@ def answers_over_time(
     """Single answers as dots, so that a gap, a failure or a change shows when it happened.
 
     Args:
-        moments: float[n], when each was asked for, in seconds from any start.
-        seconds: float[n], how long each took.
+        moments: float[n], times of the requests, in seconds from any start.
+        seconds: float[n], durations of the answers.
         groups: n names, such as the kind of each answer; each gets a colour, and the legend its number of answers.
-        title: of the figure.
+        title: title of the figure.
     """
     labels = np.asarray(groups)
     figure, axes = plt.subplots(figsize=(8.2, 3.2))
     for name, color in zip(dict.fromkeys(groups), (COLORS[2], COLORS[0], *COLORS[3:]), strict=False):
-        of_it = labels == name
-        label = f"{name} ({of_it.sum():,})"
-        axes.scatter(moments[of_it], seconds[of_it] * 1e3, s=9, color=color, label=label, linewidths=0)
+        members = labels == name
+        label = f"{name} ({members.sum():,})"
+        axes.scatter(moments[members], seconds[members] * 1e3, s=9, color=color, label=label, linewidths=0)
     axes.set(title=title, xlabel="seconds", ylabel="milliseconds until the answer", yscale="log")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2)
     return figure
@@ -411,14 +411,14 @@ def answers_over_time(
 def tiers(
     windows: Sequence[tuple[str, Mapping[str, float]]], title: str = "Rows that the cache did not have"
 ) -> Figure:
-    """Rows by the tier below the cache that gave them, one stacked bar per window of time.
+    """Rows by the tier below the cache that served them, one stacked bar per window of time.
 
-    The cache has nearly all rows, so that its share is written above the bars instead of drawn. Windows of one name
-    are bracketed together.
+    The cache serves nearly all rows, so its share is written above the bars instead of drawn. Windows of the same
+    name are bracketed together.
 
     Args:
-        windows: (what was going on, share of the rows of cache, Redis, RocksDB and none), in the order of time.
-        title: of the figure.
+        windows: (name, shares of rows from cache, Redis, RocksDB and none), in the order of time.
+        title: title of the figure.
     """
     figure, axes = plt.subplots(figsize=(8.2, 3.6))
     places = np.arange(len(windows))
@@ -430,7 +430,7 @@ def tiers(
     for place, end, (_, shares) in zip(places.tolist(), ends.tolist(), windows, strict=True):
         axes.text(place, end, f"cache\n{shares['cache']:.1%}", ha="center", va="bottom", fontsize=8)
     names = [name for name, _ in windows]
-    starts = [at for at in range(len(names)) if at == 0 or names[at] != names[at - 1]]
+    starts = [i for i in range(len(names)) if i == 0 or names[i] != names[i - 1]]
     for start, end in zip(starts, [*starts[1:], len(names)], strict=True):
         axes.text((start + end - 1) / 2, 1.02, names[start], ha="center", va="bottom", fontsize=9,
                   transform=axes.get_xaxis_transform())  # fmt: skip

@@ -1,6 +1,6 @@
 """HugeCTR's artefacts of a trained DLRM, read and written.
 
-What HugeCTR up to 25.03 saved and its inference server loaded; formats from its public sources (v23 and v24).
+HugeCTR up to 25.03 saved them and its inference server loaded them; formats from its public sources (v23 and v24).
 
 - ``network``: the network file ``dlrm.json``
 - ``dense``: the dense weights

@@ -21,7 +21,7 @@ def write(path: Path, layers: Sequence[Layer]) -> None:
     """Write the weights, whole or not at all.
 
     Args:
-        path: of the file.
+        path: path of the file.
         layers: (kernel float32[inputs, outputs], bias float32[outputs]), bottom MLP first.
 
     Raises:
@@ -37,7 +37,7 @@ def read(path: Path, dlrm: DlrmShape) -> list[Layer]:
     """The weights of a DLRM's layers, bottom MLP first.
 
     Raises:
-        DataError: the file is missing, or its size is not that of this network.
+        DataError: the file is missing, or its size does not fit this network.
     """
     shapes = dlrm.layers()
     floats = sum(inputs * outputs + outputs for inputs, outputs in shapes)

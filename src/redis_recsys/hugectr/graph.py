@@ -1,4 +1,4 @@
-"""The dense part of a DLRM as an ONNX graph: what ONNX Runtime runs instead of HugeCTR's layers."""
+"""The dense part of a DLRM as an ONNX graph, which ONNX Runtime runs instead of HugeCTR's layers."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ DENSE, EMBEDDINGS, OUTPUT = "dense", "embeddings", "probability"
 
 
 def build(dlrm: DlrmShape, layers: Sequence[Layer]) -> onnx.ModelProto:
-    """The graph ``dense`` float32[n, features], ``embeddings`` float32[n, slots, dim] -> ``probability`` float32[n].
+    """Build ``dense`` float32[n, features], ``embeddings`` float32[n, slots, dim] -> ``probability`` float32[n].
 
     The interaction is the bottom MLP's output, followed by the dot products of all pairs of vectors (that output, then
     the slots): the Gram matrix below its diagonal, by rows. HugeCTR appends a column of zeros, whose weights are left
     out here.
 
     Args:
-        dlrm: widths.
-        layers: weights as ``dense.read`` gives them.
+        dlrm: shape of the DLRM.
+        layers: weights as ``dense.read`` returns them.
     """
     nodes: list[onnx.NodeProto] = []
     constants: dict[str, np.ndarray] = {}

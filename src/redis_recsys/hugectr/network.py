@@ -34,9 +34,9 @@ class DlrmShape:
     Attributes:
         dense: number of dense features.
         slot_sizes: number of keys of each slot; 0 where a network file does not say.
-        dim: of the embeddings, and the width of the bottom MLP's last layer.
+        dim: width of the embeddings and of the bottom MLP's last layer.
         bottom, top: widths of the layers; ReLU follows each but the last of ``top``, which is 1 wide.
-        combiner: what becomes of several keys of one slot: ``sum`` or ``mean``.
+        combiner: reduction of several keys of one slot: ``sum`` or ``mean``.
     """
 
     dense: int
@@ -66,11 +66,11 @@ class DlrmShape:
         return self.dim + vectors * (vectors - 1) // 2 + 1
 
     def layers(self) -> list[tuple[int, int]]:
-        """(inputs, outputs) of every fully connected layer, in the order in which their weights are stored."""
+        """(inputs, outputs) of every fully connected layer, in the order of their stored weights."""
         return [*pairwise((self.dense, *self.bottom)), *pairwise((self.interaction, *self.top))]
 
     def offsets(self) -> list[int]:
-        """What is added to a slot's own ids to make keys of the one table: the sizes of the slots before it."""
+        """Offsets that turn each slot's own ids into keys of the one table: the sizes of the slots before it."""
         return [sum(self.slot_sizes[:slot]) for slot in range(self.slots)]
 
 
@@ -132,7 +132,8 @@ def read(path: Path) -> DlrmShape:
     """Read a network file of the DLRM graph, of this project or saved by HugeCTR.
 
     Raises:
-        DataError: the file is missing or no JSON, or its graph is another one; the layer is told by place and type.
+        DataError: the file is missing or not JSON, or its graph is another one; the message names the layer by place
+            and type.
     """
     try:
         layers = json.loads(path.read_text())["layers"]
@@ -153,9 +154,9 @@ class _OtherGraphError(Exception):
 
 
 class _Graph:
-    """Walks from the dense features up to the sigmoid.
+    """Layers of a network file, walked from the dense features up to the sigmoid.
 
-    Layers are told by their place in the file and their type: HugeCTR writes no names.
+    Errors name layers by their place in the file and their type: HugeCTR writes no names.
     """
 
     def __init__(self, layers: list[dict[str, Any]]) -> None:
@@ -177,10 +178,10 @@ class _Graph:
                 self._above[bottom] = layer
 
     def dlrm(self) -> DlrmShape:
-        """The widths.
+        """Shape of the DLRM.
 
         Raises:
-            _OtherGraphError: a layer is not where the DLRM graph has it, or lacks something.
+            _OtherGraphError: a layer is not in its place in the DLRM graph, or lacks something.
         """
         sparse = self._get(self._data, "sparse")
         if len(sparse) != 1:
@@ -227,20 +228,20 @@ class _Graph:
         return tuple(widths), below
 
     def _reader(self, tensor: str, types: tuple[str, ...]) -> dict[str, Any]:
-        """The layer that reads a tensor, which has to be of one of some types."""
+        """The layer that reads a tensor, which must have one of some types."""
         layer = self._above.get(tensor)
         if layer is None or layer["type"] not in types:
-            found = f"{self._said(layer)} reads" if layer is not None else "nothing reads"
-            raise _OtherGraphError(f"{found} {tensor!r}, which goes into {' or '.join(types)} in a DLRM")
+            reader = f"{self._said(layer)} reads" if layer is not None else "nothing reads"
+            raise _OtherGraphError(f"{reader} {tensor!r}, which goes into {' or '.join(types)} in a DLRM")
         return layer
 
     def _get(self, layer: dict[str, Any], *path: str | int) -> Any:
         """A part of a layer."""
         try:
-            found: Any = layer
+            value: Any = layer
             for step in path:
-                found = found[step]
-            return found
+                value = value[step]
+            return value
         except (KeyError, IndexError, TypeError):
             raise _OtherGraphError(f"{self._said(layer)} lacks {'.'.join(map(str, path))}") from None
 
@@ -253,6 +254,6 @@ class _Graph:
 
     def _said(self, layer: dict[str, Any]) -> str:
         """A layer's place, from 1, its type, and its name if it has one."""
-        place = next(place for place, each in enumerate(self._layers, 1) if each is layer)
+        place = next(place for place, candidate in enumerate(self._layers, 1) if candidate is layer)
         name = f" {layer['name']!r}" if "name" in layer else ""
         return f"layer {place} of {len(self._layers)} ({layer.get('type', 'of no type')}{name})"

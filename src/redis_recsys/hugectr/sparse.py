@@ -21,11 +21,11 @@ def write(folder: Path, blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> None
     """Write a table, whole or not at all.
 
     Args:
-        folder: of the table; replaced if it is there.
+        folder: folder of the table; replaced if it exists.
         blocks: (keys int64[n], rows float32[n, dim]), one after the other, so that memory stays bounded.
 
     Raises:
-        DataError: a block has not as many keys as rows, or the folder cannot be written.
+        DataError: a block has fewer keys than rows or more, or the folder cannot be written.
     """
     with (
         written_aside(folder, TABLE) as aside,
@@ -40,7 +40,7 @@ def write(folder: Path, blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> None
 
 
 class SparseModel:
-    """A table on disk, mapped into memory and not read before it is needed.
+    """A table on disk, mapped into memory and read only when needed.
 
     Attributes:
         keys: int64[n].
@@ -50,19 +50,19 @@ class SparseModel:
     def __init__(self, folder: Path, dim: int) -> None:
         """
         Args:
-            folder: with ``key`` and ``emb_vector``.
-            dim: of the rows.
+            folder: folder with ``key`` and ``emb_vector``.
+            dim: width of the rows.
 
         Raises:
-            DataError: a file is missing, or the sizes of the two do not fit together.
+            DataError: a file is missing, or the sizes of the two do not match.
         """
         self.folder = folder
         try:
             key_bytes, vector_bytes = ((folder / name).stat().st_size for name in (KEY, VECTOR))
         except OSError as error:
             raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
-        count, rest = divmod(key_bytes, 8)
-        if rest:
+        count, remainder = divmod(key_bytes, 8)
+        if remainder:
             raise DataError(f"{folder / KEY} has {key_bytes:,} bytes, which is no whole number of 8-byte keys")
         if vector_bytes != count * dim * 4:
             raise DataError(

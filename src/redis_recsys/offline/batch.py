@@ -1,7 +1,7 @@
 """Offline batch scoring: every user of a bundle gets recommendations in Redis, as one new generation.
 
-Blocks of users are scored by threads (matrix products and ONNX Runtime release the interpreter) while the main thread
-writes what is ready to Redis. Only a few blocks exist at a time, so memory does not grow with the number of users.
+Threads score blocks of users (matrix products and ONNX Runtime release the interpreter) while the main thread writes
+finished blocks to Redis. Only a few blocks exist at a time, so memory does not grow with the number of users.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .recommender import Recommender, Scored
 
 @dataclass(frozen=True)
 class BatchReport:
-    """What a batch run did."""
+    """Result of a batch run."""
 
     generation: str
     users: int
@@ -47,7 +47,7 @@ def batch(bundle: Bundle, client: redis.Redis, settings: Settings) -> BatchRepor
     """Score all users and publish the result; readers see the old generation until everything is written.
 
     Args:
-        bundle: with the models and users.
+        bundle: bundle with the models and users.
         client: a connected Redis.
         settings: section ``batch``, and the business rules of section ``online``; the same bundle and settings resume
             an interrupted run where it stopped.
@@ -57,34 +57,34 @@ def batch(bundle: Bundle, client: redis.Redis, settings: Settings) -> BatchRepor
         StoreError: Redis fails, or another batch run is writing. The live generation stays as it was.
     """
     started = time.perf_counter()
-    rules, how = Rules.of(bundle, settings.online), settings.batch
+    rules, options = Rules.of(bundle, settings.online), settings.batch
     rules.warn()
     raw_items = bundle.items.raw_ids
-    with RecommendationsWriter.begin(client, _fingerprint(bundle, settings), how.grace) as writer:
-        writer.done -= writer.done % how.block  # a block that was cut in the middle is scored and written again
+    with RecommendationsWriter.begin(client, _fingerprint(bundle, settings), options.grace) as writer:
+        writer.done -= writer.done % options.block  # an interrupted block is scored and written again
         resumed_at = writer.done
         people = BundleUsers(client, bundle.made, writer.remove)
         with progress("scoring users", bundle.manifest.users) as advance:
             advance(resumed_at)
-            for users, scored in score(bundle, how, rules.allowed, skip=resumed_at):
+            for users, scored in score(bundle, options, rules.allowed, skip=resumed_at):
                 items = raw_items[np.maximum(scored.items, 1) - 1]
                 with people.block(users.raw_ids) as kept:
-                    for user in users.raw_ids[~kept].tolist():  # a run that was cut off may have written them
+                    for user in users.raw_ids[~kept].tolist():  # an interrupted run may have written them
                         writer.remove(user)
                     writer.write(users.raw_ids, items, scored.scores, scored.counts, scored.unknown, kept)
                 advance(len(users))
         popular = bundle.popularity.among(rules.allowed)
-        best = slice(how.popular_kept)
+        best = slice(options.popular_kept)
         writer.publish(raw_items[popular.items[best] - 1], popular.scores[best])
-        if not resumed_at:  # else nobody knows who is among those that were written before
+        if not resumed_at:  # else nobody knows which users were written before
             people.live()
         return BatchReport(writer.generation, bundle.manifest.users, resumed_at, time.perf_counter() - started)
 
 
 def _fingerprint(bundle: Bundle, settings: Settings) -> str:
-    """Of everything that recommendations depend on."""
-    how = settings.batch.model_dump_json(include={"candidates", "topk", "temperature", "seed", "block", "popular"})
-    return f"{bundle.fingerprint}:{how}:{settings.online.model_dump_json(include={'allow', 'deny'})}"
+    """Fingerprint of everything that recommendations depend on."""
+    options = settings.batch.model_dump_json(include={"candidates", "topk", "temperature", "seed", "block", "popular"})
+    return f"{bundle.fingerprint}:{options}:{settings.online.model_dump_json(include={'allow', 'deny'})}"
 
 
 def score(
@@ -93,10 +93,10 @@ def score(
     """Recommendations of all users in table order, a block at a time.
 
     Args:
-        bundle: with the models and users.
-        settings: of the run.
-        allowed: which items may be recommended, bool[items + 1] by entity number; default: all.
-        skip: users that were done before, whole blocks.
+        bundle: bundle with the models and users.
+        settings: settings of the run.
+        allowed: mask bool[items + 1] by entity number of the items that may be recommended; default: all.
+        skip: number of users that were done before, whole blocks.
     """
     models = Recommender(bundle, settings.retrieved, allowed)
     workers = settings.workers or cores()

@@ -1,4 +1,4 @@
-"""A bundle's models put to work on many users at once: retrieval, seen filter, ranking, ordering."""
+"""Recommender of a bundle's models for many users at once: retrieval, seen filter, ranking, ordering."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Scored(NamedTuple):
 
     Attributes:
         items: int32[n, k] entity numbers, first shown first; 0 where there are fewer than k.
-        scores: float32[n, k] of the ranker, between 0 and 1; of popular items, popularity; -inf where the item is 0.
-        unknown: bool[n], users of whom nothing is known, so that their items are the popular ones.
+        scores: float32[n, k] of the ranker, between 0 and 1; popularity for popular items; -inf where the item is 0.
+        unknown: bool[n], users about whom nothing is known, whose items are the popular ones.
     """
 
     items: np.ndarray
@@ -52,7 +52,7 @@ class Scored(NamedTuple):
 
     @property
     def counts(self) -> np.ndarray:
-        """int64[n], how many recommendations each user has."""
+        """Number of recommendations of each user, int64[n]."""
         return (self.items > 0).sum(axis=1)
 
 
@@ -69,11 +69,11 @@ class Recommender:
     ) -> None:
         """
         Args:
-            bundle: with the models.
-            candidates: items that retrieval hands on for each user; more where more are recommended.
-            allowed: which items may be recommended, bool[items + 1] by entity number; default: all.
-            popular: items for users of whom nothing is known; default: those of the bundle.
-            ranked: whether the DLRM orders them, or their nearness alone.
+            bundle: bundle with the models.
+            candidates: number of items that retrieval passes on for each user; more where more are recommended.
+            allowed: mask bool[items + 1] by entity number of the items that may be recommended; default: all.
+            popular: items for users about whom nothing is known; default: the bundle's popular items.
+            ranked: whether the DLRM orders the candidates; otherwise their similarity does.
         """
         self._tower = bundle.user_tower()
         self._item_side = bundle.item_side()
@@ -88,11 +88,11 @@ class Recommender:
 
         Args:
             users: n users.
-            history: what they have seen; user 1 is the first of ``users``.
-            count: of the items; default: as many as there are to be candidates.
+            history: items they have seen; user 1 is the first of ``users``.
+            count: number of items; default: the number of candidates.
 
         Returns:
-            numbers int32[n, m] and similarities float32[n, m], both 0 where there are fewer; m is ``count``, or the
+            Numbers int32[n, m] and similarities float32[n, m], both 0 where there are fewer; m is ``count``, or the
             size of the catalogue if that is less.
         """
         count = min(count or self._candidates, self._items)
@@ -108,7 +108,7 @@ class Recommender:
     ) -> Scored:
         """Retrieve, rank and order the best ``k`` for n users, in pieces that fit into the processor's cache.
 
-        Users of whom nothing is known get the popular items that they have not seen.
+        Users about whom nothing is known get the popular items that they have not seen.
         """
         parts = []
         for start in range(0, len(users), PIECE):
@@ -117,12 +117,12 @@ class Recommender:
             items, similarity = self.retrieve(piece, past, max(self._candidates, k))
             scores = self.rank(piece, items) if self._ranked else np.where(items > 0, similarity, -np.inf)
             chosen = order(scores, k, temperature, rng)
-            items, scores = (np.take_along_axis(each, chosen, axis=1) for each in (items, scores))
+            items, scores = (np.take_along_axis(values, chosen, axis=1) for values in (items, scores))
             unknown = ~piece.known & bool(len(self._popular.items))
             if unknown.any():
                 items[unknown], scores[unknown] = self._popular.unseen(_seen(past)[unknown], items.shape[1])
             parts.append((items, scores, unknown))
-        return Scored(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+        return Scored(*(np.concatenate(pieces) for pieces in zip(*parts, strict=True)))
 
 
 def _seen(history: History) -> np.ndarray:
@@ -132,9 +132,9 @@ def _seen(history: History) -> np.ndarray:
 
 @dataclass
 class BundleRecommender:
-    """All users as they were before the test part, in memory, so that any can be looked up: to evaluate a bundle.
+    """Recommender for the evaluation of a bundle: all users as they were before the test part, in memory.
 
-    What the users have had by then comes from the dataset, since the bundle knows what they had in the test part, too.
+    Their histories come from the dataset, since those of the bundle include the test part.
 
     Raises:
         DataError: the bundle was trained on other data, or has learned the test part.
@@ -155,7 +155,7 @@ class BundleRecommender:
         self._users, self._history = users_after(self.dataset, before)
 
     def recommend(self, users: np.ndarray, k: int) -> np.ndarray:
-        """Items int64[n, k] for users int[n], by number; seen ones left out, 0 where there are fewer than k."""
+        """Items int64[n, k] for users int[n], by number; without seen items, 0 where there are fewer than k."""
         parts = []
         for start in range(0, len(users), self.block):
             entities, history = self._pick(users[start : start + self.block])
@@ -166,13 +166,13 @@ class BundleRecommender:
         """Scores float32[n] of interactions, between 0 and 1; users and items are entity numbers."""
         parts = []
         order = np.argsort(rows.user, kind="stable")
-        for at in np.array_split(order, max(1, len(order) // self.block)):
-            users, place = np.unique(rows.user[at], return_inverse=True)
+        for block in np.array_split(order, max(1, len(order) // self.block)):
+            users, user_row = np.unique(rows.user[block], return_inverse=True)
             # one row of items per user, as wide as the user with the most
-            position = np.arange(len(at)) - np.searchsorted(place, np.arange(len(users)))[place]
+            position = np.arange(len(block)) - np.searchsorted(user_row, np.arange(len(users)))[user_row]
             items = np.zeros((len(users), position.max(initial=0) + 1), np.int64)
-            items[place, position] = rows.item[at]
-            parts.append(self._models.rank(self._pick(users)[0], items)[place, position])
+            items[user_row, position] = rows.item[block]
+            parts.append(self._models.rank(self._pick(users)[0], items)[user_row, position])
         scores = np.empty(len(order), np.float32)
         scores[order] = np.concatenate(parts)
         return scores

@@ -1,6 +1,6 @@
 """Retrieval: arrays in, arrays out.
 
-- ``index``: exact search, and what every vector index offers
+- ``index``: exact search, and the interface of every vector index
 - ``topk``: exact top-k of score matrices
 - ``selection``: sampling and diversity of scored candidates
 """

@@ -1,4 +1,4 @@
-"""The last step of a pipeline: which of the scored candidates are shown, and in which order."""
+"""The last step of a pipeline: selection and order of the scored candidates."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from .topk import topk
 
 
 def order(scores: np.ndarray, k: int, temperature: float, rng: np.random.Generator) -> np.ndarray:
-    """Positions of the ``k`` chosen candidates of each row, first shown first.
+    """Positions of the ``k`` selected candidates of each row, first shown first.
 
-    Temperature 0 is strict order by score. Above, candidates are drawn one after the other without replacement with
+    Temperature 0 is strict order by score. Above 0, candidates are drawn one after the other without replacement with
     probability proportional to exp(score / temperature), by adding Gumbel noise and sorting (Kool et al. 2019,
     arXiv:1903.06059); this is the softmax sampling of the public Merlin pipeline. Candidates that score -inf come last.
 
     Args:
         scores: float32[n, m].
-        k: at most m are chosen.
-        temperature: of the softmax, not negative.
+        k: number of candidates to select, at most m.
+        temperature: temperature of the softmax, not negative.
         rng: source of randomness.
 
     Returns:
@@ -29,17 +29,17 @@ def order(scores: np.ndarray, k: int, temperature: float, rng: np.random.Generat
 def diversify(
     scores: np.ndarray, embeddings: np.ndarray, k: int, diversity: float, temperature: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """As :func:`order`, but each next item is the best by maximal marginal relevance (Carbonell and Goldstein 1998).
+    """Positions like those of :func:`order`, by maximal marginal relevance (Carbonell and Goldstein 1998).
 
-    That is (1 - diversity) * relevance - diversity * (highest cosine with an item chosen before), where relevance is
-    the score, with sampling noise if any, brought to the range 0 to 1 within each row.
+    Each next item has the highest (1 - diversity) * relevance - diversity * (highest cosine with an item selected
+    before), where relevance is the score, with sampling noise if any, scaled to the range 0 to 1 within each row.
 
     Args:
         scores: float32[n, m].
         embeddings: float32[n, m, D], unit vectors of the candidates.
-        k: at most m are chosen.
-        diversity: 0 to 1.
-        temperature: of the softmax, not negative.
+        k: number of candidates to select, at most m.
+        diversity: weight from 0 to 1.
+        temperature: temperature of the softmax, not negative.
         rng: source of randomness.
 
     Returns:
@@ -67,5 +67,5 @@ def diversify(
 
 
 def _drawn(scores: np.ndarray, temperature: float, rng: np.random.Generator) -> np.ndarray:
-    """Scores with the noise that makes their order a draw from the softmax; at temperature 0 as they are."""
+    """Scores with the noise that makes their order a draw from the softmax; unchanged at temperature 0."""
     return scores / temperature + rng.gumbel(size=scores.shape) if temperature > 0 else scores

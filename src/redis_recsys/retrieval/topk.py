@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 GROUPS_PER_K = 5
-SMALL = 2048  # scores that are sorted whole, which is quicker than finding out which need not be
+SMALL = 2048  # scores up to this number are all sorted, which is quicker than choosing which to sort
 
 
 def topk(scores: np.ndarray, k: int) -> np.ndarray:
@@ -20,7 +20,7 @@ def topk(scores: np.ndarray, k: int) -> np.ndarray:
 
     Args:
         scores: float[n, m], without NaN.
-        k: at most m are returned.
+        k: number of positions, at most m.
 
     Returns:
         int64[n, min(k, m)].
@@ -38,11 +38,11 @@ def topk(scores: np.ndarray, k: int) -> np.ndarray:
     reaching = np.flatnonzero(scores >= bound[:, None])
     row, column = np.divmod(reaching, m)
     starts = np.searchsorted(row, np.arange(n + 1))
-    place = np.arange(len(row)) - starts[row]
+    position = np.arange(len(row)) - starts[row]
     width = int(np.diff(starts).max())
     values = np.full((n, width), np.inf, scores.dtype)
     columns = np.zeros((n, width), np.int64)
-    values[row, place] = -scores.ravel()[reaching]
-    columns[row, place] = column
+    values[row, position] = -scores.ravel()[reaching]
+    columns[row, position] = column
     order = np.argsort(values, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(columns, order, axis=1)

@@ -1,4 +1,4 @@
-"""Tools that know nothing of recommendations.
+"""Tools that know nothing about recommendations.
 
 - ``files``: outputs that appear whole or not at all
 - ``output_kinds``: kinds of folders that may be replaced

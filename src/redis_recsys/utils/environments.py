@@ -1,4 +1,4 @@
-"""The other Python environments, Triton's and Merlin's: where they are, and how they are made, whole or not at all."""
+"""Other Python environments, Triton's and Merlin's: their locations, and making them, whole or not at all."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def located(environment: Path) -> Path:
     """The absolute path of an environment: in the working folder, beside the running environment, or where
     :func:`home` is.
 
-    A notebook runs in its own folder, and yet ``.venv-serving`` means the one beside ``.venv``.
+    A notebook runs in its own folder, but ``.venv-serving`` means the one beside ``.venv``.
 
     Raises:
         ConfigError: it is half made.

@@ -1,10 +1,10 @@
-"""Ctrl-C and SIGTERM that end a command however unlucky the moment.
+"""Ctrl-C and SIGTERM that end a command at any moment, however unlucky.
 
-Python runs a signal's handler between two of its own instructions, or when the signal breaks off a system call. A
-signal that arrives after the first and just before the second (between a connection and the wait for its answer, say)
-is noted, and then forgotten until that call returns by itself. And an exception of the handler that is raised inside a
-destructor or a callback is printed and gone. Here a thread breaks off the call in the one case, and sends the signal
-again in the other.
+Python runs a signal's handler between two of its own instructions, or when the signal interrupts a system call. A
+signal that arrives after the instruction and just before the call (say, between a connection and the wait for its
+answer) is noted, and then forgotten until that call returns by itself. An exception that the handler raises inside a
+destructor or a callback is printed and lost. Here a thread interrupts the call in the first case, and sends the signal
+again in the second.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
-NUDGE = signal.SIGURG  # breaks off a system call and means nothing else
+NUDGE = signal.SIGURG  # interrupts a system call and means nothing else
 SWALLOWED = 0  # no signal has this number
 AGAIN_SECONDS = 0.05
 

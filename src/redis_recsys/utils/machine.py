@@ -1,4 +1,4 @@
-"""What this process may use of the machine."""
+"""Limits of the machine for this process: CPU cores and memory."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.
 
 
 def cores() -> int:
-    """Of the processor, that this process may use."""
+    """Number of CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory() -> int:
-    """Bytes of memory that this process may use: the machine's, or fewer in a container with a limit."""
-    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    """Bytes of memory this process may use: the machine's, or fewer in a container with a limit."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for limit in LIMITS:
-        with suppress(OSError, ValueError):  # there is no such file, or it says "max"
-            found.append(int(limit.read_text()))
-    return min(found)
+        with suppress(OSError, ValueError):  # the file does not exist, or says "max"
+            limits.append(int(limit.read_text()))
+    return min(limits)

@@ -1,7 +1,7 @@
-"""Kinds of folders that this project writes, and how each is recognised, so that nothing else is ever replaced.
+"""Kinds of folders that this project writes and recognises, so that nothing else is ever replaced.
 
-A folder is of a kind when its manifest says so and when it holds no file that the kind does not have: a bundle with
-somebody's notes in it is left alone.
+A folder is of a kind if its manifest says so and if it holds only files of that kind: a bundle with somebody's notes
+in it is left alone.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ NETWORK, DENSE, SPARSE = (
     "dlrm.json",
     "dlrm_dense.model",
     "dlrm0_sparse.model",
-)  # of a trained DLRM
+)  # files of a trained DLRM
 PARTS = ("train/*.parquet", "valid/*.parquet", "test/*.parquet", "vocab/*.parquet")
 MODELS_OF_MERLIN = ("query_tower", "candidate_tower", "dlrm", "categories", "workflow")
-OF_THE_DESKTOP = (".DS_Store", "Thumbs.db", "desktop.ini")  # file managers leave these in folders that were looked at
-NAMED = 3  # entries of a folder that a message names
+OF_THE_DESKTOP = (".DS_Store", "Thumbs.db", "desktop.ini")  # file managers leave these in folders that they show
+NAMED = 3  # number of a folder's entries that a message names
 READY, UNFINISHED = ".ready", ".unfinished"  # marks of an environment
 MOUNTS = Path("/proc/self/mountinfo")
 
@@ -35,10 +35,10 @@ class Kind:
     """Kind of folder.
 
     Attributes:
-        name: with its article.
-        made: whether the manifest of a folder says that it is of this kind.
-        files: all that such a folder may hold. ``*`` stands for a name or a part of one, and a ``**`` at the end for
-            everything below.
+        name: name with its article.
+        made: test whether the manifest of a folder says that it is of this kind.
+        files: patterns of all files that such a folder may hold. ``*`` stands for a name or a part of one, and ``**``
+            at the end for everything below.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Kind:
 
 
 def _fields(path: Path) -> dict[str, Any]:
-    """Content of a JSON or YAML file; empty if there is no such file or it holds something else."""
+    """Content of a JSON or YAML file; empty if it does not exist or holds something else."""
     try:
         text = path.read_text()
         document = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
@@ -57,7 +57,7 @@ def _fields(path: Path) -> dict[str, Any]:
 
 
 def _has(name: str, *fields: str) -> Callable[[Path], bool]:
-    """Whether the manifest ``name`` of a folder has all ``fields``."""
+    """Test whether the manifest ``name`` of a folder has all ``fields``."""
     return lambda folder: _fields(folder / name).keys() >= set(fields)
 
 
@@ -121,20 +121,20 @@ KINDS = (RAW, DATASET, BUNDLE, CRITEO, DLRM, TABLE, REPOSITORY, EXPORT, MOVIELEN
 
 
 def kind_of(folder: Path) -> Kind | None:
-    """Kind of a folder, as its manifest says it; None if this project has not made it."""
+    """Kind of a folder according to its manifest; None if this project has not made it."""
     return next((kind for kind in KINDS if kind.made(folder)), None)
 
 
 def refusal(target: Path, kind: Kind | None, force: bool = False) -> str | None:
-    """Reason for which a folder must not be written in the place of ``target``; None if it may.
+    """Reason why a folder must not replace ``target``; None if it may.
 
     Args:
-        target: without symbolic links in it.
-        kind: of the folder to be written, whose like may be replaced; None: nothing may be.
+        target: path without symbolic links.
+        kind: kind of the folder to be written, and of the one it may replace; None: nothing may be replaced.
         force: whether any other kind may be replaced, too.
 
     Raises:
-        OSError: ``target`` cannot be looked at.
+        OSError: ``target`` cannot be accessed.
     """
     if not os.path.lexists(target):
         return None
@@ -142,43 +142,43 @@ def refusal(target: Path, kind: Kind | None, force: bool = False) -> str | None:
         return f"{target} is {_special(target)}, not a folder: choose another name"
     if os.path.ismount(target):
         return f"{target} is a mount point: choose a folder in it"
-    for place, what in _untouchable():
-        if place == target:
+    for fixed, what in _untouchable():
+        if fixed == target:
             return f"{target} is {what}: choose another folder"
-        if place.is_relative_to(target):
-            return f"{target} holds {what} ({place}): choose another folder"
-    there = kind_of(target)
-    foreign = next(_foreign(target, there), None)
-    if foreign is None and (there is None or there == kind):
+        if fixed.is_relative_to(target):
+            return f"{target} holds {what} ({fixed}): choose another folder"
+    current = kind_of(target)
+    foreign = next(_foreign(target, current), None)
+    if foreign is None and (current is None or current == kind):
         return None
-    if there is None:
-        wanted = f"is not {kind.name}" if kind is not None else "is not empty"
-        return f"{target} exists and {wanted}: it holds {_contents(target)}; choose another folder, or move that away"
+    if current is None:
+        mismatch = f"is not {kind.name}" if kind is not None else "is not empty"
+        return f"{target} exists and {mismatch}: it holds {_contents(target)}; choose another folder, or move that away"
     if foreign is not None:
-        return f"{target} is {there.name} in which {foreign} lies, too: move that away, or choose another folder"
+        return f"{target} is {current.name} in which {foreign} lies, too: move that away, or choose another folder"
     if not force:
-        wanted = f", not {kind.name}" if kind is not None else ""
-        return f"{target} is {there.name}{wanted}: choose another folder, or replace it with --force"
+        mismatch = f", not {kind.name}" if kind is not None else ""
+        return f"{target} is {current.name}{mismatch}: choose another folder, or replace it with --force"
     return None
 
 
 def _foreign(folder: Path, kind: Kind | None) -> Iterator[PurePosixPath]:
-    """Files below a folder that its kind does not have, and of no kind every entry."""
+    """Files below a folder that its kind does not have; all entries of a folder without a kind."""
     if kind is None:
         yield from (PurePosixPath(name) for name in sorted(os.listdir(folder)) if name not in OF_THE_DESKTOP)
         return
-    for place, folders, files in os.walk(folder, onerror=_raise):
-        for name in sorted([*files, *(each for each in folders if os.path.islink(os.path.join(place, each)))]):
-            path = PurePosixPath(Path(place, name).relative_to(folder))
+    for parent, folders, files in os.walk(folder, onerror=_raise):
+        for name in sorted([*files, *(entry for entry in folders if os.path.islink(os.path.join(parent, entry)))]):
+            path = PurePosixPath(Path(parent, name).relative_to(folder))
             if name not in OF_THE_DESKTOP and not any(_matches(path.parts, pattern) for pattern in kind.files):
                 yield path
 
 
 def _matches(parts: tuple[str, ...], pattern: str) -> bool:
-    wanted = pattern.split("/")
-    if wanted[-1] == "**":
-        wanted, parts = wanted[:-1], parts[: len(wanted) - 1]
-    return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
+    expected = pattern.split("/")
+    if expected[-1] == "**":
+        expected, parts = expected[:-1], parts[: len(expected) - 1]
+    return len(parts) == len(expected) and all(map(fnmatchcase, parts, expected))
 
 
 def _raise(error: OSError) -> None:
@@ -186,7 +186,7 @@ def _raise(error: OSError) -> None:
 
 
 def _untouchable() -> Iterator[tuple[Path, str]]:
-    """Places that must stay where they are, and what each of them is."""
+    """Places that must stay where they are, each with its description."""
     yield Path.cwd(), "the working directory"
     yield Path(os.path.realpath(Path.home())), "the home directory"
     try:
@@ -194,8 +194,8 @@ def _untouchable() -> Iterator[tuple[Path, str]]:
     except OSError:  # another system than Linux
         lines = []
     for line in lines:
-        place = line.split(" ")[4].encode().decode("unicode_escape")  # a blank in it is \\040
-        yield Path(place.encode("latin-1").decode(errors="surrogateescape")), "a mount point"
+        mount = line.split(" ")[4].encode().decode("unicode_escape")  # a blank in it is \\040
+        yield Path(mount.encode("latin-1").decode(errors="surrogateescape")), "a mount point"
 
 
 def _special(path: Path) -> str:
@@ -205,11 +205,11 @@ def _special(path: Path) -> str:
 
 
 def _contents(folder: Path) -> str:
-    """A few entries of a folder, the project's own Redis and RocksDB by name."""
-    for found in (*folder.glob("server.lock"), *folder.glob("*/server.lock"), *folder.glob("*/*/server.lock")):
-        return f"the data of Redis in {found.parent}"
-    for found in (*folder.glob("CURRENT"), *folder.glob("*/CURRENT")):
-        return f"a RocksDB in {found.parent}"
+    """A few entries of a folder; data of Redis and RocksDB by name."""
+    for lock in (*folder.glob("server.lock"), *folder.glob("*/server.lock"), *folder.glob("*/*/server.lock")):
+        return f"the data of Redis in {lock.parent}"
+    for current in (*folder.glob("CURRENT"), *folder.glob("*/CURRENT")):
+        return f"a RocksDB in {current.parent}"
     names = sorted(os.listdir(folder))
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+    others = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + others

@@ -1,4 +1,4 @@
-"""Progress bars on stderr for long work; silent where nobody looks (a pipe, CI, ``--json``)."""
+"""Progress bars on stderr for long work; silent where nobody watches (a pipe, CI, ``--json``)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ console = Console(stderr=True)
 
 @contextmanager
 def progress(description: str, total: int | None = None, in_bytes: bool = False) -> Iterator[Callable[[int], None]]:
-    """Show a bar while the block runs; call what is yielded with the number of units (rows, bytes) just done.
+    """Show a bar while the block runs; call the yielded function with the number of units (rows, bytes) just done.
 
     Example:
         >>> with progress("writing users", total=2) as advance:
@@ -42,7 +42,7 @@ def progress(description: str, total: int | None = None, in_bytes: bool = False)
 
 @contextmanager
 def step(name: str) -> Iterator[None]:
-    """Show a step of something long, and how long it took."""
+    """Show the name of a step and, at its end, the time it took."""
     console.print(f"[bold]{name}[/]", highlight=False)
     started = time.perf_counter()
     yield

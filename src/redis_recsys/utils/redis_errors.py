@@ -1,4 +1,4 @@
-"""One-line explanations of what redis-py raises."""
+"""One-line explanations of redis-py's errors."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from ..errors import one_line
 
 
 def explain_redis(error: redis.RedisError, where: str, timeout: float | None) -> str:
-    """The address, the reason, and what to do about it.
+    """Explain an error in one line: the address, the reason, and the remedy.
 
     Args:
-        error: from redis-py.
+        error: error from redis-py.
         where: the server, such as ``Redis at localhost:6379``.
         timeout: seconds that a command may take.
     """
-    words = one_line(error)
-    # The end of a long one: a failed pipeline begins with the command.
-    reason = words if len(words) <= 200 else f"... {words[-200:].partition(' ')[2]}"
+    message = one_line(error)
+    # A long message is cut to its end: that of a failed pipeline begins with the command.
+    reason = message if len(message) <= 200 else f"... {message[-200:].partition(' ')[2]}"
     if isinstance(error, redis.exceptions.BusyLoadingError):
         return f"{where} is still reading its data from disk: try again in a moment"
     if isinstance(error, redis.exceptions.NoPermissionError):

@@ -23,7 +23,7 @@ from redis_recsys.errors import DataError
 
 
 def line(label: object = 0, first: object = 1, c1: str = "0000000a", last: str = "00ff00ff") -> str:
-    """A line whose other dense features are 2 and whose other slots are all alike."""
+    """A line with the given values; its other dense features are 2, its other slots all alike."""
     return "\t".join([str(label), str(first), *["2"] * 12, c1, *["68fd1e64"] * 24, last])
 
 
@@ -43,7 +43,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def ten(write: Callable[..., Path]) -> Path:
-    """c1 of the eight training lines: b thrice, a thrice, c once, none once; d occurs in the test alone."""
+    """C1 of the eight training lines: b three times, a three times, c once, none once; d occurs only in test."""
     values = ["0000000b", "0000000a", "0000000b", "0000000a", "0000000c", "", "0000000b", "0000000a"]
     lines = [line(number % 2, number, value) for number, value in enumerate(values)]
     return write(*lines, line(1, "", "0000000c"), line(0, -3, "0000000d"))
@@ -147,7 +147,7 @@ def test_a_cut_archive_an_empty_file_and_a_missing_one_are_refused(ten: Path, tm
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> CriteoDataset:
-    """10,007 rows in row groups of 512, each known by its click probability."""
+    """10,007 rows in row groups of 512, each identified by its click probability."""
     folder = tmp_path_factory.mktemp("criteo") / "dataset"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(criteo_writer, "ROW_GROUP", 512)

@@ -66,7 +66,7 @@ def test_keys_follow_a_power_law_and_ids_their_frequency(rows: CriteoRows) -> No
 
 
 def test_pairs_of_slots_say_more_than_the_two_alone(rows: CriteoRows) -> None:
-    """The mean log-odds of a pair of frequent keys differs from the sum of what each key adds."""
+    """The mean log-odds of a pair of frequent keys differs from the sum of the two keys' effects."""
     logit = np.log(truth(rows) / (1 - truth(rows)))
     one, other = (int(slot[1:]) - 1 for slot in AFFINITIES[0][:2])
     left, right = rows.ids[:, one], rows.ids[:, other]

@@ -1,10 +1,10 @@
-"""Debian hosts on this machine, for what wants a whole one, root's rights included: real systemd, SSH and packages.
+"""Debian hosts on this machine, for tests that need a whole one, root's rights included: real systemd, SSH, packages.
 
 A host is a set of Linux namespaces (processes, mounts, network, name) with systemd as its first process and an overlay
-over one Debian 13 that is made once. What it writes is on a disk of its own, which is full when the host has filled it,
-not when this machine's is. Hosts hang on a bridge, a :class:`Network`, under the addresses that they would have in the
-cloud; the machine translates what they send to the internet, as a NAT gateway does. Needs root, loop devices,
-mmdebstrap, e2fsprogs, iproute2 and nftables. Hosts end with the process that started them, however it ends.
+over one Debian 13 that is made once. It writes to a disk of its own, which is full when the host has filled it, not
+when this machine's disk is. Hosts hang on a bridge, a :class:`Network`, with the addresses that they would have in the
+cloud; the machine translates their traffic to the internet, as a NAT gateway does. Hosts need root, loop devices,
+mmdebstrap, e2fsprogs, iproute2 and nftables. They end with the process that started them, however it ends.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.support.paths import ROOT
 CACHE = ROOT / ".cache/hosts"
 SUITE = "trixie"
 MIRROR = "http://deb.debian.org/debian"
-# What Debian's own cloud image has and roles may expect.
+# Packages of Debian's own cloud image, which roles may expect.
 PACKAGES = "systemd-sysv,dbus,libpam-systemd,openssh-server,sudo,python3,python3-apt,iproute2,iputils-ping,curl,procps"
 USER = "admin"  # of Debian's images in the cloud
 DISK = "40G"  # of each host: no more than what it writes is taken from this machine's
@@ -85,15 +85,15 @@ def _run(*command: str, check: bool = True, text: str | None = None) -> str:
 
 
 def _dies_with_parent() -> None:
-    """Runs in a new process: have it killed when this one ends."""
+    """Have the new process in which this runs killed when its parent ends."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def base(folder: Path) -> Path:
-    """The Debian that all hosts share, made on the first call; a process that comes meanwhile waits for it.
+    """The Debian that all hosts share, made on the first call; other processes wait meanwhile.
 
     Raises:
-        RuntimeError: it cannot be made, with what mmdebstrap said.
+        RuntimeError: it cannot be made, with mmdebstrap's output.
     """
     made = folder / f"debian-{SUITE}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -105,14 +105,14 @@ def base(folder: Path) -> Path:
 
 
 def _make_base(folder: Path) -> Path:
-    """Debian with what the cloud's images have, beside its place."""
+    """Make a Debian with the packages of the cloud's images, beside its final place."""
     if not shutil.which("mmdebstrap"):
         raise RuntimeError("mmdebstrap is missing: apt-get install mmdebstrap")
     aside = folder / f"debian-{SUITE}.part"
     if aside.exists():
         shutil.rmtree(aside)
     _run(
-        "unshare",  # so that what it mounts goes with it, even if it is killed
+        "unshare",  # so that its mounts end with it, even if it is killed
         "--mount",
         "mmdebstrap",
         "--variant=minbase",
@@ -130,30 +130,30 @@ def _make_base(folder: Path) -> Path:
     root = aside.resolve()
     _run("chroot", str(root), "useradd", "--create-home", "--shell", "/bin/bash", USER)
     (root / "etc/sudoers.d/90-cloud").write_text(f"{USER} ALL=(ALL) NOPASSWD:ALL\n")
-    # Compiling every package's Python ahead takes longer than compiling what is used when it is.
+    # Compiling every package's Python ahead takes longer than compiling the used ones on use.
     (root / "usr/bin/py3compile").unlink()
     (root / "usr/bin/py3compile").symlink_to("/bin/true")
-    # Nor does it pay to compile what Ansible sends with every task, which never changes, for every task.
+    # Nor does it pay to compile Ansible's library, which never changes, again for every task.
     packages = root / "usr/lib/python3/dist-packages"
     shutil.copy(Path(__file__).with_name("keep_compiled.py"), packages)
     (packages / "keep_compiled.pth").write_text("import keep_compiled\n")
     (root / "var/cache/keep_compiled").mkdir()
-    # A namespace has no kernel of its own: what would load modules or set its clock has nothing to do here.
+    # A namespace has no kernel of its own, so nothing may load modules or set its clock.
     for unit in ("systemd-modules-load.service", "systemd-timesyncd.service", "getty.target"):
         (root / "etc/systemd/system" / unit).symlink_to("/dev/null")
     return aside
 
 
 def _make_disk(image: Path, content: Path) -> None:
-    """A file system in a sparse file, with that in it. It needs no journal: no host survives its tests."""
+    """Make a file system with some content in a sparse file. It needs no journal: no host survives its tests."""
     _run("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-d", str(content), str(image), DISK)
 
 
 def _until(found: Callable[[], Any], what: str) -> Any:
-    """What the function finds, once it finds anything.
+    """Result of a function, once it has one.
 
     Raises:
-        RuntimeError: it finds nothing in a minute.
+        RuntimeError: it has none within a minute.
     """
     end = time.monotonic() + BOOT_SECONDS
     while time.monotonic() < end:
@@ -165,7 +165,7 @@ def _until(found: Callable[[], Any], what: str) -> Any:
 
 
 def _cgroups() -> Path:
-    """Where the control groups of version 2 are, which systemd sorts its services into."""
+    """Path of the control groups of version 2, into which systemd sorts its services."""
     mounts = (line.split() for line in Path("/proc/mounts").read_text().splitlines())
     return next(Path(path) for _, path, kind, *_ in mounts if kind == "cgroup2")
 
@@ -175,10 +175,10 @@ class Host:
     """A running host.
 
     Attributes:
-        name: of the host.
-        address: of its first interface.
-        process: that waits for its first process.
-        folder: of its disk and its console.
+        name: name of the host.
+        address: address of its first interface.
+        process: process that waits for its first process.
+        folder: folder of its disk and its console.
     """
 
     name: str
@@ -205,7 +205,7 @@ class Host:
         """The output of a shell command that root runs on the host.
 
         Raises:
-            RuntimeError: it failed, with what it printed, unless ``check`` is false.
+            RuntimeError: it failed, with its output, unless ``check`` is false.
         """
         return _run("nsenter", "-t", str(self.pid), "-a", "/bin/sh", "-c", command, check=check)
 
@@ -215,10 +215,10 @@ class Host:
         _run("nsenter", "-t", str(self.pid), "-a", "/bin/sh", "-c", inside, text=text)
 
     def from_its_network(self, *command: str, check: bool = True, **variables: str) -> str:
-        """The output of a program of this machine that sees the host's network, and its names.
+        """The output of a program of this machine that sees the host's network and names.
 
         Raises:
-            RuntimeError: it failed, with what it printed, unless ``check`` is false.
+            RuntimeError: it failed, with its output, unless ``check`` is false.
         """
         names = self.folder / "names"
         names.write_text(self.run("cat /etc/hosts"))
@@ -249,8 +249,8 @@ class Network:
             name: at most ten letters.
             gateway: this machine's address in it, with the length of the network's prefix.
             cache: folder for the Debian that hosts share.
-            folder: for the disks of hosts.
-            public_key: that may log in by SSH as ``admin``.
+            folder: folder for the disks of hosts.
+            public_key: key that may log in by SSH as ``admin``.
             nat: whether hosts reach the internet through this machine.
         """
         self.name, self.bridge = name, f"{PREFIX}{name}"
@@ -314,7 +314,7 @@ class Network:
         return f"{PREFIX}{host}"
 
     def _plug(self, namespace: str, cable: str, address: str, interface: str) -> None:
-        """Lead a cable from the bridge into the namespace."""
+        """Run a cable from the bridge into the namespace."""
         outside = f"{PREFIX}{cable}"
         _run("ip", "link", "add", outside, "type", "veth", "peer", "name", interface, "netns", namespace)
         _run("ip", "link", "set", outside, "master", self.bridge, "up")
@@ -323,7 +323,7 @@ class Network:
         _run(*within, "link", "set", interface, "up")
 
     def _boot(self, shared: Path, name: str, address: str) -> Host:
-        """Start a host: its namespace of the network first, the others with its first process."""
+        """Start a host: its network namespace first, the others with its first process."""
         folder = self._folder / name
         namespace = self._namespace(name)
         _run("ip", "netns", "delete", namespace, check=False)  # of a run that was killed
@@ -361,7 +361,7 @@ class Network:
         return Host(name, address, process, folder)
 
     def _sweep(self) -> None:
-        """Remove what this network, or one of that name whose process was killed, has left."""
+        """Remove the remains of this network, or of one with its name whose process was killed."""
         for line in _run("ip", "-o", "link", "show", "master", self.bridge, check=False).splitlines():
             _run("ip", "link", "delete", line.split(": ")[1].split("@")[0], check=False)
         _run("ip", "link", "delete", self.bridge, check=False)

@@ -1,7 +1,7 @@
-"""For the hosts' Python: modules imported from a zip archive are compiled once, and not whenever a process starts.
+"""Cache of the hosts' Python: modules imported from a zip archive are compiled once, not whenever a process starts.
 
-Ansible sends its library as such an archive with every task. Compiling it was half of what a task cost. Who may not
-write into the folder, as who is not root, compiles as before.
+Ansible sends its library as such an archive with every task. Compiling it was half of a task's cost. Users who may not
+write into the folder, because they are not root, compile as before.
 """
 
 import _imp

@@ -3,7 +3,7 @@
 - ``dataset``: the dataset as DLRM training reads it
 - ``tsv``: the public click logs (Kaggle, Terabyte)
 - ``generate``: made-up clicks with a known click probability
-- ``part_writer``: its parts, written while rows come in
+- ``part_writer``: streaming writer of the dataset's parts
 """
 
 from lazy_loader import attach_stub

@@ -3,13 +3,13 @@
 ::
 
     criteo/
-      criteo.json             version, slot sizes, rows of each part, how the dense features were made
+      criteo.json             version, slot sizes, rows of each part, formula of the dense features
       vocab/C1.parquet ...    columns ``raw``, ``id``; only where there were raw values
       train/ valid/ test/     parquet parts: label int8, I1..I13 float32, C1..C26 int64 [, click_probability float32]
 
 Dense features are ``log(1 + max(x, 0))``, a missing one is 0. The categories are slots: the ids of each count from 0
 up to its size, 0 means unknown, rare or missing, and the others follow by falling frequency. Ids of different slots
-have nothing to do with each other; whoever wants keys for one common table adds the sizes of the slots before.
+have nothing to do with each other; keys for one common table add the sizes of the preceding slots.
 
 Reading is made for processes that train together: each reads a share of its own, a window at a time.
 """
@@ -32,7 +32,7 @@ VERSION = 1
 Part = Literal["train", "valid", "test"]
 PARTS: tuple[Part, ...] = ("train", "valid", "test")
 LABEL, ORACLE = "label", "click_probability"
-OVERVIEW_ROWS = 65_536  # read together
+OVERVIEW_ROWS = 65_536  # rows read at a time
 DENSE = tuple(f"I{number}" for number in range(1, 14))
 SLOTS = tuple(f"C{number}" for number in range(1, 27))
 PREPROCESSING = "log(1 + max(x, 0)), missing 0"
@@ -52,7 +52,7 @@ class CriteoRows:
     Attributes:
         label: float32[n], 1 for a click, 0 for none.
         dense: float32[n, 13].
-        ids: int64[n, 26], within each slot.
+        ids: int64[n, 26], numbered within each slot.
         click_probability: float32[n], the truth behind synthetic rows, or None.
     """
 
@@ -95,14 +95,14 @@ class CriteoDataset:
 
     Attributes:
         path: the folder.
-        slot_sizes: of C1 to C26, id 0 included.
+        slot_sizes: numbers of ids of C1 to C26, id 0 included.
         has_oracle: whether the true click probabilities are known.
     """
 
     def __init__(self, path: Path) -> None:
         """
         Raises:
-            DataError: the folder is missing or incomplete, or a file lacks a column or has one of another type.
+            DataError: the folder is missing or incomplete, or a file lacks a column or has it in another type.
         """
         self.path = Path(path)
         try:
@@ -151,16 +151,16 @@ class CriteoDataset:
         return records
 
     def _stretches(self, part: Part) -> Iterator[_Stretch]:
-        """Every row group of a part, the files having been checked."""
-        wanted = schema(self.has_oracle)
-        found = 0
+        """Every row group of a part; checks the files."""
+        fields = schema(self.has_oracle)
+        total = 0
         for path in sorted((self.path / part).glob("*.parquet")):
             try:
                 file = pq.ParquetFile(path)
             except (OSError, pa.ArrowException) as error:
                 raise DataError(f"{path} cannot be read (truncated?): {error}; make the dataset again") from error
             with file:
-                for field in wanted:
+                for field in fields:
                     index = file.schema_arrow.get_field_index(field.name)
                     if index < 0:
                         raise DataError(f"{path} has no column {field.name!r}: make the dataset again")
@@ -169,21 +169,21 @@ class CriteoDataset:
                         raise DataError(f"{path}: column {field.name!r} is {is_type}, it must be {field.type}")
                 for group in range(file.metadata.num_row_groups):
                     rows = file.metadata.row_group(group).num_rows
-                    found += rows
+                    total += rows
                     yield _Stretch(path, group, 0, rows)
-        if found != self.count(part):
+        if total != self.count(part):
             raise DataError(
-                f"{self.path / part} has {found:,} rows, criteo.json says {self.count(part):,}: make the dataset again"
+                f"{self.path / part} has {total:,} rows, criteo.json says {self.count(part):,}: make the dataset again"
             )
 
     def steps(self, part: Part, batch: int, processes: int = 1) -> int:
-        """How many batches :meth:`batches` gives, the same for every rank."""
+        """Number of batches that :meth:`batches` gives, the same for every rank."""
         return -(-self.count(part) // (processes * batch))
 
     def batches(
         self, part: Part, batch: int, rank: int = 0, processes: int = 1, seed: tuple[int, int] | None = None
     ) -> Iterator[CriteoRows]:
-        """The share of one of several processes in batches; memory holds a window of a few hundred thousand rows.
+        """One process's share of a part in batches; memory holds a window of a few hundred thousand rows.
 
         Every rank gets the same number of batches, so that none waits for ever for another. Without ``seed`` they
         come in stored order, hold every row of the part, and differ in size by one row at most. With it they are
@@ -191,10 +191,10 @@ class CriteoDataset:
 
         Args:
             part: train, valid or test.
-            batch: at most so many rows.
-            rank: of this process, from 0.
-            processes: that read shares of their own.
-            seed: of the run, and the number of the epoch.
+            batch: largest number of rows per batch.
+            rank: rank of this process, from 0.
+            processes: number of processes, each of which reads its own share.
+            seed: seed of the run, and number of the epoch.
 
         Raises:
             DataError: fewer rows than processes, a file cannot be read, or an id is not below its slot's size.
@@ -211,7 +211,7 @@ class CriteoDataset:
         return _cut(self._windows(self._share(part, start, end), seed, rank), np.diff([0, *ends]).tolist())
 
     def _share(self, part: Part, start: int, end: int) -> list[_Stretch]:
-        """The stretches that hold the rows from ``start`` to ``end`` of a part."""
+        """Stretches that hold the rows from ``start`` to ``end`` of a part."""
         share, first = [], 0
         for group in self._groups[part]:
             low, high = max(start - first, 0), min(end - first, group.end)
@@ -223,7 +223,7 @@ class CriteoDataset:
     def _windows(self, share: list[_Stretch], seed: tuple[int, int] | None, rank: int) -> Iterator[CriteoRows]:
         random = None if seed is None else np.random.default_rng([*seed, rank])
         if random is not None:
-            share = [share[place] for place in random.permutation(len(share))]
+            share = [share[position] for position in random.permutation(len(share))]
         for first in range(0, len(share), WINDOW):
             rows = CriteoRows.concatenate([self._read(stretch) for stretch in share[first : first + WINDOW]])
             yield rows if random is None else rows[random.permutation(len(rows))]

@@ -1,14 +1,14 @@
-"""Made-up Criteo rows, whose true click probability is known, written straight as a dataset.
+"""Made-up Criteo rows, whose true click probability is known, written directly as a dataset.
 
-What there is to learn, in log-odds, each part with the standard deviation that a constant below gives:
+The data teaches the following, in log-odds, each part with the standard deviation that a constant below gives:
 
 * 13 dense features, log-normal counts: each adds a line, every third also a parabola.
 * 26 slots, whose keys follow a power law: each key adds a value of its own.
 * Pairs of slots (:data:`AFFINITIES`): each key has a short vector, and a pair adds their dot product. These parts have
   no main effects, so that a model without interactions sees nothing of them.
 
-Effects shrink with a key's rank. A million rows teach the frequent keys; the tail is long, as in the public data, and
-says little.
+Effects shrink with a key's rank. A million rows teach the frequent keys; the tail is as long as in the public data,
+and says little.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .dataset import DENSE, LABEL, ORACLE, SLOTS
 from .part_writer import PartWriter
 
 CHUNK = 4 * 65_536
-PUBLIC_ROWS = 45_840_617  # of the Kaggle set
+PUBLIC_ROWS = 45_840_617  # rows of the Kaggle set
 PUBLIC_SIZES = (
     *(4976199, 25419, 14705, 7112, 19283, 4, 6391, 1282, 60, 3289052, 282487, 138210, 11),
     *(2203, 8901, 67, 4, 948, 15, 5577159, 1385790, 4348882, 178673, 10023, 88, 34),
@@ -46,7 +46,7 @@ AFFINITIES = (
     ("C3", "C19", 0.36),
 )
 RANK = 2
-EXPONENT = 1.5  # of the power law of keys
+EXPONENT = 1.5  # exponent of the power law of keys
 HEAD = 8  # rank at which effects have shrunk to half
 MISSING = 0.02
 DENSE_MISSING = 0.1
@@ -64,12 +64,12 @@ def generate(
     """Write a dataset of made-up impressions, in bounded memory for any number of rows.
 
     Args:
-        folder: where to; it appears whole or not at all.
+        folder: dataset folder to write, whole or not at all.
         rows: number of impressions.
-        slot_sizes: ids of each of the 26 slots; default: the public ones times ``scale``.
-        scale: default: ``rows`` to the rows of the public Kaggle set, at most 1.
+        slot_sizes: number of ids of each of the 26 slots; default: the public sizes times ``scale``.
+        scale: factor of the public sizes; default: ``rows`` divided by those of the public Kaggle set, at most 1.
         seed: the same seed gives the same rows.
-        valid, test: shares of the rows, the last.
+        valid, test: shares of the rows, the last ones.
 
     Raises:
         DataError: a number is out of range, or the folder cannot be written.
@@ -103,14 +103,14 @@ def scaled(factor: float) -> list[int]:
 
 @dataclass(frozen=True)
 class _World:
-    """The truth.
+    """True effects behind the clicks.
 
     Attributes:
-        sizes: ids of each slot.
-        location, spread: float64[13], of the logarithm of each count.
+        sizes: number of ids of each slot.
+        location, spread: float64[13], mean and standard deviation of the logarithm of each count.
         line, parabola: float64[13], log-odds per standardised unit, and per its square less 1.
         effects: one float32[size] of log-odds for each slot.
-        affinities: for each pair of slots, their numbers and float32[size, RANK] of each.
+        affinities: numbers of each pair of slots, and a float32[size, RANK] of each slot.
     """
 
     sizes: list[int]
@@ -171,7 +171,7 @@ class _World:
 
 
 def _keys(random: np.random.Generator, size: int, count: int) -> np.ndarray:
-    """int64[count] of ids: 0 where missing, else from 1 by a power law cut off at ``size``."""
+    """Ids int64[count]: 0 where missing, else from 1 by a power law cut off at ``size``."""
     low = size ** (1 - EXPONENT)
     ranks = (1 - random.random(count) * (1 - low)) ** (1 / (1 - EXPONENT))
     ids = np.minimum(ranks.astype(np.int64), size - 1)

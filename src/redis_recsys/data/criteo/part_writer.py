@@ -1,4 +1,4 @@
-"""Writes the parts of a Criteo dataset (see ``criteo.py``) while rows come in, the oldest first."""
+"""Streaming writer of the parts of a Criteo dataset (see ``dataset.py``); rows come in oldest first."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROW_GROUP = 65_536
 
 
 class PartWriter:
-    """Writes rows in their order in time: the first to ``train``, the next to ``valid``, the newest to ``test``.
+    """Writer of rows in time order: the oldest to ``train``, the next to ``valid``, the newest to ``test``.
 
     Attributes:
         rows: number of rows of each part.
@@ -26,7 +26,7 @@ class PartWriter:
         """
         Args:
             folder: existing dataset folder.
-            rows: number of all rows to come.
+            rows: total number of rows to come.
             valid, test: shares of the rows, the newest.
             oracle: whether there are true click probabilities.
 
@@ -46,7 +46,7 @@ class PartWriter:
         self._written = self._files = 0
 
     def write(self, table: pa.Table) -> None:
-        """The next rows, with the columns of :func:`schema`."""
+        """Write the next rows, which have the columns of :func:`schema`."""
         table = table.select(self._schema.names).cast(self._schema)
         for part, start, end in zip(PARTS, self._bounds, self._bounds[1:], strict=False):
             low, high = max(start - self._written, 0), min(end - self._written, len(table))

@@ -1,11 +1,11 @@
-"""The public Criteo click logs (Kaggle 2014, Terabyte), from their TSV files into a dataset.
+"""Reader of the public Criteo click logs (Kaggle 2014, Terabyte): their TSV files become a dataset.
 
-A line is an impression: the label, 13 whole numbers and 26 hashed values of 8 hex digits, between tabs, any of them
-but the label possibly empty; there is no header, and later lines are younger. Terms of use forbid redistribution.
+A line is an impression: the label, 13 whole numbers and 26 hashed values of 8 hex digits, separated by tabs; all but
+the label may be empty. There is no header, and later lines are newer. The terms of use forbid redistribution.
 
-Three passes, each in bounded blocks: lines are checked and become typed parquet; the values of each slot are counted
-over the training part, which decides their ids; values become ids. Memory holds a block of lines and the values of
-one slot while counting, and all kept values while encoding.
+There are three passes, each in bounded blocks: lines are checked and become typed parquet; the values of each slot are
+counted over the training part, which decides their ids; values become ids. Memory holds a block of lines and the values
+of one slot while counting, and all kept values while encoding.
 
 Source: https://ailab.criteo.com/download-criteo-1tb-click-logs-dataset/
 """
@@ -45,11 +45,11 @@ def read(
     """Write the dataset of Criteo's TSV files, whole or not at all.
 
     Args:
-        source: a file, plain or .gz, or a folder of such files, whose names sort by time.
+        source: a file, plain or .gz, or a folder of such files whose names sort by time.
         target: dataset folder to write.
         min_count: values that occur fewer times in the training part become id 0.
-        max_size: ids of a slot at most, 0 included; the most frequent values keep theirs. None: no limit.
-        valid, test: shares of the rows, the newest.
+        max_size: largest number of ids of a slot, 0 included; the most frequent values keep theirs. None: no limit.
+        valid, test: shares of the rows, the newest ones.
 
     Raises:
         DataError: no file, a line is malformed (file, line and column are named), or ``target`` holds the source.
@@ -138,7 +138,7 @@ def _typed(block: bytes, path: Path, start: int) -> pl.DataFrame:
 
 
 def _malformed(block: bytes, path: Path, start: int) -> DataError:
-    """What is wrong with the first malformed line of a block."""
+    """Error about the first malformed line of a block."""
     for number, line in enumerate(block.decode("utf-8", "replace").removesuffix("\n").split("\n"), start):
         values = line.split("\t")
         where = f"{path}, line {number}"

@@ -1,7 +1,7 @@
-"""Anyone's CSV or parquet, described by a small ``schema.yaml``, as raw tables.
+"""Reader of anyone's CSV or parquet, described by a small ``schema.yaml``, into raw tables.
 
-- ``reader``: the whole way, from files to raw tables
-- ``parts``: the files that a path means, and how each is opened
+- ``reader``: the entry point, from files to raw tables
+- ``parts``: the files below a path, and how each is opened
 - ``values``: values of one column, and one type over all files
 - ``times``: times, and one unit for the whole data set
 - ``matching``: ids of users and items compared with those of the log

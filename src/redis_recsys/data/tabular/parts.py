@@ -1,7 +1,7 @@
-"""People's files: which ones a path means, and how each is opened.
+"""People's files: the search below a path, and the opening of each.
 
-Separator and encoding come from ``source`` in the schema. Without it they are found where that is certain: another
-separator if the header has the needed columns with that one only, UTF-16 by its first two bytes.
+Separator and encoding come from ``source`` in the schema. Without it they are detected where that is certain: another
+separator if only that one gives the needed columns in the header, UTF-16 by its first two bytes.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class Part:
     """One opened file of a table.
 
     Attributes:
-        path: of the file, as its owner knows it.
+        path: path of the file, as its owner knows it.
         rows: lazy rows with the columns under the names of the file.
         names: names without blanks around them -> names of the file.
         types: names without blanks -> type of the column.
-        options: how its texts are written.
-        is_text: whether it is CSV, whose every column is text.
+        options: format of its texts.
+        is_text: whether it is CSV, where every column is text.
     """
 
     path: Path
@@ -51,15 +51,15 @@ class Part:
     is_text: bool
 
     def name_of(self, column: Column) -> str | None:
-        """The name, without blanks, under which the file has a column of the schema; None where it has not."""
+        """The file's name, without blanks, for a column of the schema; None where it lacks the column."""
         return next((name for name in column.names_in_files if name in self.types), None)
 
     def require(self, column: Column, also: Sequence[str] = ()) -> str:
-        """The same, with an error where the file does not have it or has it twice.
+        """The name as :meth:`name_of` gives it, with an error where the file lacks the column or has it twice.
 
         Args:
-            column: of the schema.
-            also: further names that a message should offer.
+            column: column of the schema.
+            also: further names for a message to suggest.
 
         Raises:
             SchemaError: there is no such column, or more than one.
@@ -79,8 +79,8 @@ class Part:
     def _missing(self, column: Column, names: list[str]) -> str:
         if any("\ufffd" in name for name in self.types):
             return NOT_UTF8.format(path=self.path)
-        wanted = " or ".join(repr(name) for name in column.names_in_files)
-        text = f"{self.path} has no column {wanted}, which the schema names: "
+        expected = " or ".join(repr(name) for name in column.names_in_files)
+        text = f"{self.path} has no column {expected}, which the schema names: "
         close = get_close_matches(column.names_in_files[0], names, n=1)
         if close:
             return f"{text}did you mean {close[0]!r}?"
@@ -90,7 +90,7 @@ class Part:
 
 
 def files_of(path: Path) -> list[Path]:
-    """The data files that a path means: itself, or those below a folder, sorted; hidden ones are passed over.
+    """Data files of a path: the file itself, or those below a folder, sorted, without hidden ones.
 
     Raises:
         DataError: there is none, or a file of another format was given.
@@ -111,9 +111,9 @@ def open_part(path: Path, options: TextOptions, needed: Sequence[Column], scratc
     """Open a file.
 
     Args:
-        path: of the file.
-        options: how texts are written, of its table.
-        needed: columns that the file has for certain, by which its separator is known.
+        path: path of the file.
+        options: text format of its table.
+        needed: columns that the file certainly has, by which its separator is recognised.
         scratch: folder for a copy of a file that is not UTF-8.
 
     Raises:
@@ -134,7 +134,7 @@ def open_part(path: Path, options: TextOptions, needed: Sequence[Column], scratc
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Errors of reading a file as this project's."""
+    """Raise errors of reading a file as this project's."""
     try:
         yield
     except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error) as error:
@@ -173,7 +173,7 @@ def _scan_text(path: Path, separator: str, options: TextOptions) -> pl.LazyFrame
 
 
 def _in_utf8(path: Path, options: TextOptions, scratch: Path) -> Path:
-    """The file, or a copy of it in UTF-8 where it is written otherwise."""
+    """The file, or a copy of it in UTF-8 if it has another encoding."""
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
     with _open(path, packed) as file:

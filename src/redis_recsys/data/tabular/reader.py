@@ -1,8 +1,8 @@
-"""Anyone's CSV or parquet, described by a small ``schema.yaml``, into raw tables.
+"""Reader of anyone's CSV or parquet, described by a small ``schema.yaml``, into raw tables.
 
 Interactions are one file or a folder of parts; features of users and items are columns of it, or lie in tables of
 their own with one row per id. One streaming pass over every file checks each value, so that an error names the file,
-the row and the column before anything is written, and finds what is needed to give each column one type over all
+the row and the column before anything is written, and gathers the facts that give each column one type over all
 files; a second pass writes.
 """
 
@@ -28,28 +28,28 @@ from .parts import BLANKS, ROW, Part, files_of, open_part, reading
 from .times import TimeCells, settle_times, time_cells
 from .values import Cells, cells, settle, with_parsed
 
-EVERY_FIELD = pl.QueryOptFlags(projection_pushdown=False)  # otherwise Polars passes over rows with too many fields
+EVERY_FIELD = pl.QueryOptFlags(projection_pushdown=False)  # otherwise Polars overlooks rows with too many fields
 MISSING = {"na", "n/a", "null", "none", "nan", "nil", "\\n", "-", "?"}
 DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+")
 
 
 @dataclass
 class Table:
-    """One of interactions, users and items.
+    """One table: interactions, users or items.
 
     Attributes:
-        name: which of them.
-        path: file or folder that was given.
+        name: ``interactions``, ``users`` or ``items``.
+        path: file or folder of the table.
         parts: its files, opened.
         columns: the schema's columns that are read from it.
-        found: cells of the columns, for every part.
+        surveyed: cells of the columns, for every part.
     """
 
     name: str
     path: Path
     parts: list[Part]
     columns: list[Column] = field(default_factory=list)
-    found: list[list[Cells]] = field(default_factory=list)
+    surveyed: list[list[Cells]] = field(default_factory=list)
 
 
 def read(source: Path, schema: Path, folder: Path, users: Path | None = None, items: Path | None = None) -> None:
@@ -60,7 +60,7 @@ def read(source: Path, schema: Path, folder: Path, users: Path | None = None, it
 
     Args:
         source: interactions, a file in one of ``FORMATS`` or a folder of such files with the same columns.
-        schema: description of the columns; what it does not name is left out.
+        schema: description of the columns; others are left out.
         folder: raw data folder to write.
         users: table with one row per user id, a file or a folder.
         items: table with one row per item id.
@@ -83,10 +83,10 @@ def read(source: Path, schema: Path, folder: Path, users: Path | None = None, it
         for table in tables.values():
             with progress(f"checking {table.name}", len(table.parts)) as advance:
                 for number, part in enumerate(table.parts):
-                    table.parts[number], found = _survey(part, table.columns)
-                    table.found.append(found)
+                    table.parts[number], cells_of_part = _survey(part, table.columns)
+                    table.surveyed.append(cells_of_part)
                     advance(1)
-        if not any(found[0].facts["rows"] for found in tables["interactions"].found):
+        if not any(cells_of_part[0].facts["rows"] for cells_of_part in tables["interactions"].surveyed):
             raise DataError(f"{source} holds no rows")
         written = _write(description, tables, raw)
         shutil.rmtree(copies)
@@ -99,7 +99,7 @@ def read(source: Path, schema: Path, folder: Path, users: Path | None = None, it
 
 
 def _tables(schema: Schema, paths: dict[str, Path], copies: Path) -> dict[str, Table]:
-    """Open the files and decide which table gives which column: a feature that the table of its side has is its."""
+    """Open the files and decide which table gives which column: a side's own table comes before the interactions."""
     keys = {"users": [schema.id_column("user")], "items": [schema.id_column("item")]}
     core = [column for column in schema.columns if column.role == "id" or column.side in ("target", "time")]
     tables = {}
@@ -125,52 +125,52 @@ def _survey(part: Part, columns: Sequence[Column]) -> tuple[Part, list[Cells]]:
     """Check every value of a file and compute the facts of its columns.
 
     Returns:
-        The part, without lines that are empty, and the cells of the columns.
+        The part, without empty lines, and the cells of the columns.
 
     Raises:
-        SchemaError: a column is missing or of a type that it cannot have.
+        SchemaError: a column is missing or has a type that it cannot have.
         DataError: the file cannot be read, or a value is wrong.
     """
-    found = _cells(part, columns)
-    if _measure(part, found):
+    surveyed = _cells(part, columns)
+    if _measure(part, surveyed):
         part = part.without_blank_lines()
-        found = _cells(part, columns)
-        _measure(part, found)
-    if any(one.facts["wrong"] for one in found):
-        found = _cells(part, columns, thorough=True)
-        _measure(part, found)
-    for one in found:
+        surveyed = _cells(part, columns)
+        _measure(part, surveyed)
+    if any(one.facts["wrong"] for one in surveyed):
+        surveyed = _cells(part, columns, thorough=True)
+        _measure(part, surveyed)
+    for one in surveyed:
         if one.facts["wrong"]:
             raise _wrong(one)
-    return part, found
+    return part, surveyed
 
 
 def _cells(part: Part, columns: Sequence[Column], thorough: bool = False) -> list[Cells]:
     return [(time_cells if column.side == "time" else cells)(part, column, thorough) for column in columns]
 
 
-def _measure(part: Part, found: Sequence[Cells]) -> bool:
+def _measure(part: Part, columns: Sequence[Cells]) -> bool:
     """Compute the facts of all columns of a file in one pass; return whether it has empty lines."""
-    own = pl.all_horizontal(by_name(*part.rows.collect_schema()).is_null())
-    blank = own.any() if part.is_text else pl.lit(value=False)
-    wanted = {"blank": blank, "rows": pl.len()}
-    for number, one in enumerate(found):
-        one_wanted = {"wrong": one.wrong.any(), **one.measures}
-        wanted |= {f"{number}/{name}": expression for name, expression in one_wanted.items()}
+    all_empty = pl.all_horizontal(by_name(*part.rows.collect_schema()).is_null())
+    blank = all_empty.any() if part.is_text else pl.lit(value=False)
+    measures = {"blank": blank, "rows": pl.len()}
+    for number, one in enumerate(columns):
+        column_measures = {"wrong": one.wrong.any(), **one.measures}
+        measures |= {f"{number}/{name}": expression for name, expression in column_measures.items()}
     with reading(part.path):
         row = (
-            with_parsed(part, found)
-            .select(expression.alias(name) for name, expression in wanted.items())
+            with_parsed(part, columns)
+            .select(expression.alias(name) for name, expression in measures.items())
             .collect(engine="streaming", optimizations=EVERY_FIELD)
         )
     values = row.row(0, named=True)
-    for number, one in enumerate(found):
+    for number, one in enumerate(columns):
         one.facts = {name: values[f"{number}/{name}"] for name in ("wrong", *one.measures)} | {"rows": values["rows"]}
     return bool(values["blank"])
 
 
 def _wrong(one: Cells) -> DataError:
-    """The error of the first wrong value of a column."""
+    """Error about the first wrong value of a column."""
     name = one.part.require(one.column)
     with reading(one.part.path):
         rows = (
@@ -191,26 +191,26 @@ def _wrong(one: Cells) -> DataError:
 
 
 def _write(schema: Schema, tables: dict[str, Table], raw: Path) -> Schema:
-    """Write the tables with one type per column over all files; return the schema of what was written."""
+    """Write the tables with one type per column over all files; return the schema of the written tables."""
     columns = []
     expressions: dict[tuple[str, str], list[pl.Expr]] = {}
     for column in schema.columns:
         homes = [table for table in tables.values() if column in table.columns]
-        found = [cells[table.columns.index(column)] for table in homes for cells in table.found]
+        surveyed = [cells[table.columns.index(column)] for table in homes for cells in table.surveyed]
         unit = column.unit
         if column.side == "time":
-            settled, scale = settle_times(cast(list[TimeCells], found))
+            settled, scale = settle_times(cast(list[TimeCells], surveyed))
             unit = scale.unit
             console.print(f"{column.name}: {scale}", markup=False, highlight=False, soft_wrap=True)
         else:
-            settled = settle(column, found)
+            settled = settle(column, surveyed)
         for table in homes:
             expressions[table.name, column.name] = settled[: len(table.parts)]
             settled = settled[len(table.parts) :]
         columns.append(column.model_copy(update={"read_from": None, "unit": unit}))
     for table in tables.values():
         frames = [
-            with_parsed(part, table.found[number]).select(
+            with_parsed(part, table.surveyed[number]).select(
                 expressions[table.name, c.name][number].alias(c.name) for c in table.columns
             )
             for number, part in enumerate(table.parts)

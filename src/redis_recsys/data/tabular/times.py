@@ -1,8 +1,8 @@
-"""Times: how one file holds them, and one unit for the whole data set.
+"""Times: their form in one file, and one unit for the whole data set.
 
 A number is a time since 1970 in the unit in which it falls into the years 1990 to 2100, which no number does in two
-units; ``unit`` in the schema decides otherwise. Numbers that fall there in no unit are *steps*: an order, and no
-days. Dates and ISO 8601 texts are absolute, UTC where they name no offset. What is written is int64 in the finest
+units; ``unit`` in the schema overrides that. Numbers that fall there in no unit are *steps*: an order without days.
+Dates and ISO 8601 texts are absolute, UTC where they name no offset. All times are written as int64 in the finest
 unit that any file needs, so that events within a second keep their order.
 """
 
@@ -29,16 +29,16 @@ BEGIN, END = (int(datetime(year, 1, 1, tzinfo=UTC).timestamp()) for year in (199
 LAST = 253_402_300_800  # seconds: the year 10000
 FORMS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M%#z", "%Y-%m-%d")
 STEPS = "steps"
-FRACTIONS = 10**6  # of a step, where steps are no whole numbers
+FRACTIONS = 10**6  # parts of a step, where steps are not whole numbers
 NEEDED = "a number or a time such as 2024-05-01 12:00:00, alike within a file"
 
 
 @dataclass
 class TimeCells(Cells):
-    """How the time column of a file is read: as numbers or as moments, which are datetimes.
+    """Reading of a file's time column: as numbers or as moments, which are datetimes.
 
     Attributes:
-        exact: numbers as int64, null for what is no whole number.
+        exact: numbers as int64, null where they are not whole.
         finest: unit of the moments that keeps them all apart.
     """
 
@@ -48,12 +48,12 @@ class TimeCells(Cells):
 
 @dataclass(frozen=True)
 class TimeScale:
-    """What the times of a data set are.
+    """Unit and range of the times of a data set.
 
     Attributes:
-        unit: of the int64 that are written; None for steps.
+        unit: unit of the int64 that are written; None for steps.
         first: smallest time, in seconds since 1970, or smallest step.
-        last: largest.
+        last: largest time or step.
     """
 
     unit: Unit | None
@@ -61,7 +61,7 @@ class TimeScale:
     last: float
 
     def __str__(self) -> str:
-        """Words for people."""
+        """Describe the times for people."""
         if self.unit is None:
             return (
                 f"steps from {self.first:g} to {self.last:g}, which give an order and no days "
@@ -71,15 +71,15 @@ class TimeScale:
 
 
 def time_cells(part: Part, column: Column, thorough: bool = False) -> TimeCells:
-    """Say how the time column of a file is read.
+    """Decide how the time column of a file is read.
 
     Args:
         part: the file.
         column: the time column.
-        thorough: try every form of a text, not only the one that its first value has.
+        thorough: try every form of a text, not only that of its first value.
 
     Raises:
-        SchemaError: the file has no such column, or of a type that holds no times.
+        SchemaError: the file has no such column, or one of a type that holds no times.
     """
     value, dtype = raw(part, column)
     if dtype == pl.String:
@@ -103,31 +103,31 @@ def time_cells(part: Part, column: Column, thorough: bool = False) -> TimeCells:
     raise unfit(part, column)
 
 
-def settle_times(found: Sequence[TimeCells]) -> tuple[list[pl.Expr], TimeScale]:
-    """One unit over all files.
+def settle_times(surveyed: Sequence[TimeCells]) -> tuple[list[pl.Expr], TimeScale]:
+    """Settle one unit for all files.
 
     Args:
-        found: surveyed cells of every file.
+        surveyed: cells of every file, with their facts.
 
     Returns:
-        The expressions that write the column, one for each file, and what the times are.
+        The expressions that write the column, one for each file, and the scale of the times.
 
     Raises:
-        DataError: the numbers of two files, or of one, are in different units, or steps stand beside times.
+        DataError: numbers are in different units, in two files or in one, or steps are mixed with times.
     """
-    kinds = {kind for cells in found for kind in _kinds(cells)}
+    kinds = {kind for cells in surveyed for kind in _kinds(cells)}
     numbers = [kind for kind in (*ORDER, STEPS) if kind in kinds]
     if len(numbers) > 1 or kinds == {STEPS, "moment"}:
-        raise _contradiction(found, [*numbers, "moment"])
+        raise _contradiction(surveyed, [*numbers, "moment"])
     if numbers == [STEPS]:
-        scale = FRACTIONS if any(cells.facts.get("fraction") for cells in found) else 1
-        return [_written(cells, None, scale) for cells in found], TimeScale(None, *_range(found, 1))
+        scale = FRACTIONS if any(cells.facts.get("fraction") for cells in surveyed) else 1
+        return [_written(cells, None, scale) for cells in surveyed], TimeScale(None, *_range(surveyed, 1))
     own = cast(Unit, numbers[0] if numbers else "s")
-    unit = max((_needed_unit(cells, own) for cells in found), key=ORDER.index)
-    first, last = _range(found, TICKS[own])
+    unit = max((_needed_unit(cells, own) for cells in surveyed), key=ORDER.index)
+    first, last = _range(surveyed, TICKS[own])
     if unit == "ns" and max(abs(first), abs(last)) >= 2**63 / TICKS["ns"]:
         raise DataError(f"times from {_moment(first)} to {_moment(last)} do not fit nanoseconds, in which some are")
-    return [_written(cells, unit, TICKS[unit] // TICKS[own]) for cells in found], TimeScale(unit, first, last)
+    return [_written(cells, unit, TICKS[unit] // TICKS[own]) for cells in surveyed], TimeScale(unit, first, last)
 
 
 def _numbers(part: Part, column: Column, exact: pl.Expr, rounded: pl.Expr) -> TimeCells:
@@ -150,7 +150,7 @@ def _moments(part: Part, column: Column, moment: pl.Expr, finest: Unit) -> TimeC
 
 
 def _parsed(text: pl.Expr, first: pl.Series | None) -> pl.Expr:
-    """Datetimes of ISO 8601 texts, in UTC; with ``first``, only of texts in the form that it has."""
+    """Datetimes of ISO 8601 texts, in UTC; with ``first``, only of texts in its form."""
     if first is not None and len(first):
         for form in FORMS:
             if pl.select(_as(form, pl.lit(first))).item() is not None:
@@ -176,9 +176,9 @@ def _kind(number: float) -> str:
 
 
 def _kinds(cells: TimeCells) -> set[str]:
-    """What the values of a file are: "moment", units of numbers, or steps; nothing of a file without rows.
+    """Kinds of a file's values: "moment", units of numbers, or steps; none for a file without rows.
 
-    The smallest and the largest number tell it: each unit is an interval of numbers.
+    The smallest and the largest number decide: each unit is an interval of numbers.
     """
     if cells.facts.get("first") is None:
         return set()
@@ -189,11 +189,11 @@ def _kinds(cells: TimeCells) -> set[str]:
     return {_kind(cells.facts["first"]), _kind(cells.facts["last"])}
 
 
-def _contradiction(found: Sequence[TimeCells], kinds: Sequence[str]) -> DataError:
-    """The error of a data set whose times are of more than one kind, with an example of each of two."""
+def _contradiction(surveyed: Sequence[TimeCells], kinds: Sequence[str]) -> DataError:
+    """Error about a data set with times of more than one kind, with an example of each of two."""
     examples = []
     for kind in kinds[:2]:
-        cells = next(cells for cells in found if kind in _kinds(cells))
+        cells = next(cells for cells in surveyed if kind in _kinds(cells))
         name = cells.part.names[cells.part.require(cells.column)]
         mask = pl.lit(value=True) if cells.form == "moment" else cells.value.is_in(_ends(cells, kind))
         rows = with_parsed(cells.part, [cells]).with_row_index(ROW, 1).filter(mask).select(ROW, by_name(name))
@@ -201,18 +201,18 @@ def _contradiction(found: Sequence[TimeCells], kinds: Sequence[str]) -> DataErro
         what = {STEPS: "no time since 1970 in any unit", "moment": "a time"}.get(kind) or NAMES[cast(Unit, kind)]
         examples.append(f"{cells.part.path}, row {row}, holds {value} ({what})")
     return DataError(
-        f"column {found[0].column.name!r} has times of different kinds: {' but '.join(examples)}; "
+        f"column {surveyed[0].column.name!r} has times of different kinds: {' but '.join(examples)}; "
         "write all alike, or give the column its unit in the schema: s, ms, us or ns"
     )
 
 
 def _ends(cells: TimeCells, kind: str) -> list[float]:
-    """The smallest and the largest number of a file, where they are of a kind."""
+    """The smallest and the largest number of a file, those that are of a kind."""
     return [number for number in (cells.facts["first"], cells.facts["last"]) if _kind(number) == kind]
 
 
 def _needed_unit(cells: TimeCells, own: Unit) -> Unit:
-    """The coarsest unit that keeps the times of a file apart; ``own`` is that of numbers."""
+    """The coarsest unit that keeps the times of a file apart; ``own`` is the unit of numbers."""
     if cells.form == "moment":
         return cells.finest if cells.facts["fraction"] else "s"
     if cells.facts.get("fraction"):
@@ -221,7 +221,7 @@ def _needed_unit(cells: TimeCells, own: Unit) -> Unit:
 
 
 def _written(cells: TimeCells, unit: Unit | None, scale: int) -> pl.Expr:
-    """Int64 in the unit that all files share; ``scale`` is what one of a number is in it."""
+    """Times as int64 in the unit that all files share; ``scale`` converts numbers to it."""
     if cells.form == "moment":
         return cells.value.dt.epoch(unit or "us")
     if cells.exact is None:
@@ -229,10 +229,10 @@ def _written(cells: TimeCells, unit: Unit | None, scale: int) -> pl.Expr:
     return pl.coalesce(cells.exact * scale, (cells.value * scale).round().cast(pl.Int64, strict=False))
 
 
-def _range(found: Sequence[TimeCells], ticks: int) -> tuple[float, float]:
-    """First and last time of all files in seconds; ``ticks`` is what a second is in their numbers."""
+def _range(surveyed: Sequence[TimeCells], ticks: int) -> tuple[float, float]:
+    """First and last time of all files in seconds; ``ticks`` is the number of their units per second."""
     ends = []
-    for cells in found:
+    for cells in surveyed:
         if cells.facts.get("first") is not None:
             second = TICKS["us"] if cells.form == "moment" else ticks
             ends += [cells.facts["first"] / second, cells.facts["last"] / second]

@@ -1,7 +1,7 @@
-"""Values of one column: how one file holds them, what is wrong with them, and one type over all files.
+"""Values of one column: their form in one file, the wrong ones among them, and one type over all files.
 
 A :class:`Cells` says how a column of one file is read. Its ``facts`` are computed in one pass over the file, together
-with those of all other columns; ``settle`` then gives the expressions that write the column, for all files alike.
+with those of all other columns; ``settle`` then gives the expressions that write the column alike for all files.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ ADVICE = {
 
 @dataclass
 class Cells:
-    """How a column of one file is read.
+    """Reading of a column of one file.
 
     Attributes:
         part: the file.
-        column: of the schema.
-        form: what the values are.
-        value: the value, null where there is none and where it is wrong.
+        column: column of the schema.
+        form: form of the values.
+        value: the value, null where it is missing or wrong.
         wrong: whether a value is one that the column must not hold, or is missing where it is needed.
-        needed: what a value must be, in words.
-        parsed: name -> expression, columns to be put beside the file's own, to which the others refer.
+        needed: requirement on a value, in words.
+        parsed: name -> expression of an additional column, to which the other expressions refer.
         measures: name -> expression of one value for the whole file.
         facts: name -> that value, once the file has been surveyed.
     """
@@ -57,13 +57,13 @@ class Cells:
 
 
 def beside(column: Column) -> str:
-    """Name of the column that holds what was parsed of a column of the schema, so that it is parsed only once."""
+    """Name of the additional column with the parsed values of a column of the schema, so that it is parsed once."""
     return f"\0{column.name}"
 
 
-def with_parsed(part: Part, found: Sequence[Cells]) -> pl.LazyFrame:
-    """The rows of a file with what is parsed of some columns beside them."""
-    return part.rows.with_columns(expr.alias(name) for cells in found for name, expr in cells.parsed.items())
+def with_parsed(part: Part, columns: Sequence[Cells]) -> pl.LazyFrame:
+    """The rows of a file with the parsed values of some columns added."""
+    return part.rows.with_columns(expr.alias(name) for cells in columns for name, expr in cells.parsed.items())
 
 
 def raw(part: Part, column: Column) -> tuple[pl.Expr, pl.DataType]:
@@ -74,45 +74,45 @@ def raw(part: Part, column: Column) -> tuple[pl.Expr, pl.DataType]:
 
 
 def words(text: pl.Expr, nulls: Sequence[str]) -> pl.Expr:
-    """Texts without blanks around them; null for empty ones and for words that mean a missing value."""
+    """Texts without blanks around them; null for empty texts and for words that mean a missing value."""
     bare = text.str.strip_chars(BLANKS)
     return pl.when(~bare.is_in(["", *nulls]) if nulls else bare != "").then(bare)
 
 
 def number(text: pl.Expr, part: Part) -> pl.Expr:
-    """Float64 of texts, null for what is no number."""
+    """Texts as Float64, null where they are not numbers."""
     return (text.str.replace(",", ".", literal=True) if part.options.decimal == "," else text).cast(
         pl.Float64, strict=False
     )
 
 
 def cells(part: Part, column: Column, thorough: bool = False) -> Cells:
-    """Say how a column of a file is read, any but the time.
+    """Decide how a column of a file is read, any column but the time.
 
     Args:
         part: the file.
-        column: of the schema.
+        column: column of the schema.
         thorough: look for ``true`` and ``false`` among the texts of numbers, which takes a while.
 
     Raises:
-        SchemaError: the file has no such column, or of a type that such a column cannot have.
+        SchemaError: the file has no such column, or one of a type that it cannot have.
     """
     value, dtype = raw(part, column)
     if column.kind == "numeric" or column.side == "target":
-        found = _number(part, column, value, dtype, thorough)
+        column_cells = _number(part, column, value, dtype, thorough)
     elif column.kind == "multi-categorical":
-        found = _list(part, column, value, dtype)
+        column_cells = _list(part, column, value, dtype)
     elif column.kind == "text":
-        found = _label(part, column, value, dtype)
+        column_cells = _label(part, column, value, dtype)
     else:
-        found = _category(part, column, value, dtype)
-    if found is None:
+        column_cells = _category(part, column, value, dtype)
+    if column_cells is None:
         raise unfit(part, column)
-    return found
+    return column_cells
 
 
 def unfit(part: Part, column: Column) -> SchemaError:
-    """The error of a column whose type cannot be what the schema says."""
+    """Error about a column whose type contradicts the schema."""
     dtype = part.types[part.require(column)]
     what = "an id" if column.role == "id" else f"a {column.kind if column.side in ('user', 'item') else column.side}"
     advice = next((text for kind, text in ADVICE.items() if isinstance(dtype, kind)), "cast it")
@@ -121,28 +121,28 @@ def unfit(part: Part, column: Column) -> SchemaError:
     )
 
 
-def settle(column: Column, found: Sequence[Cells]) -> list[pl.Expr]:
-    """One type over all files: the expression that writes the column, for each of them.
+def settle(column: Column, surveyed: Sequence[Cells]) -> list[pl.Expr]:
+    """Settle one type for all files, and return the expression that writes the column for each of them.
 
     Args:
-        column: of the schema.
-        found: surveyed cells of every file that has the column.
+        column: column of the schema.
+        surveyed: cells of every file that has the column, with their facts.
 
     Raises:
         SchemaError: two files contradict each other.
     """
-    forms: set[Form] = {cells.form for cells in found if cells.form != "null"}
+    forms: set[Form] = {cells.form for cells in surveyed if cells.form != "null"}
     if "number" in forms or column.kind == "numeric" or column.side == "target":
-        return [cells.value.cast(pl.Float64) for cells in found]
+        return [cells.value.cast(pl.Float64) for cells in surveyed]
     if column.kind == "multi-categorical":
-        return _settle_lists(column, found, forms)
-    _no_truths_among_texts(column, found, forms)
+        return _settle_lists(column, surveyed, forms)
+    _no_truths_among_texts(column, surveyed, forms)
     if column.role == "id":
-        whole = all(cells.facts.get("whole", True) for cells in found)
+        whole = all(cells.facts.get("whole", True) for cells in surveyed)
     else:
-        whole = bool(forms) and "text" not in forms and all(cells.facts.get("whole", True) for cells in found)
+        whole = bool(forms) and "text" not in forms and all(cells.facts.get("whole", True) for cells in surveyed)
         whole = whole and forms != {"truth"}
-    return [cells.value.cast(pl.Int64 if whole else pl.String) for cells in found]
+    return [cells.value.cast(pl.Int64 if whole else pl.String) for cells in surveyed]
 
 
 def _is_text(dtype: pl.DataType) -> bool:
@@ -150,7 +150,7 @@ def _is_text(dtype: pl.DataType) -> bool:
 
 
 def _whole(value: pl.Expr, dtype: pl.DataType) -> pl.Expr | None:
-    """The whole numbers of a numeric type, null for others; None for types that have none."""
+    """The whole numbers of a numeric type, null for other numbers; None for types without whole numbers."""
     if dtype.is_integer():
         return value
     if isinstance(dtype, pl.Decimal):
@@ -259,15 +259,15 @@ def _list(part: Part, column: Column, value: pl.Expr, dtype: pl.DataType) -> Cel
     )
 
 
-def _settle_lists(column: Column, found: Sequence[Cells], forms: set[Form]) -> list[pl.Expr]:
+def _settle_lists(column: Column, surveyed: Sequence[Cells], forms: set[Form]) -> list[pl.Expr]:
     if forms == {"separated"} or (not forms and column.separator is not None):
         return [
-            cells.value.cast(pl.String) if cells.form == "separated" else pl.lit(None, pl.String) for cells in found
+            cells.value.cast(pl.String) if cells.form == "separated" else pl.lit(None, pl.String) for cells in surveyed
         ]
-    whole = forms == {"list of whole"} and all(cells.facts.get("whole", True) for cells in found)
+    whole = forms == {"list of whole"} and all(cells.facts.get("whole", True) for cells in surveyed)
     written = pl.List(pl.Int64 if whole else pl.String)
     expressions = []
-    for cells in found:
+    for cells in surveyed:
         value = cells.value
         if cells.form == "separated":
             value = value.str.split(column.separator or "")
@@ -276,7 +276,7 @@ def _settle_lists(column: Column, found: Sequence[Cells], forms: set[Form]) -> l
     return expressions
 
 
-def _no_truths_among_texts(column: Column, found: Sequence[Cells], forms: set[Form]) -> None:
+def _no_truths_among_texts(column: Column, surveyed: Sequence[Cells], forms: set[Form]) -> None:
     if {"truth", "text"} <= forms:
-        one, other = (next(cells.part.path for cells in found if cells.form == form) for form in ("truth", "text"))
+        one, other = (next(cells.part.path for cells in surveyed if cells.form == form) for form in ("truth", "text"))
         raise SchemaError(f"column {column.name!r} is true or false in {one} and text in {other}: write them alike")
