@@ -1,4 +1,4 @@
-"""The generated model repository: what it says, and what it refuses."""
+"""The generated model repository: its contents, and the models it refuses."""
 
 from __future__ import annotations
 
