@@ -235,5 +235,5 @@ def test_packed_features_come_back_from_the_attributes(
 def test_attributes_of_another_schema_are_an_error(trained: Trained, client: redis.Redis) -> None:
     load(client, trained.bundle.item_embeddings)
     index, none = RedisIndex(client, GEN, 100), np.zeros((1, 0), np.int32)
-    with pytest.raises(StoreError, match=f"of vector set items:{GEN} has not the attributes of the schema"):
+    with pytest.raises(StoreError, match=f"of vector set items:{GEN} lacks attributes of the schema"):
         index.search_with_attributes(trained.bundle.item_embeddings[:1], 5, none, trained.bundle.schema)

@@ -162,7 +162,7 @@ class Follower:
         try:
             kinds = record.user_ids, record.item_ids
             if kinds != (self._id_kinds or kinds):
-                raise ConfigError("its ids are of another type than when this server started: start it again")
+                raise ConfigError("its ids have another type than when this server started: start it again")
             self._id_kinds = kinds
             loaded.deployment = Deployment(record, self._settings)
             loaded.stages = [stage(loaded.deployment, self._settings.online, self._client) for stage in self._stages]

@@ -49,7 +49,7 @@ def write(
     configs = {model.name: _python_model(model, settings, runner, cached=len(models) == 1) for model in models}
     if list(configs) != [RECOMMENDER]:
         if RECOMMENDER in configs:
-            raise ServingError(f"of several models none may be called {RECOMMENDER!r}, the name of their ensemble")
+            raise ServingError(f"none of several models may be called {RECOMMENDER!r}, the name of their ensemble")
         configs[RECOMMENDER] = _ensemble(models, outward, settings)
     modules = {name: MODEL for name, config in configs.items() if "backend" in config}
     if settings.alias is not None:

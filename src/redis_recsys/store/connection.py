@@ -21,7 +21,7 @@ from ..utils.redis_errors import explain_redis
 OF_CLUSTERS = (redis.exceptions.AskError, redis.exceptions.ClusterCrossSlotError, redis.exceptions.ClusterDownError)
 UNSUITED = {
     "cluster": "is a Redis Cluster, which only the tables of 'recsys dlrm' can lie in: set RECSYS_REDIS_HOST and "
-    "RECSYS_REDIS_PORT to a Redis that is none",
+    "RECSYS_REDIS_PORT to a Redis that is not one",
     "sentinel": "is a Sentinel: set RECSYS_REDIS_HOST and RECSYS_REDIS_PORT to the primary that it watches",
 }
 

@@ -255,7 +255,7 @@ class RedisIndex:
                 numeric[row, column] = [document[name] for name in names]
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(
-                f"item {items[row, column]} of vector set {key(self._gen)} has not the attributes of the schema "
+                f"item {items[row, column]} of vector set {key(self._gen)} lacks attributes of the schema "
                 f"({error!r}): deploy again"
             ) from error
         return items, similarity, categorical, numeric
