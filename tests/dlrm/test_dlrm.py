@@ -44,7 +44,7 @@ TABLE = "dlrm.sparse_embedding0"
 
 @dataclass(frozen=True)
 class World:
-    """A served model and what it was made of."""
+    """A served model and its parts."""
 
     triton: EmbeddedTriton
     cluster: EmbeddedCluster
@@ -97,7 +97,7 @@ def some(count: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
 
 
 def tensors(features: np.ndarray, keys: np.ndarray, pointers: np.ndarray) -> list[grpc.InferInput]:
-    """Inputs as the public notebook of Merlin and Redis makes them."""
+    """Inputs in the form of the public notebook of Merlin and Redis."""
     inputs = []
     for name, value in (("DES", features), ("CATCOLUMN", keys), ("ROWINDEX", pointers)):
         inputs.append(grpc.InferInput(name, value.shape, np_to_triton_dtype(value.dtype)))
@@ -114,7 +114,7 @@ def test_the_public_notebooks_request_is_answered_like_the_trained_model(world: 
         inputs = tensors(dense_features, embedding_columns, row_ptrs)
         answer = client.infer("dlrm", inputs, request_id="1", outputs=[grpc.InferRequestedOutput("OUTPUT0")])
     found = answer.as_numpy("OUTPUT0")
-    assert found.shape == (10,)  # as HugeCTR answers: one line
+    assert found.shape == (10,)  # one line, like HugeCTR's answers
     np.testing.assert_allclose(found, world.expected(features, world.rows[keys]), atol=1e-5)
 
 
@@ -134,7 +134,7 @@ def test_the_public_notebooks_http_client_gets_the_same(world: World) -> None:
 
 
 class Response:
-    """Triton's, from 25.02 on."""
+    """Triton's response, from 25.02 on."""
 
     def __init__(self, output_tensors: Sequence[Any], parameters: dict[str, Any] | None = None) -> None:
         self.output_tensors, self.parameters = output_tensors, parameters
@@ -143,7 +143,7 @@ class Response:
 def test_answers_say_how_many_samples_and_on_which_device_where_triton_can(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = SimpleNamespace(InferenceResponse=Response, Tensor=lambda name, values: (name, values))
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", backend)
-    for name in ("redis_recsys.dlrm.dlrm_model", "redis_recsys.online.recommender_model"):
+    for name in ("redis_recsys.dlrm.dlrm_model", "redis_recsys.triton.python_backend"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     module = importlib.import_module("redis_recsys.dlrm.dlrm_model")
     assert module.takes_parameters(Response)
@@ -151,7 +151,7 @@ def test_answers_say_how_many_samples_and_on_which_device_where_triton_can(monke
     model = object.__new__(module.TritonPythonModel)
     model.takes_parameters, model.device = True, 1
     assert model.response(np.zeros(10, np.float32)).parameters == {"NumSample": 10, "DeviceID": 1}
-    for name in ("redis_recsys.dlrm.dlrm_model", "redis_recsys.online.recommender_model"):
+    for name in ("redis_recsys.dlrm.dlrm_model", "redis_recsys.triton.python_backend"):
         monkeypatch.delitem(sys.modules, name)
 
 
@@ -233,7 +233,7 @@ def test_keys_outside_the_table_get_the_default_vector(world: World) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"DES": np.zeros((1, 14), np.float32)}, "DES has 14 values, no multiple of 13"),
+        ({"DES": np.zeros((1, 14), np.float32)}, "DES has 14 values, not a multiple of 13"),
         (
             {"ROWINDEX": np.arange(26, dtype=np.int32)[None]},
             "ROWINDEX has 26 values, and 1 samples of 26 slots",
@@ -279,7 +279,7 @@ def test_a_bad_request_takes_no_other_of_its_batch_with_it(world: World) -> None
 
 
 def test_perf_analyzer_measures_it_as_it_measured_hugectr(world: World, tmp_path: Path) -> None:
-    """With the command line of the public notebook."""
+    """The command line is that of the public notebook."""
     features, keys = some(64)
     data = {"DES": features.ravel().tolist(), "CATCOLUMN": keys.ravel().tolist(), "ROWINDEX": list(range(64 * 26 + 1))}
     content = {name: {"content": value, "shape": [len(value)]} for name, value in data.items()}

@@ -1,4 +1,4 @@
-"""The consumer of live events: every accepted event has its effects exactly once, whatever dies in between."""
+"""The consumer of live events: every accepted event is applied exactly once, whatever dies in between."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ RECSYS = Path(sys.executable).with_name("recsys")
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a dead consumer leaves is taken up soon."""
+    """Events of a dead consumer are claimed soon."""
     monkeypatch.setattr(events, "CLAIM_SECONDS", 0.3)
     monkeypatch.setattr(events, "TIDY_SECONDS", 0.05)
     monkeypatch.setattr(consuming, "LONGEST_PAUSE", 0.1)
@@ -55,7 +55,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @contextlib.contextmanager
 def deploying(client: redis.Redis, bundle: Bundle, settings: Settings) -> Iterator[DeploymentWriter]:
-    """A generation that is complete and about to go live, with the packed rows of the bundle's users."""
+    """A complete generation that is about to go live, with the packed rows of the bundle's users."""
     with DeploymentWriter.begin(client, bundle.fingerprint, grace=60) as writer:
         folder = settings.deploy.models / writer.folder
         folder.parent.mkdir(exist_ok=True)
@@ -227,7 +227,7 @@ def test_without_a_deployment_events_are_remembered(client: redis.Redis, setting
 def test_every_generation_in_use_follows_with_its_own_numbers(
     client: redis.Redis, bundle_of: Callable[[str], Trained], settings: Settings
 ) -> None:
-    """The one that is about to go live too, and a consumer that runs sees it come."""
+    """The generation about to go live follows, too, and a running consumer notices it."""
     bundle, text = bundle_of("everything").bundle, bundle_of("text-ids-history-implicit").bundle
     item = bundle.items.raw_ids.tolist()[7]
     with Consumer(client, settings):
@@ -353,13 +353,13 @@ def test_the_stream_stays_short(client: redis.Redis, settings: Settings) -> None
 
 @contextlib.contextmanager
 def restartable(folder: Path) -> Iterator[tuple[EmbeddedRedis, Callable[[], None]]]:
-    """A Redis that keeps its data, and what kills it and, after a while, starts it again at the same address."""
+    """A persistent Redis, and a function that kills it and, after a while, restarts it at the same address."""
     processes: list[subprocess.Popen[bytes]] = []
 
     def restart() -> None:
         pid = processes[-1].pid if processes else server.pid
         os.kill(pid, signal.SIGKILL)
-        time.sleep(0.2)  # so long it is gone
+        time.sleep(0.2)  # down for so long
         log = (folder / "second.log").open("ab")
         processes.append(subprocess.Popen([find_redis_server(), "redis.conf"], cwd=folder, stdout=log, stderr=log))
         log.close()
@@ -376,7 +376,7 @@ def restartable(folder: Path) -> Iterator[tuple[EmbeddedRedis, Callable[[], None
 def test_accepted_events_survive_the_death_of_redis(
     tmp_path: Path, trained: Trained, settings: Settings, client_of: ClientOf
 ) -> None:
-    """Killed three times under load: what was accepted has its effects once, what was not may have them once."""
+    """Kill Redis three times under load: accepted events are applied once, others at most once."""
     raw = trained.bundle.items.raw_ids.tolist()
     accepted: set[int] = set()
     unknown: set[int] = set()
@@ -394,7 +394,7 @@ def test_accepted_events_survive_the_death_of_redis(
                 time.sleep(0.01)
 
     with restartable(tmp_path / "redis") as (server, restart), client_of(server) as client:
-        # With the default, Redis may answer before it writes while the disk is busy.
+        # By default, Redis may answer before it writes while the disk is busy.
         client.config_set("appendfsync", "always")
         client.config_rewrite()
         generation = deployed(client, trained.bundle, settings)

@@ -1,4 +1,4 @@
-"""A bundle goes live in a real Redis: whole or not at all, with all live events, and nothing is left behind."""
+"""Deployment of a bundle to a real Redis: completely or not at all, with all live events, and without leftovers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ClientOf = Callable[[EmbeddedRedis], redis.Redis]
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No server has to be waited for, and a writer that lives shows it soon."""
+    """No server to wait for, and a live writer renews its lock soon."""
     monkeypatch.setattr(module, "PRELOAD_SECONDS", 0.0)
     monkeypatch.setattr(lock, "RENEW_SECONDS", 0.1)
 
@@ -52,7 +52,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def plain(settings: Settings) -> Settings:
-    """Without Feast."""
+    """Settings without Feast."""
     settings.deploy.feast = False
     return settings
 
@@ -100,7 +100,7 @@ def keys_of(client: redis.Redis, generation: str) -> set[bytes]:
 
 
 def state(client: redis.Redis) -> dict[bytes, Any]:
-    """The content of every key but those that stay for good: the counter of generations, and the name of this Redis."""
+    """Content of every key except permanent ones: the counter of generations, and the name of this Redis."""
     return {key: client.dump(key) for key in client.scan_iter() if key not in (b"recs:counter", b"deploy:id")}
 
 
@@ -115,7 +115,7 @@ def eventually(condition: Callable[[], bool], seconds: float = 30.0) -> None:
         time.sleep(0.005)
 
 
-# What is written
+# Contents of a deployment
 
 
 def test_everything_that_serving_reads_is_there(client: redis.Redis, variant: Trained, settings: Settings) -> None:
@@ -179,7 +179,7 @@ def test_blocks_change_nothing(
 def test_recall_and_ef_of_the_record_are_true(
     client: redis.Redis, trained: Trained, plain: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vectors, "LINKS", 4)  # so poor an index that EF has to rise
+    monkeypatch.setattr(vectors, "LINKS", 4)  # an index so poor that EF has to rise
     monkeypatch.setattr(vectors, "BUILD_EF", 4)
     bundle, plain.deploy.recall = many_items(trained.bundle, tmp_path / "many", 2000), 0.97
     report = deploy(bundle, client, plain)
@@ -294,7 +294,7 @@ def test_a_folder_that_cannot_be_written_is_named(
     assert not state(client)
 
 
-# Whole or not at all
+# Completely or not at all
 
 STEPS: list[tuple[Any, str]] = [
     (module, "_copied"),

@@ -1,4 +1,4 @@
-"""Several Redis, one data folder: each has its own files, and what a deployment brought goes away with it."""
+"""Several Redis, one data folder: each has its own files, and a deployment's data goes away with it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def opened(client: redis.Redis, settings: Settings, generation: str, bundle: Bun
 
 
 def with_histories(bundle: Bundle, folder: Path, items: list[int]) -> Bundle:
-    """The bundle, but every user has interacted with the same items."""
+    """The bundle with the same history for every user."""
     users = bundle.manifest.users
     with writing_bundle(folder) as aside:
         for name in bundle.manifest.files:
@@ -89,7 +89,7 @@ def serving(client: redis.Redis, settings: Settings) -> Runner:
 
 
 def shown(client: redis.Redis, settings: Settings, bundle: Bundle, user: int = 1) -> list[int]:
-    """Numbers of the items that a server which starts now shows to a user."""
+    """Numbers of the items that a freshly started server shows to a user."""
     runner = serving(client, settings)
     try:
         answer = runner({"user_id": np.array([[user]])})
@@ -126,7 +126,7 @@ def test_a_failed_deployment_leaves_the_same_bundle_live_in_another_redis(
 def test_an_expired_deployment_takes_no_files_of_another_redis_with_it(
     client: redis.Redis, other: redis.Redis, trained: Trained, settings: Settings, tmp_path: Path
 ) -> None:
-    """Both count generations from 1, and both have the same bundle as theirs."""
+    """Both count generations from 1, and both have deployed the same bundle."""
     settings.deploy.feast = True
     folders = [deploy(trained.bundle, each, settings).folder for each in (client, other)]
     assert len(set(folders)) == 2
@@ -181,7 +181,7 @@ def test_a_redis_restored_from_its_backup_goes_on_with_its_files(
 
 
 def by_an_earlier_version(client: redis.Redis, bundle: Bundle, settings: Settings) -> None:
-    """Make generation 1 what an earlier version would have written: no owner, histories among the live events."""
+    """Turn generation 1 into that of an earlier version: no owner, histories among the live events."""
     deploy(bundle, client, settings)
     folder = settings.deploy.models / deployments.read(client, "1").folder
     folder.rename(settings.deploy.models / bundle.fingerprint)
@@ -209,7 +209,7 @@ def test_a_deployment_of_an_earlier_version_is_served_replaced_and_cleared_away(
         before = runner({"user_id": np.array([[1]])})
         assert deploy(right, client, settings).generation == "2"
         old = client.zrange("history:{1}", 0, -1)
-        assert len(old) == 31  # what the old generation needs as long as it is read
+        assert len(old) == 31  # needed as long as the old generation is read
     finally:
         runner.close()
     assert trained.bundle.items.number_of(before["item_ids"][0]).max() == 40
@@ -219,7 +219,7 @@ def test_a_deployment_of_an_earlier_version_is_served_replaced_and_cleared_away(
     deploy(right, client, settings)
     assert client.zrange("history:{1}", 0, -1) == [str(raw[37]).encode()]
     assert not client.exists("history:{2}")
-    assert (settings.deploy.models / wrong.fingerprint).is_dir()  # it may be another Redis' too
+    assert (settings.deploy.models / wrong.fingerprint).is_dir()  # it may also belong to another Redis
 
 
 # Histories

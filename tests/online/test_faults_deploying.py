@@ -1,4 +1,4 @@
-"""What is wrong when a server starts is said or survived, and a new deployment comes in under load without a flaw."""
+"""Faults at a server's start are reported or survived, and a new deployment goes live under load without errors."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnRedis]:
 
 @pytest.fixture
 def own(_redis: OwnRedis) -> OwnRedis:
-    """A Redis that is empty."""
+    """An empty Redis."""
     _redis.client.flushall()
     return _redis
 
@@ -157,7 +157,7 @@ def test_tls_on_all_ways_with_certificates_and_tokens_right_and_wrong(
 
 @pytest.fixture(scope="module")
 def another(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A bundle of the same data that recommends otherwise."""
+    """A bundle of the same data with other recommendations."""
     return trained_on(trained.dataset, tmp_path_factory.mktemp("another") / "bundle", seed=7).bundle
 
 
@@ -215,7 +215,7 @@ def recovers_from_lost_data(
         load.until(lambda record: record.degraded)
         degraded = time.monotonic()
         again = int(deploy(bundle, own.client, settings).generation)
-        assert again in expected.full  # its name was that of a deployment of another bundle
+        assert again in expected.full  # its name had belonged to a deployment of another bundle
         load.until(lambda record: record.full)
     for record in load.records:
         assert record.error is None

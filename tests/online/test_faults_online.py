@@ -1,8 +1,8 @@
 """Faults under load, against a real Redis and a real Triton that serves a small bundle: good requests get an answer in
-time, bad ones a clear error, accepted events are applied, and nobody has to help.
+time, bad ones a clear error, accepted events are applied, and nobody has to intervene.
 
-All tests share one deployment and leave it as they found it. Every answer, whatever happens, is compared with the one
-that the user gets on a good day, or with the popular items.
+All tests share one deployment and restore it. Every answer, whatever happens, is compared with the user's answer
+without faults, or with the popular items.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ from tests.support.faulty import (
 )
 from tests.support.planted import Trained
 
-USERS, ACTIVE = range(1, 151), range(151, 201)  # who asks, and who does something
-BACK = 10.0  # seconds in which recommendations are back once Redis is
+USERS, ACTIVE = range(1, 151), range(151, 201)  # users who ask, and users who act
+BACK = 10.0  # seconds until recommendations are back once Redis is
 
 
 @dataclass
 class Shop:
-    """Everything that is up."""
+    """All running services."""
 
     settings: Settings
     redis: OwnRedis
@@ -89,7 +89,7 @@ def _shop(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture
 def shop(_shop: Shop) -> Iterator[Shop]:
-    """The shop on a good day."""
+    """The shop without faults."""
     yield _shop
     _shop.network.delay = 0.0
     if not _shop.redis.running:
@@ -179,7 +179,7 @@ def test_redis_fills_while_a_deployment_is_written(shop: Shop, tmp_path: Path, s
     assert deployments.live(client) == live
     assert deployments.upcoming(client) is None
     assert deployments.known(client) == [live]
-    folders = 1  # what is still to be removed from disk is noted until the next deployment
+    folders = 1  # files still to be removed from disk are noted until the next deployment
     assert client.dbsize() <= keys + folders
 
 
@@ -279,7 +279,7 @@ def tensor(values: Any, kind: str, name: str = "user_id") -> Any:
 
 
 class Nuisance:
-    """Somebody who sends what must not be sent; each method sends one thing and returns the error that comes back."""
+    """Sender of malformed requests; each method sends one and returns the resulting error."""
 
     def __init__(self, triton: EmbeddedTriton) -> None:
         self.random = np.random.default_rng(3)
@@ -326,7 +326,7 @@ class Nuisance:
         return self.message(request.SerializeToString())
 
     def bytes_on(self, port: int) -> str:
-        """Random bytes on a port, after which the connection is closed."""
+        """Send random bytes to a port, after which the connection is closed."""
         with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=10) as connection:
             connection.sendall(self.random.bytes(int(self.random.integers(1, 2000))))
             connection.shutdown(socket.SHUT_WR)
@@ -345,7 +345,7 @@ class Nuisance:
 
 
 JSON = '{"inputs": [{"name": "user_id", "shape": [1, 1], "datatype": "%s", "data": %s}]}'
-BAD: dict[str, tuple[Callable[[Nuisance], str], str, int]] = {  # what is sent, what the error says, how often
+BAD: dict[str, tuple[Callable[[Nuisance], str], str, int]] = {  # request, text of the error, repetitions
     "two columns": (lambda n: n.infer(tensor([[1, 2]], "INT64")), r"unexpected shape for input 'user_id'", 1200),
     "no columns": (lambda n: n.infer(tensor([1], "INT64")), r"unexpected shape for input 'user_id'", 1200),
     "type": (
@@ -432,7 +432,7 @@ def test_ids_that_nobody_has_are_unknown_users(shop: Shop) -> None:
 
 
 def text(size: int, data: bytes) -> bytes:
-    """A text as a tensor holds it, or what claims to be one."""
+    """A text in a tensor's form, possibly with a false length."""
     return struct.pack("<I", size) + data
 
 

@@ -1,4 +1,4 @@
-"""The feature store: the bundle's features as Feast tells them, and no secret in any file."""
+"""The feature store: Feast returns the bundle's features, and no file holds a secret."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_the_newest_row_stays_whichever_process_writes_last(
     write = feast.write_rows
 
     def overtaken(*args: Any) -> None:
-        """The row changes, and another process is done with it, between reading it here and writing it."""
+        """The row changes, and another process has finished with it, between reading and writing it here."""
         monkeypatch.setattr(feast, "write_rows", write)
         user.categorical[:, -1] = 2
         features.write_many(client, "7", "user", user.raw_ids.tolist(), features.pack(user.categorical, user.numeric))

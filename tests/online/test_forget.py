@@ -1,4 +1,4 @@
-"""`recsys user forget`: nothing of the user is left in Redis, whatever is being written, and nobody else is touched."""
+"""`recsys user forget`: no data of the user stays in Redis, whatever is being written, and others keep theirs."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def opened(client: redis.Redis, settings: Settings, generation: str, bundle: Bun
 
 
 def traces(client: redis.Redis, raw: bytes = RAW) -> list[bytes]:
-    """Names of all keys in whose name or value a text stands, by their dumps and by what their type gives."""
+    """Names of all keys with a text in their name or value, according to their dumps and their types' commands."""
     client.config_set("rdbcompression", "no")
     shown = {
         b"string": lambda key: client.get(key),
@@ -106,7 +106,7 @@ def traces(client: redis.Redis, raw: bytes = RAW) -> list[bytes]:
 
 
 def everything(client: redis.Redis, bundle: Bundle, settings: Settings) -> None:
-    """What examples 1 and 2 write: two deployments with Feast, two batch runs, events applied, waiting, put aside."""
+    """All data of examples 1 and 2: two deployments with Feast, two batch runs, events applied, pending, rejected."""
     item = bundle.items.raw_ids[3]
     deploy(bundle, client, settings)
     batch(bundle, client, SMALL)
@@ -126,7 +126,7 @@ def everything(client: redis.Redis, bundle: Bundle, settings: Settings) -> None:
 
 
 def others(client: redis.Redis) -> dict[bytes, Any]:
-    """The content of all keys but streams and marks, without what is the user's."""
+    """Content of all keys except streams and marks, without the user's data."""
     kept = {}
     for key in client.scan_iter():
         if client.type(key) != b"stream" and key != b"recs:forgotten" and b"{" + RAW + b"}" not in key:
@@ -139,10 +139,10 @@ def test_nothing_of_the_user_is_left_and_all_of_others(client: redis.Redis, text
     assert len(traces(client)) > 12
     before = others(client)
     waiting = [fields[b"user"] for _, fields in client.xrange("events")]  # type: ignore[union-attr]
-    assert waiting.count(RAW) >= 2  # and what was applied a moment ago
+    assert waiting.count(RAW) >= 2  # and events applied a moment ago
     dead = client.xlen("events:dead")
     done = forget(client, ANN)
-    # of two generations each: features, histories, recommendations, Feast; of all: history, counts, applied
+    # two generations each: features, histories, recommendations, Feast; in all: history, counts, applied
     assert done == Forgotten(keys=11, events=waiting.count(RAW), dead=2)
     # another user's id begins with this one
     assert {key for key in traces(client) if f"{ANN}2".encode() not in key} == {b"events", b"events:users"}
@@ -184,7 +184,7 @@ def test_the_user_stays_away_while_consumers_run_and_others_events_are_applied_o
         assert settled_within(client, sent[-2], 60)
     assert (one.refused, two.refused) == (0, 0)
     assert client.hgetall("counts:{u1}") == {b"click": b"%d" % (len(sent) - 1), b"view": b"1"}
-    forget(client, "somebody else")  # what was removed from the stream leaves no trace in its memory
+    forget(client, "somebody else")  # removed entries leave no trace in the stream's memory
     assert traces(client) == []
 
 
@@ -221,7 +221,7 @@ def test_a_consumer_that_has_read_an_event_before_does_not_bring_the_user_back(
         consumer = Consumer(client, settings, name="tester")
         while consumer.applied < 1 or not settled_within(client, name, 0):
             consumer.step()
-        if chosen not in moments:  # nothing is followed or put aside in one step that was read before
+        if chosen not in moments:  # the moment has to come
             raise AssertionError(chosen)
         forget(client, "somebody else")
         assert traces(client) == [], chosen
@@ -363,7 +363,7 @@ def test_a_user_who_comes_back_starts_anew(client: redis.Redis, texts: Bundle, s
 
 
 def test_an_item_with_the_same_id_stays(client: redis.Redis, trained: Trained, settings: Settings) -> None:
-    """Here both ids are integers, which Feast writes as eight bytes."""
+    """Both ids are integers here, which Feast writes as eight bytes."""
     generation = deploy(trained.bundle, client, settings).generation
     feast = opened(client, settings, generation, trained.bundle)
     assert feast.read("user", [7, 8])[2].all()
@@ -412,7 +412,7 @@ def test_the_command_says_what_it_removed_and_what_it_does_not(
     server: EmbeddedRedis, use_server: redis.Redis, recsys: Callable[..., Outcome], texts: Bundle, settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """With the rights of those who deploy, as in the cloud."""
+    """The user has the rights to deploy, as in the cloud."""
     everything(use_server, texts, settings)
     use_server.execute_command("ACL", "SETUSER", "deploy", "on", ">word", "~*", "+@all", "-@admin", "-@dangerous")
     monkeypatch.setenv("RECSYS_REDIS_USERNAME", "deploy")
@@ -424,7 +424,7 @@ def test_the_command_says_what_it_removed_and_what_it_does_not(
     assert done.code == 0
     assert traces(use_server) == []
     told = " ".join(done.out.split())
-    assert "removed from Redis: 7 keys, " in told  # of each deployment a row and Feast's; history, counts, applied
+    assert "removed from Redis: 7 keys, " in told  # per deployment a row and Feast's; history, counts, applied
     assert "Files still hold the user" in told
     assert recsys("user", "forget", "nobody").code == 0
     assert events.newest(use_server) > 0

@@ -1,4 +1,4 @@
-"""What is promised of lists: as long as was asked for, nothing had before, nothing removed, whatever brings items."""
+"""Guarantees of lists: the requested length, no items seen before, no removed items, from whatever candidate source."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.commands import Outcome
 from tests.support.pipelines import HOW, Ask, Deployed, K, answer, ids, running, running_all, wait
 from tests.support.planted import Trained, planted_dataset, trained_on
 
-# As long as was asked for
+# The requested length
 
 
 @pytest.fixture(scope="module")
@@ -109,12 +109,12 @@ def test_settings_that_contradict_each_other_are_refused_with_one_message(
     )
 
 
-# Nothing that was had before
+# No items seen before
 
 
 @pytest.fixture(scope="module")
 def seven(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Seven items; the first users have had all of them before the test rows, the others some."""
+    """Seven items; the first users have seen all of them before the test rows, the others some."""
     folder = tmp_path_factory.mktemp("seven")
     user = [u for u in range(1, 41) for _ in range(7 if u <= 10 else 4)]
     item = [n % 7 + 1 for u in range(1, 41) for n in range(7 if u <= 10 else 4)]
@@ -157,7 +157,7 @@ def test_who_has_had_everything_gets_nothing_again(
             assert set(row) - {-1} == set(range(1, 8)) - had_before, user
 
 
-# Users of whom nothing is known
+# Unknown users
 
 
 def test_nothing_known_means_the_same_list_ahead_of_time_and_on_demand(
@@ -197,13 +197,13 @@ def without_anything_known(bundle: Bundle, target: Path, user: int) -> Bundle:
 def test_users_with_features_and_no_history_are_scored_by_the_model(trained: Trained, client: redis.Redis) -> None:
     batch(trained.bundle, client, Settings())
     users, seen = next(trained.bundle.users())
-    (row,) = np.flatnonzero(users.raw_ids == 200)  # whom no row tells of
+    (row,) = np.flatnonzero(users.raw_ids == 200)  # a user without rows
     assert not len(seen[row + 1])
-    assert users.categorical[row].tolist() == [0, users.categorical[row, 1], 0, 0, 0]  # its group alone
+    assert users.categorical[row].tolist() == [0, users.categorical[row, 1], 0, 0, 0]  # only its group
     assert get(client, 200).source == "model"
 
 
-# Nothing that was removed
+# No removed items
 
 
 @pytest.mark.parametrize("partition", ["fused", "consolidated", "staged"])
@@ -221,7 +221,7 @@ def test_a_removed_item_is_brought_by_nothing_and_a_returned_one_by_all(
     users = ids(np.array([user for user in [*next(bundle.users())[0].raw_ids, 10**9] if user != 3]))
 
     def counts(ask: Ask) -> tuple[int, int, int]:
-        """How often the items are candidates, are shown, and are shown in a degraded answer."""
+        """Number of times that the items are candidates, are shown, and are shown in a degraded answer."""
         found, degraded = ask(users), ask(ids(np.array([3])))
         assert degraded["degraded"].all()
         assert not found["degraded"].any()
@@ -234,7 +234,7 @@ def test_a_removed_item_is_brought_by_nothing_and_a_returned_one_by_all(
         for item in gone:
             vectors.remove(client, generation, item)
         wait(lambda: counts(ask) == (0, 0, 0))
-        with running_all(settings) as later:  # knows at once what was removed before it started
+        with running_all(settings) as later:  # knows items removed before its start at once
             assert counts(later) == (0, 0, 0)
         attributes = list(vectors.attributes_of(bundle.items, bundle.schema))
         for item in gone:
@@ -251,7 +251,7 @@ def test_without_the_bundle_nothing_is_shown_once_something_was_removed(
     with running(settings) as runner:
         assert (runner(users)["item_ids"] > 0).all()
         vectors.remove(client, generation, int(trained.bundle.popularity.items[0]))
-        wait(lambda: bool((runner(users)["item_ids"] == -1).all()))  # which item that is, only the bundle tells
+        wait(lambda: bool((runner(users)["item_ids"] == -1).all()))  # only the bundle tells which item that is
 
 
 @pytest.mark.parametrize("how", HOW)

@@ -1,4 +1,4 @@
-"""The generated model repository: what it says, and what it refuses."""
+"""The generated model repository: its contents, and the models it refuses."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_several_models_become_an_ensemble_in_which_every_tensor_has_one_maker(t
 @pytest.mark.parametrize(
     ("models", "message"),
     [
-        ([*WHOLE, *three("int64")], "none may be called 'recommender'"),
+        ([*WHOLE, *three("int64")], "none of several models may be called 'recommender'"),
         (
             [
                 Model("first", ("first",), (USER,), (CANDIDATES,)),

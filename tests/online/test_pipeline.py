@@ -1,4 +1,4 @@
-"""The stages together, on a real Redis: what they answer, in every partition, and when something fails."""
+"""The stages together, on a real Redis: their answers in every partition, and under failures."""
 
 from __future__ import annotations
 
@@ -291,7 +291,7 @@ def test_a_new_deployment_takes_over_and_a_damaged_one_does_not(trained: Trained
 
 
 def damage(bundle: Bundle, settings: Settings) -> None:
-    """Let the deployed copy of a bundle be spoilt as soon as it is there."""
+    """Damage the deployed copy of a bundle as soon as it exists."""
     import threading
 
     owner: Any = redis_of(settings).get("deploy:id")
@@ -341,7 +341,7 @@ def test_items_that_came_after_the_deployment_are_not_shown_nor_take_the_place_o
         vectors.put(client, generation, count + 1, trained.bundle.item_embeddings[last - 1], b"{}")
         for number in range(count + 2, count + 30):
             vectors.put(client, generation, number, before["user_embedding"][row], b"{}")
-        vectors.remove(client, generation, int(gone))  # once this is noticed, so is what was before
+        vectors.remove(client, generation, int(gone))  # once this is noticed, so are earlier changes
         wait(lambda: not (runner(users)["candidates"] == gone).any())
         found = runner(users)
         assert (found["candidates"] <= count).all()

@@ -67,7 +67,7 @@ def test_a_request_that_fails_takes_no_other_of_its_batch_with_it(triton: Served
 def test_counts_of_all_instances_reach_the_metrics_port(triton: Served) -> None:
     server, _ = triton
     infer(server, [1])
-    time.sleep(2.5)  # what earlier tests asked has been sent by then
+    time.sleep(2.5)  # counts of earlier tests' requests have been sent by then
     before = metric(server, "recsys_requests_total")
     pids: set[int] = set()
     sent = 0
@@ -148,9 +148,9 @@ def test_an_ensemble_of_three_with_text_ids_and_lengths_that_differ(tmp_path: Pa
     for user, answer in enumerate(answers):
         assert answer["item_ids"][1] == b"item %d" % (100 * user + 1)
         assert answer["size"][0] == user % 10 + 1
-        assert answer["degraded"][0]  # as the later of its two makers says
+        assert answer["degraded"][0]  # from the later of its two producers
         assert answer["generation"][0] == 7
-    assert any(answer["width"][0] > answer["size"][0] for answer in answers)  # some were filled up
+    assert any(answer["width"][0] > answer["size"][0] for answer in answers)  # some were padded
 
 
 def test_the_client_says_what_is_wrong(triton: Served) -> None:

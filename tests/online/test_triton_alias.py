@@ -30,13 +30,13 @@ def aliased(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     models = WHOLE
     if request.param == "staged":
         first, middle, last = three("int64")
-        models = [first, middle, replace(last, inputs=(*last.inputs, middle.outputs[0]))]  # none in vain
+        models = [first, middle, replace(last, inputs=(*last.inputs, middle.outputs[0]))]  # none unused
     with triton_of(settings_in(tmp_path_factory.mktemp("alias"), alias=ALIAS), models) as server:
         yield server
 
 
 def ask(server: EmbeddedTriton, users: list[int]) -> np.ndarray:
-    """What the public client does: one INT32 input of shape [1, 1], one output."""
+    """Ask like the public client: one INT32 input of shape [1, 1], one output."""
     with grpc.InferenceServerClient(url=f"{server.host}:{server.grpc_port}") as client:
         given = np.array(users, dtype=np.int32).reshape(-1, 1)
         tensor = grpc.InferInput("user_id_raw", given.shape, "INT32")

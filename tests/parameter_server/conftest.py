@@ -1,4 +1,4 @@
-"""Real Redis Clusters for the tests of the parameter server. ``faults`` has what breaks them and moves their slots."""
+"""Real Redis Clusters for the tests of the parameter server. ``faults`` breaks them and moves their slots."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def cluster_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedde
 
 @pytest.fixture
 def cluster(cluster_server: EmbeddedCluster) -> EmbeddedCluster:
-    """The shared cluster of three nodes, whole and empty.
+    """The shared cluster of three nodes, complete and empty.
 
-    A test may kill nodes: those that it leaves dead are started again for the next one. Slots that it moves stay where
-    they are. A node that is killed comes back empty; where data has to last, take ``replicated_cluster``.
+    A test may kill nodes: those left dead are restarted for the next one. Slots that it moves stay moved. A killed node
+    comes back empty; if data has to last, use ``replicated_cluster``.
     """
     faults.repair(cluster_server)
     with faults.client_of(cluster_server) as client:
@@ -34,14 +34,14 @@ def cluster(cluster_server: EmbeddedCluster) -> EmbeddedCluster:
 
 @pytest.fixture
 def cluster_client(cluster: EmbeddedCluster) -> Iterator[RedisCluster]:
-    """A client of the shared cluster, whole and empty, that looks and changes beside the code under test."""
+    """A client of the shared cluster, complete and empty, that reads and writes beside the code under test."""
     with faults.client_of(cluster) as client:
         yield client
 
 
 @pytest.fixture
 def replicated_cluster(tmp_path: Path) -> Iterator[EmbeddedCluster]:
-    """A cluster of this test alone: three primaries (0 to 2), each with a replica (3 to 5, in the same order).
+    """A cluster for this test alone: three primaries (0 to 2), each with a replica (3 to 5, in the same order).
 
     Every write is on the disk before it is answered. Starting takes two seconds, a fail-over about three.
     """

@@ -1,4 +1,4 @@
-"""Where the parameter server finds its Redis, and how it gets in."""
+"""Addresses and login of the parameter server's Redis."""
 
 from __future__ import annotations
 

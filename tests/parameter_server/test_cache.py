@@ -1,4 +1,4 @@
-"""The cache of hot rows on every device there is: what it holds, what it drops, and that no reader sees an old row."""
+"""The cache of hot rows on every available device: its rows, its evictions, and that no reader sees an old row."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def make(request: pytest.FixtureRequest) -> Make:
 
 
 def rows_of(keys: np.ndarray, version: int = 0) -> np.ndarray:
-    """Rows that tell their key and version apart from all others in every number."""
+    """Rows in which every number identifies the key and version."""
     numbers = (mixed(np.asarray(keys, np.int64)) >> np.uint64(48)).astype(np.float32)
     return numbers[:, None] + np.arange(DIM, dtype=np.float32) * 100_000 + np.float32(version * 1_000_000)
 
@@ -49,7 +49,7 @@ def put(cache: Cache, keys: list[int] | np.ndarray, version: int = 0) -> None:
 
 
 def held(cache: Cache, keys: list[int] | np.ndarray, version: int = 0) -> list[bool]:
-    """Which keys are held, after a look at their rows and at those of the missing ones."""
+    """Whether keys are held; also checks their rows and those of the missing ones."""
     keys = np.asarray(keys, np.int64)
     out = np.full((len(keys), DIM), -7, np.float32)
     hits = cache.find(keys, out)

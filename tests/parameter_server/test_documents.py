@@ -1,4 +1,4 @@
-"""What the documentation promises of the users of example 3, tried on a real Redis."""
+"""The documentation's promises about the ACL users of example 3, checked on a real Redis."""
 
 from __future__ import annotations
 

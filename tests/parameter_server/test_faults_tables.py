@@ -42,7 +42,7 @@ LIMIT = 2.0  # seconds that a lookup may take: one timeout of 0.5 s, and a busy 
 
 
 class Looking:
-    """Looks all keys up again and again, and notes the slowest answer and every wrong row."""
+    """Looks all keys up repeatedly, and notes the slowest answer and every wrong row."""
 
     def __init__(self, server: ParameterServer) -> None:
         self.slowest, self.lookups = 0.0, 0
@@ -117,7 +117,7 @@ def test_a_node_that_refused_hundreds_of_connections_is_there_again_once_it_is_b
 
 
 def test_the_cache_is_filled_while_a_node_is_dead(tmp_path: Path, cluster: EmbeddedCluster) -> None:
-    """Copies of RocksDB's rows, which that node cannot take, do not hold it up."""
+    """Copies of RocksDB's rows, which that node cannot store, do not delay the fills."""
     config = configured(trained(tmp_path), tmp_path / "rocks", cache_missed_embeddings=True)
     with serving(config, cluster) as server:
         load(server)
@@ -289,7 +289,7 @@ for version in range(1, 100000):
 
 @contextmanager
 def updating(folder: Path, cluster: EmbeddedCluster, rocks: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that publishes one version of all rows after the other, and prints those that were acknowledged."""
+    """A process that publishes version after version of all rows, and prints the acknowledged ones."""
     ports = ",".join(str(port) for _, port in cluster.addresses)
     arguments = [str(folder), str(ROOT), ports, cluster.password, rocks]
     process = subprocess.Popen([sys.executable, "-c", UPDATES, *arguments], stdout=subprocess.PIPE, text=True)
@@ -351,13 +351,13 @@ def test_a_read_only_rocksdb_serves_and_refuses_updates_nowhere_half(tmp_path: P
         server.evict(TABLE)
         np.testing.assert_array_equal(server.lookup(TABLE, KEYS), row_of(KEYS))
         np.testing.assert_array_equal(second.lookup(TABLE, KEYS), row_of(KEYS))
-        server.update(TABLE, KEYS[:5], row_of(KEYS[:5], 1))  # it is in Redis, which all share
+        server.update(TABLE, KEYS[:5], row_of(KEYS[:5], 1))  # it is in Redis, which is shared by all
         np.testing.assert_array_equal(second.lookup(TABLE, KEYS[:5]), row_of(KEYS[:5], 1))
 
 
 @contextmanager
 def as_nobody() -> Iterator[None]:
-    """Not as root, who may write everywhere, within the block."""
+    """Run the block as a user other than root, who may write everywhere."""
     user = os.geteuid()
     os.seteuid(NOBODY if user == 0 else user)
     try:

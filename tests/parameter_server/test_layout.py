@@ -23,7 +23,7 @@ BITS = (1 << 64) - 1
 
 
 def mixed(x: int) -> int:
-    """rrxmrrxmsx_0 with whole numbers, one key at a time."""
+    """rrxmrrxmsx_0 with Python integers, one key at a time."""
     rotated = lambda x, n: (x >> n | x << (64 - n)) & BITS  # noqa: E731
     x &= BITS
     x ^= rotated(x, 25) ^ rotated(x, 50)

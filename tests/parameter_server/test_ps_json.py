@@ -1,4 +1,4 @@
-"""``ps.json``: files that HPS took are taken, and what is wrong is named."""
+"""``ps.json``: files for HPS are accepted, and errors are named."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_published_file_is_taken(tmp_path: Path) -> None:
     config = read(written(tmp_path, PUBLISHED))
     (model,) = config.models
     assert config.volatile_db.overflow_resolution_target == 0.99
-    assert model.embedding_table_names == ["sparse_embedding0"]  # as HPS calls a table without a name
+    assert model.embedding_table_names == ["sparse_embedding0"]  # HPS' name for a table without a name
     assert model.default_value_for_each_table == [0.0]  # of the two, one belongs to a table
     assert model.hit_rate_threshold == 0.5
     assert "volatile_db.allocation_rate has no effect here" in config.remarks
@@ -118,12 +118,12 @@ def test_a_file_that_is_not_there_or_no_json_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"ps\.json: No such file"):
         read(tmp_path / "ps.json")
     (tmp_path / "ps.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"ps\.json is no JSON"):
+    with pytest.raises(ConfigError, match=r"ps\.json is not JSON"):
         read(tmp_path / "ps.json")
 
 
 def test_filters_are_regular_expressions() -> None:
     assert finds(["^hps_.+$"], "hps_et.dlrm.t")
     assert not finds(["other"], "hps_et.dlrm.t")
-    with pytest.raises(ConfigError, match="no regular expression"):
+    with pytest.raises(ConfigError, match="not a regular expression"):
         finds(["("], "hps_et.dlrm.t")

@@ -1,4 +1,4 @@
-"""Switching from HugeCTR: what it left is served, without touching any of it."""
+"""Switching from HugeCTR: its files and tables are served, without changing any of them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def left_by_hugectr(folder: Path, cluster: EmbeddedCluster, **changes: object) -
 
 
 def in_the_cluster(client: RedisCluster) -> None:
-    """The table, put there as HPS does it, byte by byte."""
+    """The table, written as HPS does it, byte by byte."""
     keys = np.arange(6)
     for key, partition, row in zip(keys.tolist(), partitions(keys, 8).tolist(), ROWS, strict=True):
         name = f"hps_et{{hps_et.dlrm.sparse_embedding0/p{partition}}}"
@@ -118,13 +118,13 @@ def test_a_rocksdb_folder_of_hps_is_read(tmp_path: Path, cluster: EmbeddedCluste
 
 
 def short_keys(client: RedisCluster) -> None:
-    """As HPS writes them with supportlonglong false."""
+    """Keys as HPS writes them with supportlonglong false."""
     for key, row in enumerate(ROWS):
         client.hset("hps_et{hps_et.dlrm.sparse_embedding0/p3}v", struct.pack("<I", key), struct.pack("<4f", *row))
 
 
 def short_rows(client: RedisCluster) -> None:
-    """Of another dimension than ps.json says."""
+    """Rows of another dimension than in ps.json."""
     (partition,) = partitions(np.array([5]), 8).tolist()
     client.hset(
         f"hps_et{{hps_et.dlrm.sparse_embedding0/p{partition}}}v", struct.pack("<q", 5), struct.pack("<2f", 1, 2)
@@ -146,7 +146,7 @@ def in_sixteen_partitions(client: RedisCluster) -> None:
             r"Redis has keys of 4 bytes in hps_et\.dlrm\.sparse_embedding0, not of 8: .*supportlonglong false",
         ),
         (short_rows, r"Redis has rows of 8 bytes in hps_et\.dlrm\.sparse_embedding0, and .* says 4 float32, 16 bytes"),
-        (in_sixteen_partitions, r"Redis has key \d+ of .* in partition \d, and with num_partitions 8 it belongs into"),
+        (in_sixteen_partitions, r"Redis has key \d+ of .* in partition \d, and with num_partitions 8 it belongs in"),
     ],
 )
 def test_a_table_in_the_cluster_that_has_another_form_is_refused_until_it_is_loaded_anew(
@@ -226,7 +226,7 @@ def test_dumped_tables_are_hugectrs_folders(
             DataError,
             r"vecsize_per_table in ps.json says 8, .* has embeddings of 4",
         ),
-        ({"slot_num": 3}, DataError, r"slot_num in ps.json says 3, .*dlrm\.json has slots: 2: one of them is of"),
+        ({"slot_num": 3}, DataError, r"slot_num in ps.json says 3, .*dlrm\.json has slots: 2: one of them belongs to"),
         ({"label_dim": 2}, DataError, "label_dim in ps.json says 2, .* has labels: 1"),
         ({"maxnum_des_feature_per_sample": 1}, DataError, "maxnum_des_feature_per_sample .* 1, .* dense features: 2"),
         ({"maxnum_catfeature_query_per_table_per_sample": [1]}, DataError, "per_sample in ps.json says 1, .* each: 2"),

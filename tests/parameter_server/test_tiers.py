@@ -36,7 +36,7 @@ def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
 
 
 def in_redis(client: RedisCluster, key: int, count: int = 8) -> bytes | None:
-    """What lies where HPS looks for a key."""
+    """The value where HPS looks for a key."""
     (partition,) = partitions(np.array([key]), count)
     return client.hget(redis_key(FULL, partition, ROWS), struct.pack("<q", key))
 
@@ -322,7 +322,7 @@ def test_updates_reach_other_servers_within_a_second(tmp_path: Path, cluster: Em
         other.settle()
         server.update(TABLE, keys, row_of(keys, 1))
         assert eventually(lambda: bool((other.lookup(TABLE, keys) == row_of(keys, 1)).all()), 1.0)
-        other.evict(TABLE)  # what comes now comes from its RocksDB
+        other.evict(TABLE)  # rows now come from its RocksDB
         assert eventually(lambda: bool((other.lookup(TABLE, keys) == row_of(keys, 1)).all()), 1.0)
         assert other.statistics()[TABLE].rocksdb >= 300
 
@@ -406,7 +406,7 @@ def test_no_keys_are_no_rows(tmp_path: Path, cluster: EmbeddedCluster) -> None:
 
 
 def test_lookups_and_updates_side_by_side_never_give_an_older_row(tmp_path: Path, cluster: EmbeddedCluster) -> None:
-    """Once an update has returned, no lookup gives the row from before, however fills and updates interleave."""
+    """Once an update has returned, no lookup returns the old row, however fills and updates interleave."""
     import threading
 
     keys = np.arange(50)

@@ -1,4 +1,4 @@
-"""The stream of events: what is accepted, what one event changes, and that nothing is lost or done twice."""
+"""The stream of events: accepted values, an event's effects, and that no event is lost or applied twice."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def event(number: int, item: int | str, user: int | str = 1, at: int | None = No
 
 
 def apply(client: redis.Redis, *several: Event, cap: int = 100, gens: tuple[str, ...] = ("4",)) -> None:
-    """Items are numbered as they are named."""
+    """Apply events; an item's number is its name."""
     placements = [
         [Placement(**PLACE | {"generation": generation, "number": int(e.item)}) for generation in gens] for e in several
     ]
@@ -153,7 +153,7 @@ def test_a_late_event_comes_where_it_belongs(client: redis.Redis) -> None:
     apply(client, event(0, 5), event(20, 6), event(21, 7, at=10))
     assert client.zrevrange("history:{1}", 0, -1) == [b"6", b"7", b"5"]
     assert row(client)[2:5] == [6, 7, 5]
-    apply(client, event(22, 6, at=1))  # older than what is known of the item
+    apply(client, event(22, 6, at=1))  # older than the item's last event
     assert row(client)[2:5] == [6, 7, 5]
     assert client.zscore("history:{1}", "6") == NOW + 20
     apply(client, event(23, 9, at=-5))  # older than all slots
@@ -171,7 +171,7 @@ def test_a_live_event_leaves_what_came_with_the_deployment_as_it_is(client: redi
 def test_histories_are_capped(client: redis.Redis) -> None:
     apply(client, *(event(n, item=n) for n in range(1, 30)), cap=4)
     assert client.zrange("history:{1}", 0, -1) == [b"26", b"27", b"28", b"29"]
-    apply(client, event(40, item=99, at=-1000), cap=4)  # older than all that is kept
+    apply(client, event(40, item=99, at=-1000), cap=4)  # older than all items kept
     assert client.zrange("history:{1}", 0, -1) == [b"26", b"27", b"28", b"29"]
     assert row(client)[2:5] == [29, 28, 27]
 
@@ -183,7 +183,7 @@ def test_each_generation_gets_its_own_numbers_and_keeps_its_time_to_live(client:
     assert row(client) == [0, 0, 3, 0, 0, 0, 0]
     assert client.get("features:12:user:{1}") == struct.pack("<2i", 77, 0)
     assert 0 < client.ttl("features:4:user:{1}") <= 1000  # type: ignore[operator]
-    Group(client, "tester").apply([event(1, "y")], [[]], 10)  # an item that no generation knows
+    Group(client, "tester").apply([event(1, "y")], [[]], 10)  # an item unknown to all generations
     assert client.get("features:12:user:{1}") == struct.pack("<2i", 77, 0)
     assert client.zrevrange("history:{1}", 0, -1) == [b"y", b"x"]
 
@@ -369,7 +369,7 @@ def test_the_stream_is_trimmed_and_keeps_what_is_pending_or_undelivered(
 
 
 def test_an_event_that_was_added_twice_counts_once(client: redis.Redis) -> None:
-    """As a client does that lost its connection before the answer."""
+    """A client that lost its connection before the answer adds the event again."""
     publish(client, 1, 2, "click")
     [(_, entry)] = client.xrange("events")  # type: ignore[misc]
     group = Group(client, "a")

@@ -1,4 +1,4 @@
-"""Packed rows: what goes in comes out, one command reads many, and what does not fit the schema is said."""
+"""Packed rows: a round trip, many rows in one command, and an error for rows that do not fit the schema."""
 
 from __future__ import annotations
 

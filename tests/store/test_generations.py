@@ -1,4 +1,4 @@
-"""What generations of all kinds have in common, beyond what the tests of recommendations show."""
+"""Behaviour common to generations of all kinds, beyond the tests of recommendations."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_switch_whose_answer_was_lost_is_not_taken_for_a_replaced_generation(
             answers = execute(pipe, *args)
             if not lost and client.get(f"{kind.prefix}:live") == new.generation.encode():
                 lost.append(answers)
-                raise redis.WatchError("connection lost while watching")  # what redis-py makes of it
+                raise redis.WatchError("connection lost while watching")  # redis-py's error for it
             return answers
 
         monkeypatch.setattr(redis.client.Pipeline, "execute", loses_one_answer)
@@ -116,7 +116,7 @@ def test_a_deployment_that_does_not_go_live_is_removed_at_once(client: redis.Red
     with DeploymentWriter.begin(client, "4f2a", 60) as writer:
         generation = writer.generation
         client.set(f"features:{generation}:user:{{1}}", "row")
-        for project in (writer.project, f"recsys_{generation}"):  # and as an earlier version named it
+        for project in (writer.project, f"recsys_{generation}"):  # and the name by an earlier version
             client.hset(b"\x01\0\0\0\x02\0\0\0\x04\0\0\0user..." + project.encode(), "field", "value")
         writer.announce(record(generation))
     assert set(client.keys("*")) == {b"recs:counter", b"deploy:folders", b"deploy:id"}  # the files may still be there

@@ -1,4 +1,4 @@
-"""Histories: what a deployment brought and live events are kept apart, both newest first and capped."""
+"""Histories: deployed ones and live events are kept apart, both newest first and capped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ THEN = 1_700_000_000_000
 def read(
     client: redis.Redis, users: list[int] | list[str], kind: str = "int", generation: str = GEN, legacy: bool = False
 ) -> list[tuple[list[int | str], list[int]]]:
-    """Of each user the raw items of live events, and the numbers of the items that came with the deployment."""
+    """Raw items of each user's live events, and numbers of the items in the deployed history."""
     with client.pipeline(transaction=False) as pipe:
         history.read(pipe, generation, users, legacy)
         brought, *live = pipe.execute()

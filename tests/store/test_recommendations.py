@@ -25,7 +25,7 @@ POPULAR = (np.array([7, 8, 9]), np.array([30, 20, 10]))
 
 @pytest.fixture(autouse=True)
 def _quick_lock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A dead writer's lock runs out, and a living one's is renewed, within tenths of a second."""
+    """A dead writer's lock expires, and a live one's is renewed, within tenths of a second."""
     monkeypatch.setattr(lock, "LOCK_SECONDS", 1.0)
     monkeypatch.setattr(lock, "RENEW_SECONDS", 0.1)
 

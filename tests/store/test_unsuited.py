@@ -1,4 +1,4 @@
-"""What the recommenders' keys cannot lie in, a Redis Cluster or a Sentinel, is refused at once by every verb."""
+"""Servers that cannot hold the recommenders' keys, a Redis Cluster or a Sentinel, are refused at once by every verb."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedCluste
 
 @pytest.fixture
 def use_cluster(cluster: EmbeddedCluster, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A node of the cluster, set as the configured Redis; returns how a message begins that refuses it."""
+    """Configure a node of the cluster as the Redis; returns the beginning of the message that refuses it."""
     host, port = cluster.addresses[0]
     for name, value in (("HOST", host), ("PORT", str(port)), ("PASSWORD", cluster.password)):
         monkeypatch.setenv(f"RECSYS_REDIS_{name}", value)
@@ -95,7 +95,7 @@ def test_one_that_becomes_a_cluster_meanwhile_is_named(cluster: EmbeddedCluster)
 
 @contextmanager
 def sentinel(folder: Path) -> Iterator[int]:
-    """A real Sentinel; its port."""
+    """Port of a real Sentinel."""
     (port,) = free_ports(1)
     (folder / "sentinel.conf").write_text(f"port {port}\nbind 127.0.0.1\n")
     command = [find_redis_server(), folder / "sentinel.conf", "--sentinel"]

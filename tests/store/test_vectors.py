@@ -1,4 +1,4 @@
-"""The vector set on a real Redis: recall, exclusions, attributes, changes and those who follow them."""
+"""The vector set on a real Redis: recall, exclusions, attributes, changes and their followers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_excluded_items_are_replaced_by_the_next_nearest(speaking: redis.Redis, 
     nearest, _ = local.search(queries, 300, np.zeros((batch, 0), np.int32))
     exclude = np.zeros((batch, 302), np.int32)
     exclude[:, 1:301] = nearest
-    exclude[0, 100:] = 0  # another number of them in each row
+    exclude[0, 100:] = 0  # a different number of them in each row
     exclude[-1, -1] = 10_000_000
     exact, near = local.search(queries, 80, exclude)
     found, similarity = index.search(queries, 80, exclude)
@@ -87,7 +87,7 @@ def test_followers_find_the_same_as_redis(client: redis.Redis) -> None:
     new = unit(3, seed=2)
     vectors.put(client, GEN, 5, new[0], b'{"a":1}')
     vectors.remove(client, GEN, 6)
-    vectors.put(client, GEN, 33, new[1], b"{}")  # an item that the deployed catalogue did not have
+    vectors.put(client, GEN, 33, new[1], b"{}")  # an item not in the deployed catalogue
     after, changes = vectors.changes(client, GEN, "0")
     assert [(change.item, change.embedding is None) for change in changes] == [(5, False), (6, True), (33, False)]
     follower.apply(changes)
@@ -124,7 +124,7 @@ def test_after_40000_changes_a_follower_reads_the_last_one_of_each_item(client: 
         else:
             vectors.remove(client, GEN, item)
             expected[item] = None
-        if number % 999 == 0:  # one that was there all the time
+        if number % 999 == 0:  # a follower that reads along
             position, some = vectors.changes(client, GEN, position)
             assert len(some) <= items
             follower.apply(some)
@@ -235,5 +235,5 @@ def test_packed_features_come_back_from_the_attributes(
 def test_attributes_of_another_schema_are_an_error(trained: Trained, client: redis.Redis) -> None:
     load(client, trained.bundle.item_embeddings)
     index, none = RedisIndex(client, GEN, 100), np.zeros((1, 0), np.int32)
-    with pytest.raises(StoreError, match=f"of vector set items:{GEN} has not the attributes of the schema"):
+    with pytest.raises(StoreError, match=f"of vector set items:{GEN} lacks attributes of the schema"):
         index.search_with_attributes(trained.bundle.item_embeddings[:1], 5, none, trained.bundle.schema)

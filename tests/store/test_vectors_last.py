@@ -1,4 +1,4 @@
-"""What is put into a vector set lasts: a restart from the append-only file and a replica hold the newest of it."""
+"""Durability of vector sets: a restart from the append-only file and a replica hold the newest changes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def attributes(version: int) -> bytes:
 
 
 def loaded_and_changed(client: redis.Redis) -> np.ndarray:
-    """Fill a set of 60, replace some vectors once or twice, remove one; float32[60, 16] as it ought to be."""
+    """Fill a set of 60, replace some vectors once or twice, remove one; returns the expected float32[60, 16]."""
     expected = unit(60, seed=0)
     vectors.load(client, GEN, expected, (attributes(0) for _ in expected))
     for version in (1, 2):
@@ -60,7 +60,7 @@ def test_updated_vectors_and_attributes_survive_a_restart_from_the_append_only_f
 
 
 def test_a_load_over_what_is_there_survives_a_restart(tmp_path: Path) -> None:
-    """As of a generation whose number Redis gives out twice, after its counter was lost."""
+    """A generation's number may be used twice, after Redis has lost its counter."""
     with EmbeddedRedis(tmp_path / "redis") as server, redis.Redis(port=server.port, password=server.password) as client:
         client.config_set("appendfsync", "always")
         vectors.load(client, GEN, unit(80, seed=5), (attributes(9) for _ in range(80)))

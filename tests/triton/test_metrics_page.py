@@ -1,4 +1,4 @@
-"""Triton's metrics, from a page as Triton 2.51 writes it."""
+"""Triton's metrics, from a page in the form of Triton 2.51."""
 
 from __future__ import annotations
 

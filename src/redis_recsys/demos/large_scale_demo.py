@@ -26,22 +26,22 @@ from .observer import Observer, Phase, requests_of
 
 ROWS = 300_000
 BATCH = 64
-REQUESTS = 150  # of a phase
+REQUESTS = 150  # per phase
 UPDATE_SECONDS = 5.0
 TOLERANCE = 1e-5
-TRAINING: dict[str, Any] = {"epochs": 2}  # enough for a demonstration; values that the user has set win
+TRAINING: dict[str, Any] = {"epochs": 2}  # enough for a demonstration; the user's settings win
 
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What the demonstration did.
+    """Report of the demonstration.
 
     Attributes:
-        report: of the training.
-        compared, difference: rows asked for, and the largest difference from the trained model's probability.
-        phases: requests at first, with a warm cache, and while a node was dead.
-        before, after: a sample's probability before and while its rows were changed; afterwards they are as before.
-        update_ms: from publishing new rows to the first answer that used them.
+        report: report of the training.
+        compared, difference: number of rows compared, and the largest difference from the trained model's probability.
+        phases: requests with a cold cache, with a warm cache, and while a node was dead.
+        before, after: a sample's probability before its rows were changed and while they were; then they are restored.
+        update_ms: milliseconds from publishing new rows to the first answer that used them.
     """
 
     report: dict[str, Any]
@@ -57,7 +57,7 @@ def demo(settings: Settings) -> DemoReport:
     """Generate clicks, train on two processes, export, fill a cluster, serve, infer, update, and kill a node.
 
     Args:
-        settings: where data goes; training settings that were set win over the demonstration's own. Redis, RocksDB and
+        settings: data folder and more; explicit training settings win over the demonstration's own. Redis, RocksDB and
             Triton are started for it, in its own folder and at free ports, and stopped again.
     """
     from ..trainers.torchrec.launch import train
@@ -81,8 +81,8 @@ def demo(settings: Settings) -> DemoReport:
         observer = Observer(client, (triton.host, triton.metrics_port), TABLE)
         with step("4/6  compare with the trained model"):
             sample = np.load(model / "sample.npz")
-            found = client.predict(sample["dense"], sample["keys"])
-            difference = float(np.abs(found - sample["probability"]).max())
+            probability = client.predict(sample["dense"], sample["keys"])
+            difference = float(np.abs(probability - sample["probability"]).max())
             if not difference <= TOLERANCE:
                 raise ServingError(f"Triton's probabilities differ from the trained model's by up to {difference:.1e}")
         with step("5/6  requests; new rows"):
@@ -97,11 +97,11 @@ def demo(settings: Settings) -> DemoReport:
             cluster.kill(1)
             phases.append(observer.phase("a node is dead", requests, REQUESTS))
             cluster.restart(1)
-    return DemoReport(report, len(found), difference, phases, before, after, update_ms)
+    return DemoReport(report, len(probability), difference, phases, before, after, update_ms)
 
 
 def _changed(client: DlrmClient, dense: np.ndarray, keys: np.ndarray, before: float) -> tuple[float, float]:
-    """The first other probability of a sample, and after how many milliseconds it came."""
+    """First changed probability of a sample, and the milliseconds until it came."""
     started = time.perf_counter()
     while (after := float(client.predict(dense, keys)[0])) == before:
         if time.perf_counter() - started > UPDATE_SECONDS:

@@ -1,4 +1,4 @@
-"""The main job from end to end on MovieLens-100k, as ``make demo`` runs it."""
+"""Examples 1 and 2 from end to end on MovieLens-100k, as ``make demo`` runs them."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
     from ..online.deploy import DeployReport
     from ..online.recommender_client import Answer
 
-USERS = 3  # that are looked at
-APPLIED_SECONDS = 10.0  # that an event may take on a machine that is busy
+USERS = 3  # users shown
+APPLIED_SECONDS = 10.0  # limit for an event on a busy machine
 
 
 def offline(settings: Settings, users: int = USERS) -> tuple[Report, list[Recommendations]]:
-    """Fetch, encode, train, evaluate beside baselines, train on every row, score everyone into Redis, read a few back.
+    """Fetch, encode, train, compare with baselines, train on every row, score all users into Redis, read a few back.
 
     Args:
-        settings: where data goes and where Redis is; training settings that were set win over the demo's own.
-        users: how many users to read.
+        settings: data folder, Redis and more; explicit training settings win over the demo's own.
+        users: number of users to read.
 
     Returns:
-        The evaluation, and what Redis holds for the first users.
+        The evaluation, and the recommendations in Redis for the first users.
     """
     from ..evaluation.baselines import fit_baselines
     from ..trainers.training import train
 
     if settings.redis.host is not None:
-        with connect(settings.redis):  # said before the training
+        with connect(settings.redis):  # so that errors appear before the training
             pass
     folder = settings.data / "demo"
     with step("1/8  MovieLens-100k"):
@@ -72,13 +72,13 @@ def offline(settings: Settings, users: int = USERS) -> tuple[Report, list[Recomm
 
 @dataclass(frozen=True)
 class Online:
-    """What the online half of the demo did.
+    """Report of the demo's online half.
 
     Attributes:
-        deployment: what was written to Redis.
+        deployment: report of the deployment.
         before: answers for the first users.
-        viewed: the item that the first user was shown first, and then viewed.
-        after: the first user's answer once that event was applied.
+        viewed: the first item shown to the first user, who then viewed it.
+        after: the first user's answer after that event was applied.
     """
 
     deployment: DeployReport
@@ -91,8 +91,8 @@ def online(settings: Settings, users: int = USERS) -> Online:
     """Deploy the demo's bundle, serve it with Triton, ask for a few users, send an event, and ask again.
 
     Args:
-        settings: of everything; Triton takes free ports, and everything that is started is stopped again.
-        users: how many users to ask for.
+        settings: all settings; Triton takes free ports, and everything that is started is stopped again.
+        users: number of users to ask for.
     """
     from ..embedded.triton_server import own_triton
     from ..online.deploy import deploy

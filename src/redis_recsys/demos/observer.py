@@ -1,4 +1,4 @@
-"""Requests to a served DLRM, and where their rows came from."""
+"""Requests to a served DLRM, and the tiers of their rows."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from ..hugectr.network import DlrmShape
 from ..parameter_server.server import Counts
 from ..triton.counters import PERIOD
 
-METRICS_SECONDS = PERIOD + 0.5  # after which the counts of a request are on Triton's metrics port
+METRICS_SECONDS = PERIOD + 0.5  # wait until a request's counts appear on Triton's metrics port
 
 Request = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Some requests, and where their rows came from.
+    """A series of requests, and the tiers of their rows.
 
     Attributes:
-        name: what was going on.
-        requests: how many.
-        counts: of the table's rows, of these requests alone.
-        p50_ms, p99_ms: that a request took.
+        name: description of the phase.
+        requests: number of requests.
+        counts: counts of the table for these requests alone.
+        p50_ms, p99_ms: median and 99th percentile of the time per request.
     """
 
     name: str
@@ -39,25 +39,25 @@ class Phase:
     p99_ms: float
 
     def shares(self) -> dict[str, float]:
-        """Share of the rows that each tier gave; ``default`` are those that none had."""
-        found = {name: getattr(self.counts, name) for name in ("cache", "redis", "rocksdb", "default")}
-        return {name: count / max(1, sum(found.values())) for name, count in found.items()}
+        """Share of the rows from each tier; ``default`` for those in none."""
+        counts = {name: getattr(self.counts, name) for name in ("cache", "redis", "rocksdb", "default")}
+        return {name: count / max(1, sum(counts.values())) for name, count in counts.items()}
 
 
 class Observer:
-    """Sends requests to a served DLRM and sees where their rows came from."""
+    """Sends requests to a served DLRM and counts their rows by tier."""
 
     def __init__(self, client: DlrmClient, metrics: tuple[str, int], table: str) -> None:
         """
         Args:
-            client: of the server.
+            client: client of the server.
             metrics: host and port of its metrics.
-            table: to look at.
+            table: table to observe.
         """
         self._client, self._metrics, self._table = client, metrics, table
 
     def phase(self, name: str, requests: Iterator[Request], count: int) -> Phase:
-        """Send some requests, one after the other; takes a few seconds more, until they are counted.
+        """Send some requests, one after the other; then waits a few seconds until they are counted.
 
         Raises:
             ServingError: the server or its metrics cannot be reached.
@@ -76,7 +76,7 @@ class Observer:
 
 
 def requests_of(dataset: CriteoDataset, shape: DlrmShape, batch: int) -> Iterator[Request]:
-    """Test rows, again and again: dense float32[batch, 13], keys int64[batch, 26]."""
+    """Test rows, in an endless loop: dense float32[batch, 13], keys int64[batch, 26]."""
     offsets = np.array(shape.offsets())
     while True:
         for rows in dataset.batches("test", batch):
@@ -89,9 +89,9 @@ def predict_test(
     """Ask a served DLRM about every test row.
 
     Args:
-        client: of the server.
-        dataset: with a test part.
-        shape: of the model.
+        client: client of the server.
+        dataset: dataset with a test part.
+        shape: shape of the model.
         batch: rows per request.
 
     Returns:
@@ -102,5 +102,5 @@ def predict_test(
     """
     offsets = np.array(shape.offsets())
     blocks = [(client.predict(rows.dense, rows.ids + offsets), rows.label) for rows in dataset.batches("test", batch)]
-    probability, clicked = (np.concatenate(each) for each in zip(*blocks, strict=True))
+    probability, clicked = (np.concatenate(column) for column in zip(*blocks, strict=True))
     return probability, clicked

@@ -1,6 +1,6 @@
 """Configurations of a trained DLRM, all from one description: ``ps.json`` and ``config.pbtxt``, ours and NVIDIA's.
 
-Ours are for this project's parameter server and Triton. The others are for those who still run NVIDIA's container
+Ours are for this project's parameter server and Triton. NVIDIA's are for users who still run its container
 ``merlin-hugectr`` (up to 24), with HugeCTR's backend; both can use the same Redis Cluster at the same time.
 """
 
@@ -20,22 +20,22 @@ from ..utils.output_kinds import DENSE, NETWORK, SPARSE
 MODEL, EMBEDDING = "dlrm", "sparse_embedding0"
 TABLE = f"{MODEL}.{EMBEDDING}"
 PS, CONFIG = "ps.json", "config.pbtxt"
-BEGINNINGS = {PS: (b"{",), CONFIG: (b"name:",)}  # of such files, which may be replaced
+BEGINNINGS = {PS: (b"{",), CONFIG: (b"name:",)}  # first bytes of files that may be replaced
 PARTITIONS = 8
-MARGIN = 10_000_000  # rows of a partition: 5 GB at 128 dimensions
+MARGIN = 10_000_000  # rows per partition: 5 GB at 128 dimensions
 INPUTS = (("DES", "TYPE_FP32"), ("CATCOLUMN", "TYPE_INT64"), ("ROWINDEX", "TYPE_INT32"))
 OUTPUT = "OUTPUT0"
-# Above this share of hits HPS answers misses with the default vector; with all of them it never has to.
+# From this share of hits on, HPS answers misses with the default vector; at 1 it never does.
 EXACT = 1.0
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a server finds things.
+    """Locations of a server's inputs.
 
     Attributes:
-        folder: of the trained model, as a prefix of its files; empty: beside ``ps.json``.
-        address: of the Redis Cluster; empty: the project's own, or ``RECSYS_REDIS_HOST``.
+        folder: folder of the trained model, as a prefix of its files; empty: beside ``ps.json``.
+        address: address of the Redis Cluster; empty: the project's own, or ``RECSYS_REDIS_HOST``.
         rocksdb: folder of RocksDB; None: there is none.
     """
 
@@ -45,13 +45,13 @@ class Place:
 
 
 def ps_json(dlrm: DlrmShape, place: Place, cache: float = 0.2, max_batch: int = 64) -> dict[str, Any]:
-    """The ``ps.json`` of a trained DLRM, for either server. It holds no password.
+    """Contents of ``ps.json`` for a trained DLRM, for either server, without a password.
 
     Args:
-        dlrm: its shape.
-        place: where things are.
+        dlrm: shape of the model.
+        place: locations of its files.
         cache: rows of the cache, as a share of the table's.
-        max_batch: samples of a request.
+        max_batch: maximum samples per request.
     """
     document: dict[str, Any] = {
         "supportlonglong": True,
@@ -99,16 +99,16 @@ def ps_json(dlrm: DlrmShape, place: Place, cache: float = 0.2, max_batch: int = 
 
 
 def triton_config(backend: str, parameters: dict[str, str], max_batch: int = 64, delay: int = 0) -> dict[str, Any]:
-    """``config.pbtxt`` of the model ``dlrm`` as nested dictionaries: HugeCTR's tensors, whatever answers them.
+    """``config.pbtxt`` of the model ``dlrm`` as nested dictionaries: HugeCTR's tensors with either backend.
 
-    A request is one row that holds any number of samples: ``DES`` their dense features one after the other,
-    ``CATCOLUMN`` their keys, and ``ROWINDEX`` where in these the keys of each sample's slots begin, and the end.
+    A request is one row with any number of samples: ``DES`` holds their dense features one after the other,
+    ``CATCOLUMN`` their keys, and ``ROWINDEX`` the start of each sample's slots in these, and the end.
 
     Args:
         backend: ``python`` or ``hugectr``.
-        parameters: of the backend.
-        max_batch: requests that are answered together.
-        delay: microseconds that a request waits for others, in our backend.
+        parameters: parameters of the backend.
+        max_batch: maximum requests answered together.
+        delay: microseconds for which a request waits for others, in our backend.
     """
     ours = backend == "python"
     ragged = {"allow_ragged_batch": True} if ours else {}
@@ -144,8 +144,8 @@ def configure_hugectr(dlrm: DlrmShape, folder: Path, place: Place) -> None:
 
     Args:
         dlrm: the model's shape.
-        folder: to write to.
-        place: as seen in the container.
+        folder: folder to write to.
+        place: locations inside the container.
 
     Raises:
         DataError: the files cannot be written.

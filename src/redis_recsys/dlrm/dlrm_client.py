@@ -1,4 +1,4 @@
-"""Asks a Triton for click probabilities, in HugeCTR's form, over gRPC."""
+"""Client that asks a Triton for click probabilities, in HugeCTR's form, over gRPC."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class DlrmClient(Connection):
     serves = "recsys dlrm serve"
 
     def predict(self, dense: np.ndarray, keys: np.ndarray) -> np.ndarray:
-        """Click probabilities.
+        """Predict click probabilities.
 
         Args:
             dense: float32[n, features].
-            keys: int64[n, slots], already shifted by the sizes of the slots before.
+            keys: int64[n, slots], already shifted by the sizes of the previous slots.
 
         Returns:
             float32[n].

@@ -23,10 +23,10 @@ COUNTED = tuple(field.name for field in fields(Counts))
 
 
 class TritonPythonModel(PythonBackendModel):
-    """What the Python backend looks for in ``model.py``."""
+    """Class that the Python backend looks for in ``model.py``."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Note what answers say of this instance, and open the model."""
+        """Note the facts that responses report about this instance, and open the model."""
         self.device = int(args["model_instance_device_id"])
         self.takes_parameters = takes_parameters(pb.InferenceResponse)
         super().initialize(args)
@@ -46,7 +46,7 @@ class TritonPythonModel(PythonBackendModel):
         self._opened.close()
 
     def answer(self, requests: Sequence[Any]) -> list[Any]:
-        """One lookup and one run of the dense part for all requests."""
+        """Answer all requests with one lookup and one run of the dense part."""
         samples, rows = [], []
         for request in requests:
             tensors = [pb.get_input_tensor_by_name(request, name).as_numpy() for name, _ in INPUTS]
@@ -56,7 +56,7 @@ class TritonPythonModel(PythonBackendModel):
         return [self.response(stack([next(chances) for _ in range(count)])) for count in rows]
 
     def response(self, chances: np.ndarray) -> Any:
-        """A response, which tells what HugeCTR's backend told with it, where Triton can."""
+        """A response, with the parameters that HugeCTR's backend added, if Triton supports them."""
         tensors = [pb.Tensor(OUTPUT, chances)]
         if not self.takes_parameters:
             return pb.InferenceResponse(tensors)
@@ -71,7 +71,7 @@ class TritonPythonModel(PythonBackendModel):
 
 
 def takes_parameters(response: Callable[..., Any]) -> bool:
-    """Whether responses of this Triton can have parameters: from 25.02 on. That of nvidia-pytriton is 24.10 (2.51).
+    """Whether responses of this Triton can have parameters: from 25.02 on. nvidia-pytriton has 24.10 (2.51).
 
     Args:
         response: ``pb.InferenceResponse``.

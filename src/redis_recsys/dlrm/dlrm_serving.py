@@ -1,4 +1,4 @@
-"""Serving a DLRM from end to end: the Redis of its tables, the tables in it, and Triton in front."""
+"""Serving of a DLRM from end to end: the Redis of its tables, the tables in it, and Triton in front."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ..triton.repository import write_models
 from .configure import MODEL, triton_config
 
 MODULE = "redis_recsys.dlrm.dlrm_model:TritonPythonModel"
-SECTIONS = ("redis", "lookup")  # that the model reads
+SECTIONS = ("redis", "lookup")  # settings that the model reads
 
 
 @contextmanager
 def tables_redis(path: Path, settings: Settings) -> Iterator[Settings]:
-    """Settings that name the Redis of a ``ps.json``'s tables, for as long as the block.
+    """Yield settings that name the Redis of a ``ps.json``'s tables, which runs during the block.
 
-    Where neither ``RECSYS_REDIS_HOST`` nor ``volatile_db.address`` says where it is, the project's own cluster of three
-    nodes is started, or shared if it runs.
+    If neither ``RECSYS_REDIS_HOST`` nor ``volatile_db.address`` is set, the project's own cluster of three nodes is
+    started, or shared if it runs.
 
     Raises:
         ConfigError: the file is wrong.
@@ -39,7 +39,7 @@ def tables_redis(path: Path, settings: Settings) -> Iterator[Settings]:
 
 
 def reached(settings: Settings, cluster: EmbeddedCluster) -> Settings:
-    """The settings with the project's own cluster as Redis."""
+    """Settings with the project's own cluster as Redis."""
     return settings.with_redis(*cluster.addresses[0], password=cluster.password)
 
 
@@ -47,9 +47,9 @@ def load_tables(path: Path, settings: Settings, again: bool = False) -> dict[str
     """Load the trained tables into the tiers that lack them; see ``parameter_server.loading.load``.
 
     Args:
-        path: of ``ps.json``.
-        settings: that name the tables' Redis.
-        again: load what was loaded before, too.
+        path: path of ``ps.json``.
+        settings: settings that name the tables' Redis.
+        again: whether to reload tables loaded before.
     """
     with ParameterServer.open(path, settings.changed("lookup", device="cpu")) as server:
         return load(server, again)
@@ -57,12 +57,12 @@ def load_tables(path: Path, settings: Settings, again: bool = False) -> dict[str
 
 @contextmanager
 def serving(path: Path, settings: Settings, again: bool = False) -> Iterator[EmbeddedTriton]:
-    """A Triton that serves the model of a ``ps.json``, for as long as the block; its tables are loaded before.
+    """Load the tables of a ``ps.json`` and run a Triton that serves its model, during the block.
 
     Args:
-        path: of ``ps.json``.
-        settings: of everything.
-        again: load tables that were loaded before, too.
+        path: path of ``ps.json``.
+        settings: all settings.
+        again: whether to reload tables loaded before.
 
     Raises:
         ConfigError: the file is wrong.

@@ -1,6 +1,6 @@
-"""A trained DLRM as a function: the parameter server has the embeddings, ONNX Runtime computes the rest.
+"""A trained DLRM as a function: the parameter server supplies the embeddings, ONNX Runtime computes the rest.
 
-Requests come in HugeCTR's form: dense features, keys, and row pointers that say which keys belong to which slot.
+Requests come in HugeCTR's form: dense features, keys, and row pointers that assign keys to slots.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from ..utils.machine import cores
 
 @dataclass(frozen=True)
 class Samples:
-    """Some samples.
+    """Samples of one request.
 
     Attributes:
         dense: float32[n * features].
-        keys: int64[m], of the one table.
-        pointers: int32[n * slots + 1], where the keys of each sample's slots begin; the last is m.
+        keys: int64[m], keys of the table.
+        pointers: int32[n * slots + 1], start of the keys of each sample's slots; the last is m.
     """
 
     dense: np.ndarray
@@ -38,23 +38,23 @@ class Samples:
 
 
 class DlrmModel:
-    """Click probabilities of samples.
+    """Model that predicts click probabilities of samples.
 
     Attributes:
-        table: that the keys are of.
-        shape: of the network.
+        table: table of the keys.
+        shape: shape of the network.
     """
 
     def __init__(self, server: ParameterServer, name: str, threads: int | None = None) -> None:
         """
         Args:
-            server: with the model's table.
-            name: of the model in ``ps.json``.
-            threads: of the dense part; None: one per core.
+            server: parameter server with the model's table.
+            name: name of the model in ``ps.json``.
+            threads: threads of the dense part; None: one per core.
 
         Raises:
             ConfigError: there is no such model, or it has more than one table.
-            DataError: a file of it is missing or damaged, or ``ps.json`` contradicts the network.
+            DataError: a file of the model is missing or damaged, or ``ps.json`` contradicts the network.
         """
         models = {model.model: model for model in server.config.models}
         if name not in models:
@@ -70,15 +70,15 @@ class DlrmModel:
         self._session = session(graph.build(self.shape, layers), threads or cores(), spin=False)
 
     def check(self, samples: Samples) -> int:
-        """Number of samples.
+        """Check a request's tensors; returns the number of samples.
 
         Raises:
-            DataError: the three do not fit together; the one that is wrong is named.
+            DataError: the three do not fit together; the message names the wrong one.
         """
         features, slots = self.shape.dense, self.shape.slots
-        count, rest = divmod(len(samples.dense), features)
-        if rest:
-            raise DataError(f"DES has {len(samples.dense)} values, no multiple of {features} dense features")
+        count, remainder = divmod(len(samples.dense), features)
+        if remainder:
+            raise DataError(f"DES has {len(samples.dense)} values, not a multiple of {features} dense features")
         pointers = samples.pointers
         if len(pointers) != count * slots + 1:
             raise DataError(
@@ -91,7 +91,7 @@ class DlrmModel:
         return count
 
     def predict(self, requests: Sequence[Samples]) -> list[np.ndarray]:
-        """Probabilities float32[n] of every request's samples; all are computed together.
+        """Predict probabilities float32[n] of every request's samples, all together.
 
         Raises:
             DataError: a request is malformed.
@@ -112,7 +112,7 @@ class DlrmModel:
         return np.split(chances, np.cumsum(counts)[:-1]) if len(requests) > 1 else [chances]
 
     def _combined(self, rows: np.ndarray, starts: np.ndarray, samples: int) -> np.ndarray:
-        """float32[samples, slots, dim] of the rows of all keys, those of one slot summed or averaged."""
+        """Combine the rows of all keys to float32[samples, slots, dim]; those of one slot are summed or averaged."""
         shape = (samples, self.shape.slots, self.shape.dim)
         if len(rows) == len(starts) and starts[-1] == len(rows) - 1 and (np.diff(starts) == 1).all():
             return rows.reshape(shape)  # one key in every slot
@@ -126,7 +126,7 @@ class DlrmModel:
 
 
 def _check(model: Model, shape: DlrmShape) -> None:
-    """Compare what ``ps.json`` says of a model with its network.
+    """Compare a model's entries in ``ps.json`` with its network.
 
     Raises:
         DataError: they contradict each other; a field that may be larger than needed must not be smaller.
@@ -144,5 +144,5 @@ def _check(model: Model, shape: DlrmShape) -> None:
         if said is not None and not fits(said, needed):
             raise DataError(
                 f"{name} in ps.json says {said}, and the network {model.network_file} has {what} {needed}: one of them "
-                "is of another model"
+                "belongs to another model"
             )

@@ -1,4 +1,4 @@
-"""What the parameter server behind Triton counts, read from Triton's metrics."""
+"""Counts of the parameter server behind Triton, read from Triton's metrics."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ PREFIX, SUFFIX = "recsys_table_", "_total"
 
 
 def statistics(host: str, metrics_port: int) -> dict[str, Counts]:
-    """Counts of every table; they are a few seconds old.
+    """Read the counts of every table, a few seconds old.
 
     Args:
-        host, metrics_port: of Triton.
+        host, metrics_port: address of Triton's metrics.
 
     Raises:
-        ServingError: it does not answer, or serves no tables.
+        ServingError: Triton does not answer, or serves no tables.
     """
     where = f"Triton's metrics at {host}:{metrics_port}"
     try:

@@ -11,11 +11,11 @@ from ..triton.counters import Key, Sender
 def send_table_metrics(
     tables: Sequence[str], names: Sequence[str], counts: Callable[[], Mapping[Key, float]], family: Any
 ) -> Sender:
-    """Sends what a parameter server counts, as ``recsys_table_<name>_total{table}``.
+    """Send the counts of a parameter server, as ``recsys_table_<name>_total{table}``.
 
     Args:
-        tables: their names.
-        names: of what is counted.
+        tables: names of the tables.
+        names: names of the counts.
         counts: (name, table) -> count so far.
         family: ``pb_utils.MetricFamily``.
     """
@@ -24,8 +24,8 @@ def send_table_metrics(
         for name in names
     ]
     metrics: dict[Key, Any] = {
-        (name, table): made.Metric(labels={"table": table})
-        for name, made in zip(names, families, strict=True)
+        (name, table): counter.Metric(labels={"table": table})
+        for name, counter in zip(names, families, strict=True)
         for table in tables
     }
     return Sender(families, metrics, counts)

@@ -3,7 +3,7 @@
 From deployment to answer: ``deploy`` writes a generation, ``serving`` starts Triton, ``recommender_model`` runs in it,
 ``runner`` runs the stages of ``partition`` for the deployment that ``follower`` has loaded.
 
-- ``deploy``: a bundle goes live
+- ``deploy``: deployment of a bundle
 - ``recall``: tuning of the vector set
 - ``feature_store``: features as Feast objects, and in its layout in Redis
 - ``serving``: Redis, Triton and the consumer of events from end to end
@@ -11,14 +11,14 @@ From deployment to answer: ``deploy`` writes a generation, ``serving`` starts Tr
 - ``recommender_model``: the model in Triton
 - ``triton_alias``: the public example's name and tensors in front of it
 - ``runner``: one model's stages run and timed
-- ``partition``: stages, and how they are shared out among models
+- ``partition``: stages, and their division among models
 - ``follower``: loads the next deployment in the background
 - ``fallback``: popular items when Redis or a model fails
 - ``loaded_deployment``: record and bundle of one deployment
 - ``stage_metrics``: time per stage and counts, for Prometheus
 - ``stages/``: one stage per file
-- ``consumer``: live events applied
-- ``recommender_client``: asks a Triton
+- ``consumer``: applies live events
+- ``recommender_client``: client that asks a Triton
 """
 
 from lazy_loader import attach_stub

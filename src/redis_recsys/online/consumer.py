@@ -1,7 +1,7 @@
-"""The consumer of live events: takes them from the stream in Redis and has each applied to what requests read.
+"""Consumer of live events: takes them from the stream in Redis and applies each to the data that requests read.
 
-Any number of consumers may run, on any machine that has the folder of deployed bundles. One that dies leaves its
-events to the others, or to the next one. When Redis fails, a consumer goes on trying until it is stopped.
+Any number of consumers may run, on any machine that has the folder of deployed bundles. The events of one that dies go
+to the others, or to the next one. When Redis fails, a consumer retries until it is stopped.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-WAIT_SECONDS = 0.5  # for an event, before looking whether to stop
+WAIT_SECONDS = 0.5  # wait for an event before checking whether to stop
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds after a failure; doubled each time
 
 
 @dataclass(frozen=True)
 class GenerationRows:
-    """What the consumer has to know of one generation's packed user rows.
+    """Packed user rows of one generation, as far as the consumer needs to know them.
 
     Attributes:
-        record: of the deployment.
-        schema: of its bundle.
+        record: record of the deployment.
+        schema: schema of its bundle.
         numbers: raw item ids -> entity numbers.
         feast: the same rows in Feast; None if they are not kept there.
     """
@@ -56,10 +56,10 @@ class GenerationRows:
 
     @classmethod
     def of(cls, client: redis.Redis, record: DeploymentRecord, settings: Settings) -> GenerationRows:
-        """Read from the deployed bundle.
+        """Read what is needed from the deployed bundle.
 
         Raises:
-            BundleError, DataError: it is missing, or damaged.
+            BundleError, DataError: the bundle is missing or damaged.
         """
         bundle = Bundle(settings.deploy.models / record.folder, verify=False)
         feast = None
@@ -71,15 +71,15 @@ class GenerationRows:
         return cls(record, bundle.schema, Numbers(bundle.raw_ids("item")), feast)
 
     def place(self, events: list[Event]) -> list[Placement | None]:
-        """Where each event's item goes; None where there is no history column, or the models do not know the item."""
+        """Placement of each event's item; None without a history column, or if the models do not know the item."""
         column = self.schema.history
         if column is None:
             return [None] * len(events)
         texts = [event.item for event in events]
         if self.record.item_ids == "int":
             ids = [int64(text) for text in texts]
-            raw = np.array([each or 0 for each in ids], np.int64)
-            numbers = np.where([each is not None for each in ids], self.numbers(raw), 0)
+            raw = np.array([raw_id or 0 for raw_id in ids], np.int64)
+            numbers = np.where([raw_id is not None for raw_id in ids], self.numbers(raw), 0)
         else:
             numbers = self.numbers(np.array(texts, object))
         length = 4 * sum(self.schema.widths("user"))
@@ -92,10 +92,10 @@ class GenerationRows:
         ]
 
     def follow(self, users: set[str]) -> None:
-        """Write what these users' rows are now into Feast too.
+        """Write the current rows of these users to Feast, too.
 
         Raises:
-            StoreError: Redis or Feast fails; repeating it does no harm.
+            StoreError: Redis or Feast fails; repeating the call does no harm.
         """
         if self.feast is not None:
             numbers = self.record.user_ids == "int"
@@ -106,13 +106,13 @@ class GenerationRows:
 class Consumer:
     """Applies live events until it is stopped.
 
-    Every event changes the user's history and counters, and in the packed row of each generation the history column:
-    the item comes to the front. An item that a generation does not know leaves its rows as they are.
+    Every event updates the user's history and counters, and moves the item to the front of the history column in each
+    generation's packed row. An item that a generation does not know leaves its rows unchanged.
 
     Attributes:
-        name: in the consumer group.
-        applied, refused: events so far; those delivered twice count twice.
-        trouble: why nothing is applied at present; None while all is well.
+        name: name in the consumer group.
+        applied, refused: number of events so far; those delivered twice count twice.
+        trouble: reason why nothing is applied at present; None while all is well.
         ready: set once the deployments have been opened and Feast, which takes seconds to import, is loaded.
 
     Example:
@@ -124,8 +124,8 @@ class Consumer:
         """
         Args:
             client: a connected Redis.
-            settings: section ``deploy``, and ``data``.
-            name: of this consumer. With the name of an earlier one it goes on with that one's events at once; two must
+            settings: section ``deploy`` and ``data``.
+            name: name of this consumer. With the name of an earlier one it takes over its events at once; two must
                 never run under one name. Default: a new one.
         """
         self.name = name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -137,7 +137,7 @@ class Consumer:
         self._wait_ms = int(1000 * min(WAIT_SECONDS, timeout / 2))
         self._rows: dict[tuple[str, str], GenerationRows] = {}
         self._live: DeploymentRecord | None = None
-        self._unchecked: dict[str, int] = {}  # users of a step that was cut off: when they had been forgotten
+        self._unchecked: dict[str, int] = {}  # users of an interrupted step -> time when they had been forgotten
         self.ready = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -158,12 +158,12 @@ class Consumer:
                 pause = min(2 * pause, LONGEST_PAUSE)
 
     def _attempt(self) -> str | None:
-        """One step; why it failed, if it did."""
+        """Run one step; returns the reason if it failed."""
         try:
             self.step()
         except RecsysError as error:
             return str(error)
-        except Exception as error:  # whatever it is, the events wait, and somebody may mend it
+        except Exception as error:  # whatever it is, the events wait until the cause is fixed
             return f"{type(error).__name__}: {' '.join(str(error).split())}"
         return None
 
@@ -173,7 +173,7 @@ class Consumer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Finish the batch at hand and end, within about half a second if Redis answers."""
+        """Finish the current batch and end, within about half a second if Redis answers."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -188,7 +188,7 @@ class Consumer:
         self.stop()
 
     def step(self) -> None:
-        """Wait for events, apply those that came, acknowledge them.
+        """Wait for events, apply them and acknowledge them.
 
         Raises:
             StoreError: Redis fails.
@@ -196,20 +196,20 @@ class Consumer:
         """
         self._check_again()
         events = self._group.read(self._wait_ms)
-        self._refresh()  # without events too, so that a new bundle is mostly opened while nothing waits
+        self._refresh()  # also without events, so that a new bundle is usually opened while nothing waits
         self.ready.set()
         if not events:
             return
         users = list({event.user for event in events})
         with guarded(self._client, users, lambda user: remove_all(self._client, user)) as before:
             since = self._unchecked = {user: forgotten_at(mark) for user, mark in zip(users, before, strict=True)}
-            wanted = [event for event in events if event.accepted > since[event.user]]
-            good, wrong = self._apply(wanted)
+            valid = [event for event in events if event.accepted > since[event.user]]
+            good, rejected = self._apply(valid)
         self._unchecked = {}
-        self._group.refuse(wrong)
+        self._group.refuse(rejected)
         self._group.acknowledge([*good, *(event for event in events if event.accepted <= since[event.user])])
         self.applied += len(good)
-        self.refused += len(wrong)
+        self.refused += len(rejected)
 
     def _check_again(self) -> None:
         """Remove users who were forgotten while Redis failed in the middle of a step."""
@@ -219,19 +219,19 @@ class Consumer:
         self._unchecked = {}
 
     def _apply(self, events: list[Event]) -> tuple[list[Event], list[tuple[Event, str]]]:
-        """Give events their effects; returns those that have them, and those that cannot, with the reasons."""
-        wrong = [(event, reason) for event in events if (reason := self._objection(event)) is not None]
-        good = [event for event in events if self._objection(event) is None] if wrong else events
+        """Apply events; returns those applied, and those rejected with the reasons."""
+        rejected = [(event, reason) for event in events if (reason := self._objection(event)) is not None]
+        good = [event for event in events if self._objection(event) is None] if rejected else events
         places = [rows.place(good) for rows in self._rows.values()]
         placements = [[p for p in of_event if p is not None] for of_event in zip(*places, strict=True)]
-        wrong += self._group.apply(good, placements or [[]] * len(good), self._settings.deploy.history)
+        rejected += self._group.apply(good, placements or [[]] * len(good), self._settings.deploy.history)
         for rows in self._rows.values():
             rows.follow({event.user for event in good})
-        gone = {event.id for event, _ in wrong}
-        return [event for event in good if event.id not in gone], wrong
+        rejected_ids = {event.id for event, _ in rejected}
+        return [event for event in good if event.id not in rejected_ids], rejected
 
     def _refresh(self) -> None:
-        """Follow deployments: open bundles of new generations, drop those that nobody reads any more."""
+        """Follow deployments: open bundles of new generations, drop those no longer read."""
         live = deployments.live(self._client)
         rows = {}
         self._live = None
@@ -244,12 +244,12 @@ class Consumer:
                 continue  # still being written: its deployment takes these events from the histories
             if generation == live:
                 self._live = record
-            at = generation, record.folder
-            rows[at] = self._rows.get(at) or GenerationRows.of(self._client, record, self._settings)
+            key = generation, record.folder
+            rows[key] = self._rows.get(key) or GenerationRows.of(self._client, record, self._settings)
         self._rows = rows
 
     def _objection(self, event: Event) -> str | None:
-        """Why an event cannot belong to the live catalogue."""
+        """Reason why an event cannot belong to the live catalogue, if there is one."""
         if self._live is not None:
             for field, text, kind in (
                 ("user", event.user, self._live.user_ids),

@@ -1,6 +1,6 @@
-"""A bundle goes live: everything that serving reads is written as a new generation, then switched to in one command.
+"""Deployment of a bundle: everything that serving reads becomes a new generation, made live by one command.
 
-Until the switch nothing that serves is touched: a failure at any point leaves the live deployment as it was, and
+Nothing that serves is touched before the switch: a failure at any point leaves the live deployment unchanged and
 removes what was written. Users are read in blocks, so memory does not grow with their number.
 """
 
@@ -35,27 +35,27 @@ from .recall import tune
 if TYPE_CHECKING:
     from .feature_store import FeastGeneration
 
-BLOCK = 4096  # users that are written together
+BLOCK = 4096  # users written together
 QUERIES = 500  # users whose neighbours are looked up to measure recall
-NEIGHBOURS = 100  # of which recall is measured, unless requests ask for more
-PRELOAD_SECONDS = 2.0  # that running servers have to load a deployment before it goes live
-SETTLE_SECONDS = 0.1  # until consumers of events have noticed a deployment, where no server runs yet
+NEIGHBOURS = 100  # number for which recall is measured, unless requests ask for more
+PRELOAD_SECONDS = 2.0  # time for running servers to load a deployment before it goes live
+SETTLE_SECONDS = 0.1  # time for consumers of events to notice a deployment while no server runs yet
 
 
 @dataclass
 class DeployReport:
-    """What a deployment wrote.
+    """Report of one deployment.
 
     Attributes:
-        generation: that is live now.
-        fingerprint: of the bundle.
+        generation: name of the generation, which is live now.
+        fingerprint: fingerprint of the bundle.
         folder: name of the copy among the deployed bundles; it begins with the name of this Redis.
-        users, items: whose features were written.
-        ef: of the vector queries.
-        recall: at that ef, against exact search.
-        neighbours: that the recall is of.
-        replayed: users whose live events were applied to the new features.
-        seconds: that each step took.
+        users, items: number of those whose features were written.
+        ef: neighbours that vector queries explore.
+        recall: recall at that ef, against exact search.
+        neighbours: number of neighbours for which recall is measured.
+        replayed: number of users whose live events were applied to the new features.
+        seconds: time of each step.
     """
 
     generation: str
@@ -71,17 +71,17 @@ class DeployReport:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Measure the block."""
+        """Measure the time of the block."""
         started = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
 
 def deploy(bundle: Bundle, client: redis.Redis, settings: Settings) -> DeployReport:
-    """Write a bundle as a new generation and make it the live one; the one before expires after the grace time.
+    """Write a bundle as a new generation and make it live; the previous one expires after the grace time.
 
     Args:
-        bundle: to be deployed; every file is compared with its checksum.
+        bundle: bundle to deploy; every file is compared with its checksum.
         client: a connected Redis.
         settings: sections ``deploy``, ``batch`` (number of popular items), ``online`` (neighbours, business rules) and
             ``data``.
@@ -114,7 +114,7 @@ def _write(
     report: DeployReport,
     people: BundleUsers,
 ) -> None:
-    """Everything but the switch."""
+    """Write everything; the switch is the caller's."""
     generation, kinds = writer.generation, bundle.id_kinds
     feast: FeastGeneration | None = None
     if settings.deploy.feast:
@@ -159,20 +159,20 @@ def _write(
         )
         time.sleep(SETTLE_SECONDS if deployments.live(client) is None else PRELOAD_SECONDS)
     with report.step("live events"):
-        # again, with Feast: only since the announcement do the consumers of events write to this generation
+        # again, with Feast: consumers of events write to this generation only since the announcement
         report.replayed = _replay(bundle, client, generation, feast)
 
 
 def _copied(bundle: Bundle, target: Path) -> Bundle:
-    """The bundle among the deployed ones: links to its files where the file system allows, else copies.
+    """Copy of a bundle among the deployed ones: links to its files where the file system allows, else copies.
 
-    One that is there already stays, unless it is damaged.
+    An existing one stays unless it is damaged.
     """
-    with claimed(target, BUNDLE, wait=True):  # another Redis may be given the same bundle right now
+    with claimed(target, BUNDLE, wait=True):  # the same bundle may be deployed to another Redis right now
         with suppress(BundleError):
-            found = Bundle(target)
-            if found.fingerprint == bundle.fingerprint:
-                return found
+            deployed = Bundle(target)
+            if deployed.fingerprint == bundle.fingerprint:
+                return deployed
         Bundle(bundle.path)
         with written_aside(target, BUNDLE) as aside:
             for name in bundle.files:
@@ -191,8 +191,8 @@ def _packed(entities: Entities) -> list[bytes]:
 def _write_users(
     bundle: Bundle, client: redis.Redis, settings: Settings, writer: DeploymentWriter, people: BundleUsers
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Write features and histories of all users; returns their mean embedding float32[D], some float32[n, D], and the
-    number of users that were written.
+    """Write features and histories of all users; returns their mean embedding float32[D], some embeddings
+    float32[n, D], and the number of users written.
     """
     tower = bundle.user_tower()
     total = np.zeros(bundle.manifest.embedding_dim)
@@ -219,7 +219,7 @@ def _write_users(
 
 
 def _replay(bundle: Bundle, client: redis.Redis, generation: str, feast: FeastGeneration | None = None) -> int:
-    """Apply live events to the new features; returns the number of users that had any."""
+    """Apply live events to the new features; returns the number of users who had any."""
     count = 0
     with progress("applying live events") as advance:
         for users in replay(client, generation, bundle.schema, bundle.items.number_of, bundle.id_kinds):
@@ -232,19 +232,19 @@ def _replay(bundle: Bundle, client: redis.Redis, generation: str, feast: FeastGe
 
 @contextmanager
 def _tidy(writer: DeploymentWriter, settings: Settings) -> Iterator[None]:
-    """Remove what earlier deployments have left and, if this one fails, what it has written."""
+    """Remove leftovers of earlier deployments and, if this one fails, what it has written."""
     _remove_left_over(writer, settings)
     try:
         yield
     except BaseException:
-        with suppress(StoreError):  # then the next deployment does it
+        with suppress(StoreError):  # otherwise the next deployment does it
             writer.abandon()
             _remove_left_over(writer, settings)
         raise
 
 
 def _remove_left_over(writer: DeploymentWriter, settings: Settings) -> None:
-    """Remove the files of deployments that have expired or were cut off; those that another Redis may have stay."""
+    """Remove the files of expired or interrupted deployments; files that another Redis may use stay."""
     gone, used = writer.left_over()
     writer.sweep(gone, used)
     for generation, folder in gone.items():

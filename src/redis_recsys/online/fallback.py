@@ -21,14 +21,14 @@ def popular_answer(
     record: DeploymentRecord | None,
     deployment: Deployment | None,
 ) -> dict[str, np.ndarray]:
-    """Popular items by column, each [k]; none that the business rules exclude or that has been removed.
+    """Popular items by column, each [k], without those that the business rules exclude or that were removed.
 
     Args:
         settings: rules and number of items.
         text: whether the model's raw item ids are text.
-        client: a connected Redis, read where the bundle cannot be.
-        record: of the deployment; None: nothing is known of it.
-        deployment: None where its bundle cannot be read.
+        client: a connected Redis, read if the bundle cannot be.
+        record: record of the deployment; None if it is unknown.
+        deployment: the loaded deployment; None if its bundle cannot be read.
 
     Raises:
         StoreError: Redis fails.
@@ -45,7 +45,7 @@ def popular_answer(
         best = deployment.popular
         raw_ids, scores = deployment.raw_items[best.items[:k]].tolist(), best.scores[:k].tolist()
     elif settings.allow or settings.deny or vectors.any_removed(client, record.generation):
-        return columns  # which may be shown, only the bundle tells
+        return columns  # only the bundle tells which may be shown
     else:
         items, scores = popular_items.read(client, record.generation, k, record.item_ids)
         raw_ids = [raw.encode() if isinstance(raw, str) else raw for raw in items]
@@ -58,8 +58,8 @@ def mark_degraded(columns: dict[str, np.ndarray], stages: Sequence[type[Stage]],
     """Mark all requests degraded, and add empty columns in place of the stages' outputs.
 
     Args:
-        columns: of b requests, among them ``degraded`` bool[b, 1]; changed in place.
-        stages: of the model.
+        columns: columns of b requests, including ``degraded`` bool[b, 1]; changed in place.
+        stages: stages of the model.
         explain: whether stage times are among the outputs.
     """
     count = len(columns["degraded"])
@@ -73,11 +73,11 @@ def mark_degraded(columns: dict[str, np.ndarray], stages: Sequence[type[Stage]],
 
 
 def insert_popular(columns: dict[str, np.ndarray], answer: dict[str, np.ndarray]) -> int:
-    """Put popular items into the rows of degraded requests, in place.
+    """Fill the rows of degraded requests with popular items, in place.
 
     Args:
-        columns: of b requests, from the last stage.
-        answer: from :func:`popular_answer`.
+        columns: columns of b requests, from the last stage.
+        answer: columns from :func:`popular_answer`.
 
     Returns:
         The number of degraded requests.

@@ -1,14 +1,14 @@
 """The feature store: a bundle's features as Feast objects, and in the layout in which Feast keeps them in Redis.
 
 Every deployment is a Feast project of its own, ``recsys_{deploy:id}_{generation}``, so that generations of one Redis
-and of several lie side by side::
+and of several can coexist::
 
     entity         join key: the id column of the schema, with the raw id
     feature view   user_features and item_features, with one field per feature of the schema: encoded values
     source         a parquet file per view in the project's folder, with the join key and an event time
 
-An entity has one hash in Redis, which Feast names and fills. The id column gives two things their name, the join key
-and a feature; the feature's field is called ``{column}_number``.
+Feast names and fills one hash in Redis per entity. Since the id column names both the join key and a feature, the
+feature's field is called ``{column}_number``.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ from ..store.forgotten import BundleUsers
 from ..utils.files import disk_error
 from ..utils.progress import progress
 
-BLOCK = 4096  # entities that are written together
+BLOCK = 4096  # entities written together
 
 
 def view_name(side: Side) -> str:
-    """Name of the feature view of a side."""
+    """Name of a side's feature view."""
     return f"{side}_features"
 
 
 def field_name(schema: Schema, column: Column) -> str:
-    """What a feature is called in Feast: as its column, the encoded id apart from the join key."""
+    """Name of a feature in Feast: its column's name; the encoded id's differs from the join key."""
     return _unused(schema, f"{column.name}_number") if column.role == "id" else column.name
 
 
@@ -62,12 +62,12 @@ def _unused(schema: Schema, name: str) -> str:
 
 
 def definitions(schema: Schema, kinds: dict[Side, IdKind], folder: Path) -> list[Any]:
-    """Entities and feature views, as ``feast apply`` takes them.
+    """Entities and feature views, in the form that ``feast apply`` takes.
 
     Args:
-        schema: of the bundle.
-        kinds: of the raw ids, ``Bundle.id_kinds``.
-        folder: with the sources (see :func:`write_sources`).
+        schema: schema of the bundle.
+        kinds: types of the raw ids, ``Bundle.id_kinds``.
+        folder: folder with the sources (see :func:`write_sources`).
     """
     objects: list[Any] = []
     for side in SIDES:
@@ -98,7 +98,7 @@ def _entities(bundle: Bundle, side: Side) -> Iterator[Entities]:
 
 @contextmanager
 def _remembered(side: Side, block: Entities, people: BundleUsers | None) -> Iterator[Entities]:
-    """The entities of a block that are to be written, while they are written."""
+    """Entities of a block to be written, without forgotten users; they are written inside the ``with`` block."""
     if side == "item" or people is None:
         yield block
     else:
@@ -107,12 +107,12 @@ def _remembered(side: Side, block: Entities, people: BundleUsers | None) -> Iter
 
 
 def write_sources(bundle: Bundle, folder: Path, people: BundleUsers | None = None) -> None:
-    """Write what the feature views read: the bundle's tables with the join key and the bundle's time as event time.
+    """Write the sources of the feature views: the bundle's tables with the join key, and its time as event time.
 
     Args:
         bundle: the bundle.
-        folder: made if it is not there.
-        people: leaves users out who are forgotten; default: all are written.
+        folder: target folder, created if missing.
+        people: leaves out forgotten users; default: all users are written.
 
     Raises:
         DataError: the folder cannot be written.
@@ -163,11 +163,11 @@ class FeastGeneration:
 
         Args:
             client: a connected Redis. Feast connects to the same one. The login stays in memory.
-            data: folder of data, ``settings.data``.
+            data: data folder, ``settings.data``.
             generation: name of the generation.
             project: its name in Feast, from the record of the deployment.
-            schema: of its bundle.
-            kinds: of the raw ids, ``Bundle.id_kinds``.
+            schema: schema of its bundle.
+            kinds: types of the raw ids, ``Bundle.id_kinds``.
         """
         self._client, self._gen, self._schema, self._kinds = client, generation, schema, kinds
         self.folder = data / "feast" / project
@@ -177,7 +177,7 @@ class FeastGeneration:
                 project=project,
                 provider="local",
                 registry=str(self._registry),
-                # Rows are never compared by time: what is written last counts, whatever the clock says.
+                # Rows are never compared by time: the last write wins, whatever the clock says.
                 online_store={"type": "redis", "connection_string": _address(client), "skip_dedup": True},
                 offline_store={"type": "file"},
                 entity_key_serialization_version=3,
@@ -192,13 +192,13 @@ class FeastGeneration:
 
         Args:
             bundle: the bundle.
-            people: leaves users out who are forgotten; default: all are written.
+            people: leaves out forgotten users; default: all users are written.
 
         Raises:
             DataError: the folder cannot be written.
             StoreError: Redis or Feast fails.
         """
-        shutil.rmtree(self.folder, ignore_errors=True)  # of a Redis that lost what came after its backup
+        shutil.rmtree(self.folder, ignore_errors=True)  # left by a Redis that lost what came after its backup
         write_sources(bundle, self.folder, people)
         counts = {"user": bundle.manifest.users, "item": bundle.manifest.items}
         time = datetime.fromisoformat(bundle.manifest.created)
@@ -210,14 +210,14 @@ class FeastGeneration:
                         with _remembered(side, block, people) as remaining:
                             self.write_rows(side, remaining, time)
                         advance(len(block))
-                # as FeatureStore.materialize does when it is done
+                # as FeatureStore.materialize does at its end
                 self.store.registry.apply_materialization(self._view(side), self.store.project, time, time)
 
     def follow(self, side: Side, raw_ids: Sequence[int | str]) -> None:
-        """Bring the rows of some entities to what their packed values are, after these changed.
+        """Update the rows of some entities after their packed values have changed.
 
-        The packed values are read again after writing, until they are what was written. So it does not matter in
-        which order several processes do this for the same entity: the last one leaves the newest values.
+        The packed values are read again after writing, until they equal what was written. So several processes may do
+        this for the same entity in any order: the last one leaves the newest values.
 
         Raises:
             StoreError: Redis or Feast fails.
@@ -236,7 +236,7 @@ class FeastGeneration:
                     self.write_rows(side, Entities(raw, categorical, numeric), datetime.now(UTC))
 
     def read(self, side: Side, raw_ids: Sequence[int | str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Features by ``get_online_features``: int32[n, C], float32[n, F], and bool[n], whether Feast knows the entity.
+        """Read features by ``get_online_features``: int32[n, C], float32[n, F], and bool[n], whether Feast knows each.
 
         Raises:
             StoreError: Redis or Feast fails.
@@ -245,20 +245,20 @@ class FeastGeneration:
         names = [f"{view_name(side)}:{field_name(schema, c)}" for c in schema.features(side)]
         with self._errors():
             self._view(side)
-            found = self.store.get_online_features(names, [{key: raw} for raw in raw_ids]).to_dict()
-        known = np.array([value is not None for value in found[field_name(schema, schema.id_column(side))]], bool)
+            response = self.store.get_online_features(names, [{key: raw} for raw in raw_ids]).to_dict()
+        known = np.array([value is not None for value in response[field_name(schema, schema.id_column(side))]], bool)
         categorical = np.zeros((len(raw_ids), schema.categorical_width(side)), np.int32)
         numeric = np.zeros((len(raw_ids), len(schema.numeric(side))), np.float32)
         for column in schema.categorical(side):
-            values = [value for value in found[field_name(schema, column)] if value is not None]
+            values = [value for value in response[field_name(schema, column)] if value is not None]
             categorical[known, schema.slots(column)] = np.array(values, np.int32).reshape(-1, column.width)
         for position, column in enumerate(schema.numeric(side)):
-            numeric[known, position] = [value for value in found[column.name] if value is not None]
+            numeric[known, position] = [value for value in response[column.name] if value is not None]
         return categorical, numeric, known
 
     def _view(self, side: Side) -> FeatureView:
         if side not in self._views:
-            if not self._registry.is_file():  # Feast would begin an empty one
+            if not self._registry.is_file():  # Feast would create an empty one
                 raise StoreError(
                     f"{self._registry} is missing: share that folder with the machine that deploys, or deploy again"
                 )
@@ -266,7 +266,7 @@ class FeastGeneration:
         return self._views[side]
 
     def write_rows(self, side: Side, entities: Entities, time: datetime) -> None:
-        """One pipeline of writes by Feast's provider, from protobuf values made here instead of from a data frame."""
+        """Write rows in one pipeline of Feast's provider, from protobuf values built here instead of a data frame."""
         schema, key = self._schema, self._schema.id_column(side).name
         fields: dict[str, list[Value]] = {}
         for column in schema.categorical(side):
@@ -288,7 +288,7 @@ class FeastGeneration:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Feast's errors, and those that Redis raises through it, in one line."""
+        """Raise Feast's errors, and those of Redis through it, as one line."""
         try:
             with store_errors(self._client), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about Feast's own use of other packages

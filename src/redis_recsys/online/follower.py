@@ -1,4 +1,4 @@
-"""Follower of deployments: loads the next one in the background and switches to the one that is live."""
+"""Follower of deployments: loads the next one in the background and switches to the live one."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .fallback import popular_answer
 from .loaded_deployment import Deployment
 from .stages.stage import Stage
 
-TICK = 0.1  # seconds between looks at the pointer to the live deployment
-RETRY = 2.0  # seconds until what failed in the background is tried again
-KEPT = 3  # deployments in memory: the live one, the next, and the one before, which a staged request may still need
+TICK = 0.1  # seconds between reads of the pointer to the live deployment
+RETRY = 2.0  # seconds before a failure in the background is retried
+KEPT = 3  # deployments in memory: the live one, the next, and the previous one, which a staged request may still need
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +31,12 @@ class LoadedStages:
 
     Attributes:
         generation: name of the deployment.
-        folder: of its bundle; empty if Redis could not be asked.
-        popular: fallback answer by column, each [k]; empty if this model makes no answers.
-        stages: in order; None if the deployment could not be loaded.
+        folder: folder of its bundle; empty if Redis did not answer.
+        popular: fallback answer by column, each [k]; empty if this model produces no answers.
+        stages: stages in order; None if the deployment could not be loaded.
         since: time of loading, on the monotonic clock.
-        record: None if Redis could not be asked.
-        deployment: None if its bundle cannot be read.
+        record: its record; None if Redis did not answer.
+        deployment: the deployment with its bundle; None if the bundle cannot be read.
     """
 
     generation: str
@@ -49,10 +49,10 @@ class LoadedStages:
 
 
 class Follower:
-    """The stages of one model for every deployment that requests may ask for.
+    """Stages of one model for every deployment that requests may ask for.
 
     Attributes:
-        live: what new requests are answered with.
+        live: deployment that answers new requests.
     """
 
     def __init__(
@@ -63,24 +63,24 @@ class Follower:
         patient: redis.Redis,
         answers: bool,
     ) -> None:
-        """Load the live deployment, and follow from then on.
+        """Load the live deployment, and begin to follow.
 
         Args:
-            stages: of the model, in order.
-            settings: of everything.
-            client: for the stages, with the short timeout of requests.
-            patient: for this object, with the timeout of commands.
-            answers: whether this model makes the answers, and so needs a fallback for them.
+            stages: stages of the model, in order.
+            settings: all settings.
+            client: Redis for the stages, with the short timeout of requests.
+            patient: Redis for this object, with the timeout of commands.
+            answers: whether this model produces the answers, and so needs a fallback.
 
         Raises:
             StoreError: Redis fails, or nothing is deployed.
-            ConfigError: settings that contradict each other.
+            ConfigError: settings contradict each other.
         """
         self._stages, self._settings, self._answers = stages, settings, answers
         self._client, self._patient = client, patient
         self._loaded: dict[str, LoadedStages] = {}
         self._loading = threading.Lock()
-        self._id_kinds: tuple[str, str] | None = None  # of users and items, as the models were declared at the start
+        self._id_kinds: tuple[str, str] | None = None  # of users and items, as declared to Triton at the start
         live = deployments.live_or_refuse(patient)
         self.live = self._loaded[live] = self._load(live, starting=True)
         self._stop = threading.Event()
@@ -92,21 +92,21 @@ class Follower:
         self._stop.set()
         self._thread.join()
 
-    def loaded(self, generation: str, mend: bool = False) -> LoadedStages:
-        """One deployment, loaded if need be; without stages while Redis fails.
+    def loaded(self, generation: str, retry: bool = False) -> LoadedStages:
+        """One deployment, loaded on demand; without stages while Redis fails.
 
-        Requests for one that is loaded do not wait while another is being loaded.
+        Requests for a loaded one do not wait while another is being loaded.
 
         Args:
             generation: name of the deployment.
-            mend: whether to load one without stages again; not while a request waits.
+            retry: whether to load one without stages again; never set while a request waits.
         """
         loaded = self._loaded.get(generation)
-        if loaded is not None and (loaded.stages is not None or not mend):
+        if loaded is not None and (loaded.stages is not None or not retry):
             return loaded
         with self._loading:
             loaded = self._loaded.get(generation)
-            if loaded is None or (mend and loaded.stages is None and time.monotonic() - loaded.since > RETRY):
+            if loaded is None or (retry and loaded.stages is None and time.monotonic() - loaded.since > RETRY):
                 try:
                     loaded = self._load(generation)
                 except StoreError as error:
@@ -119,7 +119,7 @@ class Follower:
             return loaded
 
     def look(self) -> None:
-        """Load what is deployed and switch to what is live; a deployment that cannot be loaded changes nothing.
+        """Load announced deployments and switch to the live one; one that cannot be loaded changes nothing.
 
         Raises:
             StoreError: Redis fails.
@@ -127,7 +127,7 @@ class Follower:
         live, upcoming = deployments.live(self._patient), deployments.upcoming(self._patient)
         if upcoming is not None:
             self._apply_changes(self._up_to_date(upcoming))
-        if live is None:  # Redis has lost its data: nobody is known any more, nor what had been removed
+        if live is None:  # Redis has lost its data: no user is known any more, and no removed item
             self.live = replace(self.live, stages=None)
             with self._loading:
                 self._loaded.clear()
@@ -137,11 +137,11 @@ class Follower:
             usable = self.live.stages is not None and deployments.exists(self._patient, self.live.generation)
             if loaded.stages is not None or not usable:
                 self.live = loaded
-            else:  # the one before goes on serving
+            else:  # the previous one continues to serve
                 self._apply_changes(self.live)
 
     def _follow(self) -> None:
-        """Look again and again until told to stop; the thread outlives every error."""
+        """Look repeatedly until told to stop; the thread survives every error."""
         pause = TICK
         while not self._stop.wait(pause):
             pause = TICK
@@ -160,12 +160,12 @@ class Follower:
         try:
             kinds = record.user_ids, record.item_ids
             if kinds != (self._id_kinds or kinds):
-                raise ConfigError("its ids are of another type than when this server started: start it again")
+                raise ConfigError("its ids have another type than when this server started: start it again")
             self._id_kinds = kinds
             loaded.deployment = Deployment(record, self._settings)
             loaded.stages = [stage(loaded.deployment, self._settings.online, self._client) for stage in self._stages]
         except (BundleError, ConfigError, DataError) as error:
-            if starting and isinstance(error, ConfigError):  # for whoever starts the server
+            if starting and isinstance(error, ConfigError):  # reported to whoever starts the server
                 raise
             log.error("generation %s cannot be served: %s", generation, error)
         self._apply_changes(loaded)
@@ -173,18 +173,18 @@ class Follower:
         return loaded
 
     def _up_to_date(self, generation: str) -> LoadedStages:
-        """A deployment, mended if need be, and loaded again if its name is another one's now.
+        """A deployment, reloaded if loading it failed or if its name now belongs to another one.
 
-        A Redis that has lost its data counts generations from the start.
+        A Redis that has lost its data counts generations from 1 again.
         """
-        loaded = self.loaded(generation, mend=True)
+        loaded = self.loaded(generation, retry=True)
         if loaded.stages is not None and deployments.read(self._patient, generation).folder != loaded.folder:
             self._loaded.pop(generation, None)
             loaded = self.loaded(generation)
         return loaded
 
     def _apply_changes(self, loaded: LoadedStages) -> None:
-        """Hand the stages what was put into the vectors and removed since the last look."""
+        """Hand the stages the vectors added and removed since the last look."""
         changes = loaded.deployment.follow(self._patient) if loaded.deployment is not None else []
         if changes:
             for stage in loaded.stages or ():

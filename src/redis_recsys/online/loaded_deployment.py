@@ -1,4 +1,4 @@
-"""A deployment as a server sees it: the record in Redis, and the bundle on disk with what is derived from it."""
+"""A deployment as a server sees it: its record in Redis, its bundle on disk, and data derived from the bundle."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ log = logging.getLogger(__name__)
 
 
 class Deployment:
-    """One generation. What stages share is computed once, when the first of them asks.
+    """One generation. Data that stages share is computed once, on first use.
 
     Attributes:
         generation: its name in Redis.
-        record: what the deployment wrote about itself.
+        record: its record in Redis.
         bundle: the deployed bundle.
-        data: the folder of data, where Feast's registry lies.
-        allowed: which items the business rules let through, bool[items + 1] by entity number; never the unknown item 0.
-        shown: those of them that have not been removed from the vectors; replaced by another array when that changes.
+        data: the data folder, which holds Feast's registry.
+        allowed: whether the business rules allow each item, bool[items + 1] by entity number; never the unknown item 0.
+        shown: the same without items removed from the vectors; replaced by a new array when that changes.
     """
 
     def __init__(self, record: deployments.DeploymentRecord, settings: Settings) -> None:
         """
         Args:
-            record: from ``deployments.read``.
-            settings: with the folder of deployed bundles, and the business rules.
+            record: record from ``deployments.read``.
+            settings: settings with the folder of deployed bundles and the business rules.
 
         Raises:
-            BundleError: the bundle is missing there, or damaged.
+            BundleError: the bundle is missing there or damaged.
             ConfigError: the rules do not fit the bundle.
         """
         self.generation = record.generation
@@ -50,7 +50,7 @@ class Deployment:
         self._change = "0"
 
     def follow(self, client: redis.Redis) -> list[Change]:
-        """Take over what was put into the vectors and removed since the last call; returns these changes.
+        """Apply the changes of the vectors since the last call; returns these changes.
 
         Raises:
             StoreError: Redis fails.
@@ -59,7 +59,7 @@ class Deployment:
         if changes:
             shown = self.shown.copy()
             for change in changes:
-                if change.item < len(shown):  # one that came later has no features, so it cannot be ranked
+                if change.item < len(shown):  # an item added later has no features, so it cannot be ranked
                     shown[change.item] = self.allowed[change.item] and change.embedding is not None
             self.shown = shown
         return changes
@@ -70,7 +70,7 @@ class Deployment:
         raw = self.bundle.items.raw_ids
         if raw.dtype.kind in "iu":
             return np.concatenate([[-1], raw]).astype(np.int64)
-        return np.array([b"", *(each.encode() for each in raw)], object)
+        return np.array([b"", *(raw_id.encode() for raw_id in raw)], object)
 
     @property
     def popular(self) -> Popular:

@@ -1,4 +1,4 @@
-"""Partitions of the online pipeline: which stages there are, and how they are shared out among Triton's models."""
+"""Partitions of the online pipeline: its stages, and their division among Triton's models."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ITEMS: dict[str, tuple[type[Stage], ...]] = {
     "feast": (Candidates, Filter, ItemFeaturesFromFeast, RankingOfFeatures),
     "attributes": (CandidatesWithFeatures, Filter, RankingOfFeatures),
 }
-CONSOLIDATED = ("candidates", "filter", "item_features")  # that the partition ``consolidated`` puts into one model
+CONSOLIDATED = ("candidates", "filter", "item_features")  # one model in the partition ``consolidated``
 STATUS = (Field("degraded", "bool"), Field("generation", "int64"))
 OUTWARD = ("item_ids", "scores")
 EXPLAINING = ("candidates", "similarity", "sources", "items", "probability", "position")
@@ -34,8 +34,8 @@ class Model:
     """One part of a partition: stages that run in one process.
 
     Attributes:
-        name: of the model; the outermost is ``recommender``.
-        stages: names, in order.
+        name: name of the model; the outermost is ``recommender``.
+        stages: names of the stages, in order.
         inputs, outputs: columns that come from and go to other models or the client.
     """
 
@@ -46,15 +46,15 @@ class Model:
 
 
 def stages_of(settings: OnlineSettings) -> dict[str, type[Stage]]:
-    """The stages by name, in order, in the alternatives that the settings choose."""
+    """Stages by name, in order, in the alternatives that the settings choose."""
     stages: list[type[Stage]] = [USERS[settings.users], UserEmbedding, *ITEMS[settings.items], Ordering]
     return {stage.name: stage for stage in stages}
 
 
 def models(settings: Settings, user_ids: str, item_ids: str) -> list[Model]:
-    """How the stages are shared out among models, in order; the only or outermost one is ``recommender``.
+    """Models that the stages are divided among, in order; the only or outermost one is ``recommender``.
 
-    Every model after the first takes ``degraded`` and ``generation`` in, and every one hands ``degraded`` on.
+    Every model after the first takes ``degraded`` and ``generation``, and every one passes ``degraded`` on.
 
     Args:
         settings: the partition, and the alternatives of the stages.
@@ -67,26 +67,26 @@ def models(settings: Settings, user_ids: str, item_ids: str) -> list[Model]:
     else:
         merged = CONSOLIDATED if partition == "consolidated" else ()
         groups = [
-            (name, tuple(each for each in stages if each in merged) if name in merged else (name,))
+            (name, tuple(other for other in stages if other in merged) if name in merged else (name,))
             for name in stages
             if name not in merged[1:]
         ]
     ids = {"user": user_ids, "item": item_ids}
     outward = OUTWARD + (EXPLAINING if settings.triton.explain else ())
     result = []
-    for place, (name, names) in enumerate(groups):
-        here = [stages[each] for each in names]
-        later = [stages[each] for _, rest in groups[place + 1 :] for each in rest]
-        made = {field.name: field for stage in here for field in stage.outputs}
-        read = {field.name: field for stage in here for field in stage.inputs if field.name not in made}
-        wanted = {field.name for stage in later for field in stage.inputs} | set(outward)
-        timings = [Field(f"us_{each}", "float32") for each in names if settings.triton.explain]
+    for index, (name, names) in enumerate(groups):
+        own = [stages[stage_name] for stage_name in names]
+        later = [stages[stage_name] for _, later_names in groups[index + 1 :] for stage_name in later_names]
+        produced = {field.name: field for stage in own for field in stage.outputs}
+        read = {field.name: field for stage in own for field in stage.inputs if field.name not in produced}
+        needed = {field.name for stage in later for field in stage.inputs} | set(outward)
+        timings = [Field(f"us_{stage_name}", "float32") for stage_name in names if settings.triton.explain]
         degraded, generation = STATUS
-        inputs = [*read.values(), *(STATUS if place else ())]
-        outputs = [*(field for field in made.values() if field.name in wanted), degraded, *timings]
-        if not place:
+        inputs = [*read.values(), *(STATUS if index else ())]
+        outputs = [*(field for field in produced.values() if field.name in needed), degraded, *timings]
+        if not index:
             outputs.append(generation)
-        result.append(Model(name, names, *(tuple(_typed(f, ids) for f in each) for each in (inputs, outputs))))
+        result.append(Model(name, names, *(tuple(_typed(f, ids) for f in fields) for fields in (inputs, outputs))))
     return result
 
 

@@ -1,4 +1,4 @@
-"""Recall of the vector set in Redis, and how many neighbours queries must explore to reach it."""
+"""Recall of the vector set in Redis, and the number of neighbours that queries must explore to reach it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ..store.vectors import RedisIndex, key
 
 TUNING_QUERIES = 200
 TUNING_STEP = 1.15
-TUNING_LIMIT = 5000  # neighbours explored; exact search in memory has long been faster
-TIE = 1e-6  # difference of similarities that is rounding
+TUNING_LIMIT = 5000  # neighbours explored; exact search in memory is much faster by then
+TIE = 1e-6  # largest difference of similarities that is only rounding
 
 
 def tune(
@@ -23,18 +23,18 @@ def tune(
     count: int = 100,
     target: float = 0.97,
 ) -> tuple[int, float]:
-    """How many neighbours queries have to explore for a recall, and the recall that this gives.
+    """Find the number of neighbours that queries have to explore for a recall, and measure that recall.
 
-    An item counts as found if it is as near as the ``count``-th of exact search: of items that lie in the same
-    place, it does not matter which ones come.
+    An item counts as found if it is as near as the ``count``-th of exact search: it does not matter which of
+    several items at the same distance are found.
 
     Args:
         client: a connected Redis.
         generation: a generation whose vector set is loaded.
-        embeddings: float32[n, D] that are in it.
+        embeddings: float32[n, D], the vectors in it.
         queries: float32[q, D], unit vectors; some 200 of them, evenly spread, are used.
-        count: neighbours looked for.
-        target: recall among them, of at most 1.
+        count: neighbours searched for.
+        target: recall among them, at most 1.
 
     Returns:
         EF, at least ``count``, and the recall.
@@ -50,10 +50,10 @@ def tune(
     ef, recall, limit = count, 0.0, min(max(len(embeddings), count), TUNING_LIMIT)
     while True:
         index = RedisIndex(client, generation, ef)
-        parts = [queries[start : start + 16] for start in range(0, len(queries), 16)]
-        found = np.concatenate([index.search(part, present, _none(part))[0] for part in parts])
-        near = np.take_along_axis(scores, np.maximum(found, 1) - 1, axis=1) >= exact[:, -1:] - TIE
-        recall = float((near & (found > 0)).mean())
+        blocks = [queries[start : start + 16] for start in range(0, len(queries), 16)]
+        items = np.concatenate([index.search(block, present, _none(block))[0] for block in blocks])
+        near = np.take_along_axis(scores, np.maximum(items, 1) - 1, axis=1) >= exact[:, -1:] - TIE
+        recall = float((near & (items > 0)).mean())
         if recall >= target:
             return ef, recall
         if ef >= limit:

@@ -1,4 +1,4 @@
-"""Asks a Triton for recommendations, over gRPC."""
+"""Client that asks a Triton for recommendations, over gRPC."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from .stages.funnel import funnel
 from .stages.sources.merge import sources_of
 
 ANSWER = ("item_ids", "scores", "degraded", "generation")
-US = "us_"  # columns of stage times begin so
+US = "us_"  # prefix of the columns of stage times
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """How one shown item came to its place.
+    """Explanation of one shown item's position.
 
     Attributes:
         item: raw id.
-        position: among the shown items, from 1.
-        sources: that brought it as a candidate: nearest, similar (to the item viewed last), popular.
+        position: position among the shown items, from 1.
+        sources: candidate sources that found it: nearest, similar (to the item viewed last), popular.
         similarity: cosine of its embedding with the user's.
         candidate: its rank among the candidates by similarity, from 1.
         ranked: its rank among the candidates by score, from 1.
-        score: from the ranker, between 0 and 1.
+        score: the ranker's score, between 0 and 1.
     """
 
     item: int | str
@@ -47,11 +47,11 @@ class Answer:
     Attributes:
         items, scores: raw ids, best first, and the ranker's scores between 0 and 1; click counts if degraded.
         degraded: whether these are popular items because Redis or a model failed.
-        generation: of the deployment that answered.
-        explanations: one per item; none unless asked for, or if degraded.
-        funnel: number of candidates of each source, after merging, after the filter, and of items shown; empty unless
-            asked for, or if degraded (see :func:`redis_recsys.online.stages.funnel.funnel`).
-        stage_us: microseconds that the user's batch spent in each stage; empty unless asked for.
+        generation: generation of the deployment that answered.
+        explanations: one per item; empty if degraded or not asked for.
+        funnel: number of candidates per source, after merging and after the filter, and of shown items; empty if
+            degraded or not asked for (see :func:`redis_recsys.online.stages.funnel.funnel`).
+        stage_us: microseconds that the user's batch spent in each stage; empty if not asked for.
     """
 
     user: int | str
@@ -76,28 +76,28 @@ class Client(Connection):
     serves = "recsys serve"
 
     def recommend(self, users: Sequence[int | str], explain: bool = False) -> list[Answer]:
-        """Recommendations for users, in their order; as many requests as the server's largest batch makes necessary.
+        """Recommend items for users, in their order; sends as many requests as the server's largest batch requires.
 
         Args:
-            users: raw ids, of the type that the bundle has.
-            explain: ask for explanations and stage times, too.
+            users: raw ids, of the bundle's type.
+            explain: whether to ask for explanations and stage times, too.
 
         Raises:
             ServingError: the server cannot be reached, refuses, or answers too late.
         """
         config = self.model_config()
-        most = int(config["max_batch_size"])
+        largest = int(config["max_batch_size"])
         text = config["input"][0]["data_type"] == "TYPE_STRING"
         offered = [output["name"] for output in config["output"]]
-        wanted = offered if explain else [name for name in offered if name in ANSWER]
+        requested = offered if explain else [name for name in offered if name in ANSWER]
         if explain and "probability" not in offered:
             raise ServingError(
                 f"Triton at {self.address} offers no explanations: serve with RECSYS_TRITON_EXPLAIN=true"
             )
         answers: list[Answer] = []
-        for start in range(0, len(users), most):
-            block = users[start : start + most]
-            columns = self.infer({"user_id": _ids(block, text)}, wanted)
+        for start in range(0, len(users), largest):
+            block = users[start : start + largest]
+            columns = self.infer({"user_id": _ids(block, text)}, requested)
             answers += [_answer(user, {name: column[row] for name, column in columns.items()})
                         for row, user in enumerate(block)]  # fmt: skip
         return answers
@@ -142,12 +142,12 @@ def _explanations(items: Sequence[int | str], row: Mapping[str, np.ndarray]) -> 
     return [
         Explanation(
             item,
-            place,
-            sources_of(int(row["sources"][at])),
-            float(similarity[at]),
-            int((nearness > nearness[at]).sum()) + 1,
-            int((score > score[at]).sum()) + 1,
-            float(score[at]),
+            position,
+            sources_of(int(row["sources"][index])),
+            float(similarity[index]),
+            int((nearness > nearness[index]).sum()) + 1,
+            int((score > score[index]).sum()) + 1,
+            float(score[index]),
         )
-        for place, (item, at) in enumerate(zip(items, row["position"].tolist(), strict=False), 1)
+        for position, (item, index) in enumerate(zip(items, row["position"].tolist(), strict=False), 1)
     ]

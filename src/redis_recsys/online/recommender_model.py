@@ -23,10 +23,10 @@ Columns = dict[str, np.ndarray]
 
 
 class TritonPythonModel(PythonBackendModel):
-    """What the Python backend looks for in ``model.py``."""
+    """Class that the Python backend looks for in ``model.py``."""
 
     def open(self, config: dict[str, Any], parameters: dict[str, str]) -> None:
-        """Make the runner of this model's stages."""
+        """Create the runner of this model's stages."""
         module, name = parameters["runner"].split(":")
         make: Callable[..., Any] = getattr(importlib.import_module(module), name)
         self.runner = make(tuple(parameters["stages"].split(",")), load_settings())
@@ -34,23 +34,23 @@ class TritonPythonModel(PythonBackendModel):
         self.exporter = send_stage_metrics(self.runner.metrics, pb.MetricFamily)
 
     def finalize(self) -> None:
-        """Send the last counts and let go of connections."""
+        """Send the last counts and close connections."""
         self.exporter.close()
         self.runner.close()
 
     def answer(self, requests: Sequence[Any]) -> list[Any]:
-        """One run of the stages for all requests."""
+        """Run the stages once for all requests."""
         tensor, response, find = pb.Tensor, pb.InferenceResponse, pb.get_input_tensor_by_name
         columns: Columns = {}
         parts: list[np.ndarray] = []
         for name in self.inputs:
             parts = [find(request, name).as_numpy() for request in requests]
             columns[name] = stack(parts)
-        made = self.runner(columns)
+        outputs = self.runner(columns)
         responses = []
         end = 0
-        for request, part in zip(requests, parts, strict=True):
-            start, end = end, end + len(part)
-            wanted = request.requested_output_names()
-            responses.append(response([tensor(name, made[name][start:end]) for name in wanted if name in made]))
+        for request, rows in zip(requests, parts, strict=True):
+            start, end = end, end + len(rows)
+            names = request.requested_output_names()
+            responses.append(response([tensor(name, outputs[name][start:end]) for name in names if name in outputs]))
         return responses

@@ -1,7 +1,7 @@
 """Runner of the online stages.
 
-The runner owns what is the same for every stage: the check that every input is there, the time each takes, the
-fallback when Redis fails, and the deployment that answers, one from a request's first stage to its last.
+The runner owns what is the same for every stage: the check that every input is there, the timing, the fallback when
+Redis fails, and the deployment that answers, the same from a request's first stage to its last.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ class Runner:
     """Runs one model's stages for the live deployment, which a follower exchanges in the background.
 
     Attributes:
-        metrics: of the stages.
-        follower: of deployments.
+        metrics: metrics of the stages.
+        follower: follower of deployments.
     """
 
     def __init__(self, names: Sequence[str], settings: Settings) -> None:
         """Load the live deployment.
 
         Args:
-            names: of the stages, in order.
-            settings: of everything; Redis must be configured.
+            names: names of the stages, in order.
+            settings: all settings; Redis must be configured.
 
         Raises:
             StoreError: Redis fails, or nothing is deployed.
-            ConfigError: settings that contradict each other.
+            ConfigError: settings contradict each other.
         """
         stages = stages_of(settings.online)
         self._settings, self._stages = settings, [stages[name] for name in names]
         self._first, self._last = names[0] == next(iter(stages)), names[-1] == next(reversed(stages))
         self.metrics = StageMetrics(names)
-        # a connection that Redis has closed meanwhile is made again at once; what takes too long is not tried again
+        # a connection that Redis has closed meanwhile is reopened at once; a timeout is not retried
         once = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
         self._client = client_of(settings.redis, settings.online.timeout, once)
         self._patient = client_of(settings.redis, settings.redis.timeout, once)
@@ -60,20 +60,20 @@ class Runner:
         self.follower = Follower(self._stages, settings, self._client, self._patient, answers=self._last)
 
     def close(self) -> None:
-        """Stop following deployments, and let go of connections."""
+        """Stop following deployments and close connections."""
         self.follower.close()
         self._client.close()
         self._patient.close()
 
     def __call__(self, columns: Columns) -> dict[str, np.ndarray]:
-        """The outputs for b requests.
+        """Compute the outputs of b requests.
 
         Args:
             columns: the inputs, each [b, ...].
 
         Returns:
             Every output of the stages, ``degraded`` and ``generation`` as bool and int64 [b, 1], and, if answers are to
-            be explained, per stage the microseconds that the batch spent in it, float32[b, 1], as ``us_<stage>``.
+            be explained, the microseconds that the batch spent in each stage, float32[b, 1], as ``us_<stage>``.
 
         Raises:
             ServingError: an input is missing.
@@ -85,17 +85,17 @@ class Runner:
                 "generation": np.full((count, 1), int(live.generation), np.int64),
             }
             return self._run_or_fall_back(live, {**columns, **status})
-        of = columns["generation"][:, 0]
-        generations = np.unique(of)
-        rows = [np.flatnonzero(of == generation) for generation in generations]
+        requested = columns["generation"][:, 0]
+        generations = np.unique(requested)
+        rows = [np.flatnonzero(requested == generation) for generation in generations]
         parts = [
             self._run_or_fall_back(
-                self.follower.loaded(str(generation)), {name: column[at] for name, column in columns.items()}
+                self.follower.loaded(str(generation)), {name: column[selected] for name, column in columns.items()}
             )
-            for generation, at in zip(generations, rows, strict=True)
+            for generation, selected in zip(generations, rows, strict=True)
         ]
         back = np.argsort(np.concatenate(rows), kind="stable")
-        return {name: stack([part[name] for part in parts])[back] for name in parts[0]}
+        return {name: stack([outputs[name] for outputs in parts])[back] for name in parts[0]}
 
     def _run_or_fall_back(self, loaded: LoadedStages, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         failed = loaded.stages is None or time.monotonic() < self._paused_until or columns["degraded"].all()

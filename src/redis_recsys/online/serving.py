@@ -1,4 +1,4 @@
-"""Serving from end to end: Redis, the models of the live deployment in a Triton of our own, and the live events."""
+"""Serving from end to end: Redis, the models of the live deployment in our own Triton, and live events."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from .partition import EXPLAINING, OUTWARD, STATUS, models
 
 log = logging.getLogger(__name__)
 
-READY_SECONDS = 30.0  # that the consumer of events may take before Triton is started without it
-WAIT_SECONDS = 0.5  # between looks for a first deployment
-SECTIONS = ("redis", "deploy", "online", "triton")  # that the models read
+READY_SECONDS = 30.0  # limit for the consumer of events to get ready; then Triton starts without it
+WAIT_SECONDS = 0.5  # pause between checks for a first deployment
+SECTIONS = ("redis", "deploy", "online", "triton")  # settings that the models read
 
 
 @contextmanager
 def serving(settings: Settings, events: bool = True, wait: bool = False) -> Iterator[EmbeddedTriton]:
-    """A Triton that serves the live deployment, and a consumer of live events, for as long as the block.
+    """Run a Triton that serves the live deployment, and a consumer of live events, during the block.
 
-    Without a configured Redis the embedded one runs as long, too. Later deployments are served without a restart, as
-    long as their ids have the type of today's.
+    Without a configured Redis the embedded one runs, too. Later deployments are served without a restart, as
+    long as their ids keep today's type.
 
     Args:
-        settings: of everything.
+        settings: all settings.
         events: whether to apply live events.
         wait: whether to wait until something is deployed.
 
     Raises:
         ConfigError: the business rules do not fit the deployment.
-        StoreError: Redis fails, or nothing is deployed and it is not to be waited for.
+        StoreError: Redis fails, or nothing is deployed and ``wait`` is false.
         ServingError: Triton does not start.
     """
     with ExitStack() as stack:
@@ -60,7 +60,7 @@ def serving(settings: Settings, events: bool = True, wait: bool = False) -> Iter
         parts = models(settings, record.user_ids, record.item_ids)
         outward = {*OUTWARD, *(field.name for field in STATUS), *(EXPLAINING if settings.triton.explain else ())}
         environment = as_variables(reached(settings, client), SECTIONS)
-        if events:  # before there is anybody to recommend to, so that the first event does not wait for imports
+        if events:  # before the first request, so that the first event does not wait for imports
             stack.enter_context(Consumer(client, settings)).ready.wait(READY_SECONDS)
         triton = stack.enter_context(
             EmbeddedTriton(settings.triton, lambda folder: write(folder, parts, settings.triton, outward), environment)
@@ -69,17 +69,17 @@ def serving(settings: Settings, events: bool = True, wait: bool = False) -> Iter
 
 
 def _check_rules(settings: Settings, folder: str) -> None:
-    """Say which values of the business rules no item of a deployed bundle has.
+    """Warn of values in the business rules that no item of a deployed bundle has.
 
     Raises:
         ConfigError: the rules do not fit the bundle.
     """
-    with suppress(BundleError, DataError):  # one that is not there or damaged is for the models to wait for
+    with suppress(BundleError, DataError):  # the models wait for a bundle that is missing or damaged
         Rules.of(Bundle(settings.deploy.models / folder, verify=False), settings.online).warn()
 
 
 def reached(settings: Settings, client: redis.Redis) -> Settings:
-    """The settings with the Redis that ``client`` is connected to."""
+    """Settings with the Redis that ``client`` is connected to."""
     where = client.get_connection_kwargs()
     tls = settings.redis.tls and settings.redis.host is not None
     return settings.with_redis(where["host"], where["port"], where.get("username"), where.get("password"), tls)

@@ -35,20 +35,20 @@ class StageMetrics:
         self.degraded = 0
 
     def add(self, stage: str, seconds: float) -> None:
-        """One run of a stage."""
+        """Count one run of a stage."""
         self.counts[stage][bisect_left(BUCKETS, seconds)] += 1
         self.seconds[stage] += seconds
 
 
 def send_stage_metrics(metrics: StageMetrics, family: Any) -> Sender:
-    """Sends what a runner of stages counts.
+    """Send the metrics of a runner of stages.
 
     The metrics are ``recsys_stage_seconds_bucket{stage, le}``, ``recsys_stage_seconds_sum{stage}`` and
     ``recsys_stage_seconds_count{stage}``, where a batch counts once, ``recsys_requests_total`` and
     ``recsys_degraded_total``, where every user counts, and ``recsys_candidates_total{stage}``, where every item does.
 
     Args:
-        metrics: of the runner, which goes on adding to them.
+        metrics: metrics of the runner, which keeps adding to them.
         family: ``pb_utils.MetricFamily``.
     """
     bucket, count, total, requests, degraded, candidates = families = [
@@ -72,12 +72,12 @@ def send_stage_metrics(metrics: StageMetrics, family: Any) -> Sender:
         counters["candidates", stage] = candidates.Metric(labels={"stage": stage})
 
     def counted() -> dict[Key, float]:
-        found: dict[Key, float] = {("requests",): metrics.requests, ("degraded",): metrics.degraded}
+        values: dict[Key, float] = {("requests",): metrics.requests, ("degraded",): metrics.degraded}
         for stage, counts in metrics.counts.items():
             running = np.cumsum(counts).tolist()
-            found["sum", stage], found["count", stage] = metrics.seconds[stage], running[-1]
-            found |= {("bucket", stage, bound): at_most for bound, at_most in zip(BOUNDS, running, strict=True)}
-        found |= {("candidates", stage): items for stage, items in metrics.candidates.items()}
-        return found
+            values["sum", stage], values["count", stage] = metrics.seconds[stage], running[-1]
+            values |= {("bucket", stage, bound): at_most for bound, at_most in zip(BOUNDS, running, strict=True)}
+        values |= {("candidates", stage): items for stage, items in metrics.candidates.items()}
+        return values
 
     return Sender(families, counters, counted)

@@ -5,7 +5,7 @@ Here it is an ensemble around the recommender, so that answers, fallback and lim
 
     user_id_raw ─▶ <alias>-request ─user_id─▶ recommender ─item_ids, scores─▶ <alias>-answer ─▶ ordered_ids
 
-A request for n users, which that example could not answer, gets one column per user: [k, n], filled up with -1.
+A request for n users, which that example could not answer, gets one column per user: [k, n], padded with -1.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ import triton_python_backend_utils as pb
 from ..errors import ServingError
 from ..triton.python_backend import PythonBackendModel
 
-NOBODY = -1  # fills up columns
+NOBODY = -1  # pads columns
 INT32 = np.iinfo(np.int32)
 
 
 class _Translation(PythonBackendModel):
-    """A model that holds nothing."""
+    """Model without state."""
 
     def open(self, config: dict[str, Any], parameters: dict[str, str]) -> None:
-        """There is nothing to get ready."""
+        """Prepare nothing."""
 
 
 class Request(_Translation):
@@ -36,7 +36,7 @@ class Request(_Translation):
     def answer(self, requests: Sequence[Any]) -> list[Any]:
         """The recommender's input for each request."""
         users = (pb.get_input_tensor_by_name(request, "user_id_raw").as_numpy() for request in requests)
-        return [pb.InferenceResponse([pb.Tensor("user_id", each.astype(np.int64))]) for each in users]
+        return [pb.InferenceResponse([pb.Tensor("user_id", ids.astype(np.int64))]) for ids in users]
 
 
 class Answer(_Translation):

@@ -2,13 +2,13 @@
 
 - ``server``: lookups over the tiers
 - ``tiers/``: cache, Redis, RocksDB
-- ``loading``: trained tables into the tiers, once
-- ``updates``: online updates followed
-- ``remote``: tables updated and read from outside of a server
+- ``loading``: loads trained tables into the tiers, once
+- ``updates``: follower of online updates
+- ``remote``: updates and reads tables from outside a server
 - ``ps_json``: its configuration, with the field names of HPS
-- ``layout``: keys and partitions in Redis, as HPS has them
-- ``nodes``: the Redis nodes, asked in batches
-- ``access``: where these nodes are
+- ``layout``: keys and partitions in Redis, as in HPS
+- ``nodes``: batched access to the Redis nodes
+- ``access``: addresses and login of these nodes
 """
 
 from lazy_loader import attach_stub

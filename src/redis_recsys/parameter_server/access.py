@@ -1,4 +1,4 @@
-"""Where the tables' Redis is: settings win over ``ps.json``, so that one file serves here and in the cloud."""
+"""Access to the tables' Redis: settings win over ``ps.json``, so that one file serves here and in the cloud."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def access_of(config: VolatileDatabase, settings: Settings) -> Access:
     if redis.host is not None:
         addresses: tuple[Address, ...] = ((redis.host, redis.port),)
     else:
-        addresses = tuple(_address(each) for each in config.address.split(",") if each.strip())
+        addresses = tuple(_address(text) for text in config.address.split(",") if text.strip())
     if not addresses:
         raise ConfigError(
             "ps.json has an empty volatile_db.address: set RECSYS_REDIS_HOST, or start with 'recsys dlrm'"

@@ -1,9 +1,9 @@
-"""Where a row lies in Redis: the keys and the partition function of HugeCTR's HPS, so that both share tables.
+"""Layout of rows in Redis: the keys and the partition function of HugeCTR's HPS, so that both can share tables.
 
 A table has ``num_partitions`` hashes. ``hps_et{hps_et.<model>.<table>/p<i>}v`` maps a key, as 8 little-endian bytes, to
 its row, as float32; its twin ending in ``t`` maps the key to the second of its last use. The braces keep both on one
-node of a cluster. Two keys are our own: ``u`` at the end is the stream of the partition's online updates, and ``l``, of
-partition 0 alone, says what was loaded.
+node of a cluster. Two keys are our own: the one ending in ``u`` is the stream of the partition's online updates, and
+the one ending in ``l``, only for partition 0, notes what was loaded.
 
 Source: HugeCTR's Redis backend; the mixer is Pelle Evensen's rrxmrrxmsx_0, in the public domain.
 """
@@ -20,12 +20,12 @@ KEY_BYTES = 8
 
 
 def full_name(model: str, table: str) -> str:
-    """The name under which HPS keeps a table of a model, in Redis and in RocksDB."""
+    """Name of a model's table in HPS, in Redis and in RocksDB."""
     return f"{PREFIX}.{model}.{table}"
 
 
 def redis_key(name: str, partition: int, suffix: bytes) -> bytes:
-    """The Redis key of a partition's rows, times or updates.
+    """Redis key of a partition's rows, times or updates.
 
     Example:
         >>> redis_key("hps_et.dlrm.sparse_embedding0", 3, ROWS)
@@ -35,7 +35,7 @@ def redis_key(name: str, partition: int, suffix: bytes) -> bytes:
 
 
 def partitions(keys: np.ndarray, count: int) -> np.ndarray:
-    """The partition of each key.
+    """Partition of each key.
 
     Args:
         keys: int64[n].
@@ -52,11 +52,11 @@ def partitions(keys: np.ndarray, count: int) -> np.ndarray:
 
 
 def check_row(name: str, dim: int, field: bytes, value: bytes, where: str) -> None:
-    """See that a row that somebody else wrote has the sizes of this table's.
+    """Check that a row that another program wrote has the sizes of this table's rows.
 
     Args:
-        name, dim: of the table.
-        field, value: the row's key and the row, as they lie in the tier.
+        name, dim: name of the table and dimension of its rows.
+        field, value: the row's key and the row, as stored in the tier.
         where: the tier.
 
     Raises:
@@ -76,7 +76,7 @@ def check_row(name: str, dim: int, field: bytes, value: bytes, where: str) -> No
 
 
 def newest(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct keys of int64[n], sorted, and the last place of each, whose row is the one that counts."""
+    """Distinct keys of int64[n], sorted, and the last position of each, whose row wins."""
     distinct, from_the_end = np.unique(keys[::-1], return_index=True)
     return distinct, len(keys) - 1 - from_the_end
 
@@ -89,9 +89,9 @@ FIELD = np.dtype([("size", "S4"), ("key", "<i8"), ("end", "S2")])  # a key as an
 
 
 def arguments(keys: np.ndarray) -> bytes:
-    """Keys as arguments of a command, as they go over the wire (RESP): FIELD.itemsize bytes each.
+    """Keys as arguments of a command in wire format (RESP): FIELD.itemsize bytes each.
 
-    Written with NumPy, since packing thousands of arguments one by one takes a third as long as Redis' answer.
+    Uses NumPy, since packing thousands of arguments one by one takes a third as long as Redis' answer.
 
     Args:
         keys: int64[n].
@@ -102,11 +102,11 @@ def arguments(keys: np.ndarray) -> bytes:
 
 
 def hmget(redis_key: bytes, fields: bytes) -> bytes:
-    """``HMGET redis_key key ...`` as it goes over the wire.
+    """``HMGET redis_key key ...`` in wire format.
 
     Args:
-        redis_key: of the hash.
-        fields: from :func:`arguments`.
+        redis_key: key of the hash.
+        fields: keys from :func:`arguments`.
     """
     count = len(fields) // FIELD.itemsize
     return b"*%d\r\n$5\r\nHMGET\r\n$%d\r\n%b\r\n%b" % (count + 2, len(redis_key), redis_key, fields)

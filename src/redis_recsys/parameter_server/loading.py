@@ -1,7 +1,7 @@
-"""Trained tables go from their files into RocksDB and Redis, once: a table that is there is not loaded again.
+"""Loading of trained tables from their files into RocksDB and Redis, once: a loaded table is not loaded again.
 
-What was loaded is noted when all of it is there, as a fingerprint of the files. A start after an interruption loads
-again; a start with the same files does not, so that online updates stay.
+A complete load is noted as a fingerprint of the files. A start after an interruption loads again; a start with the same
+files does not, so that online updates stay.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ log = logging.getLogger(__name__)
 
 
 def load(server: ParameterServer, again: bool = False) -> dict[str, int]:
-    """Load all tables whose files the configuration names into the tiers that do not have them yet.
+    """Load all tables whose files the configuration names into the tiers that lack them.
 
     Args:
-        server: whose tiers are filled.
-        again: also where the same files were loaded before, or HPS filled Redis. Online updates since then are lost.
+        server: server whose tiers are filled.
+        again: whether to load also where the same files were loaded before, or HPS filled Redis. Online updates since
+        then are lost.
 
     Returns:
-        Rows written, by table; 0 where nothing was to be done.
+        Rows written, by table; 0 where nothing was to do.
 
     Raises:
-        DataError: a folder is damaged, or rows that are there already have another form than the configuration says.
+        DataError: a folder is damaged, or stored rows have another form than the configuration says.
         StoreError: a tier cannot take the rows.
     """
     written = {name: _load(server, table, again) for name, table in server.tables.items() if table.file is not None}
@@ -105,7 +106,7 @@ def _first(model: SparseModel, count: int) -> Iterator[tuple[np.ndarray, np.ndar
 
 
 def fingerprint(model: SparseModel) -> str:
-    """Tells tables apart by their sizes and a sample of their keys and rows."""
+    """Fingerprint of a table: hash of its sizes and a sample of its keys and rows."""
     places = np.unique(np.linspace(0, max(len(model) - 1, 0), SAMPLES).astype(np.int64))[: len(model)]
     digest = hashlib.sha256(f"{model.rows.shape}".encode())
     digest.update(np.ascontiguousarray(model.keys[places]).tobytes())

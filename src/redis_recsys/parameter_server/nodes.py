@@ -1,11 +1,12 @@
-"""The Redis servers of the tables, one or a cluster, spoken to in batches: one round trip to all nodes at once.
+"""The Redis servers of the tables, one or a cluster, accessed in batches: one round trip to all nodes at once.
 
-Commands are grouped by node, sent to all nodes before the first answer is read, and answered in order. Own code by
-measurement (``benchmarks.large_scale.cluster_clients``, AMD EPYC, 2 cores shared with others): 1,664 rows from three
-nodes take 8.1 ms, of which 0.8 ms of this process' CPU; with valkey-glide 2.6 12.3 and 2.0 ms, with redis-py 8.1 11.7
-and 1.9 ms. A cluster may change meanwhile: a
-moved slot is followed at once; a node that does not answer is left alone for a moment, so that lookups wait for it once
-and not again and again, while the map of the cluster is read anew in the background.
+Commands are grouped by node, sent to all nodes before the first answer is read, and answered in order. A cluster may
+change meanwhile: a moved slot is followed at once; a node that does not answer is skipped for a moment, so that lookups
+wait for it only once, while the map of the cluster is read again in the background.
+
+Own code by measurement (``benchmarks.large_scale.cluster_clients``, AMD EPYC, 2 cores shared with others): 1,664 rows
+from three nodes take 8.1 ms, of which 0.8 ms of this process's CPU time; 12.3 and 2.0 ms with valkey-glide 2.6, 11.7
+and 1.9 ms with redis-py 8.1.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from ..errors import StoreError
 from ..utils.redis_errors import explain_redis
 
 SLOTS = 16_384
-AGAIN_SECONDS = 0.05  # between attempts of a command that has to succeed
+AGAIN_SECONDS = 0.05  # pause between attempts of a command that has to succeed
 REDIRECTIONS = 5
 ASKING = b"*1\r\n$6\r\nASKING\r\n"
 LOST = (
@@ -49,14 +50,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Access:
-    """Where Redis is, and how to get in.
+    """Addresses and login of Redis.
 
     Attributes:
-        addresses: of any nodes of a cluster, or of one server.
-        username, password: of the ACL user.
-        tls: what the TLS library is told, such as ``ssl_ca_certs``; None: connections are not encrypted.
+        addresses: addresses of any nodes of a cluster, or of one server.
+        username, password: name and password of the ACL user.
+        tls: options of the TLS library, such as ``ssl_ca_certs``; None: connections are not encrypted.
         timeout: seconds to wait for a connection or an answer.
-        pause: seconds for which a node that failed is left alone.
+        pause: seconds for which a failed node is skipped.
     """
 
     addresses: tuple[Address, ...]
@@ -67,7 +68,7 @@ class Access:
     pause: float = 0.5
 
     def client(self, address: Address) -> redis.Redis:
-        """A client of one node, which has not connected yet."""
+        """A client of one node, not connected yet."""
         return redis.Redis(
             host=address[0],
             port=address[1],
@@ -87,9 +88,9 @@ class Command:
     """One or more commands in the Redis protocol, for one key.
 
     Attributes:
-        key: that decides on the node.
-        packed: the commands as they go over the wire.
-        answers: how many commands these are; of several, the answer is the list of their answers.
+        key: key that determines the node.
+        packed: the commands in wire format.
+        answers: number of these commands; the answer to several is the list of their answers.
     """
 
     key: bytes
@@ -104,14 +105,14 @@ class Command:
             >>> Command.of(b"key", ("HLEN", b"key")).packed
             b'*2\r\n$4\r\nHLEN\r\n$3\r\nkey\r\n'
         """
-        return cls(key, b"".join(hiredis.pack_command(tuple(each)) for each in commands), len(commands))  # type: ignore[arg-type]
+        return cls(key, b"".join(hiredis.pack_command(tuple(command)) for command in commands), len(commands))  # type: ignore[arg-type]
 
 
 class _Map:
-    """Which node has which slots, as it was once; another object takes its place when that changes.
+    """Snapshot of which node has which slots; replaced by a new object when that changes.
 
     Attributes:
-        replicated: nodes with a replica that works.
+        replicated: nodes with a working replica.
     """
 
     def __init__(self, ranges: list[tuple[int, int, Address, bool]]) -> None:
@@ -133,10 +134,10 @@ class _Map:
         address = self._known.get(key)
         if address is None:
             slot = key_slot(key)
-            place = bisect.bisect_right(self._starts, slot) - 1
-            if place < 0 or self._owners[place][0] < slot:
+            index = bisect.bisect_right(self._starts, slot) - 1
+            if index < 0 or self._owners[index][0] < slot:
                 raise ClusterDownError(f"no node has slot {slot}, the one of {key!r}")
-            address = self._known[key] = self._owners[place][1]
+            address = self._known[key] = self._owners[index][1]
         return address
 
 
@@ -152,7 +153,7 @@ class Nodes:
         self._clients: dict[Address, redis.Redis] = {}
         self._map = _Map([])
         self._free: dict[Address, list[Any]] = defaultdict(list)
-        self._down: dict[Address, float] = {}  # until when it is left alone
+        self._down: dict[Address, float] = {}  # time until which a node is skipped
         self._stale = threading.Event()
         self._closed = threading.Event()
         self._read_map()
@@ -171,14 +172,14 @@ class Nodes:
             client.close()
 
     def run(self, commands: Sequence[Command], patience: float = 0.0) -> list[Any]:
-        """Run commands, those of different nodes at the same time.
+        """Run commands, concurrently on different nodes.
 
         Args:
-            commands: in any order.
-            patience: seconds for which a command is tried again while its node does not answer.
+            commands: commands in any order.
+            patience: seconds for which a command is retried while its node does not answer.
 
         Returns:
-            The answer of each command, or what went wrong with it, a ``redis.RedisError``.
+            The answer of each command, or its error, a ``redis.RedisError``.
         """
         answers: list[Any] = [None] * len(commands)
         deadline = time.monotonic() + patience
@@ -186,22 +187,22 @@ class Nodes:
         redirections = 0
         while True:
             self._round(commands, waiting, answers, patient=patience > 0)
-            redirected = {at: answers[at] for at in waiting if isinstance(answers[at], AskError)}
-            lost = [at for at in waiting if isinstance(answers[at], LOST)]
+            redirected = {index: answers[index] for index in waiting if isinstance(answers[index], AskError)}
+            unanswered = [index for index in waiting if isinstance(answers[index], LOST)]
             if redirected and redirections < REDIRECTIONS:
                 redirections += 1
-                waiting = redirected | (dict.fromkeys(lost) if patience > 0 else {})
-            elif lost and time.monotonic() < deadline:
+                waiting = redirected | (dict.fromkeys(unanswered) if patience > 0 else {})
+            elif unanswered and time.monotonic() < deadline:
                 time.sleep(AGAIN_SECONDS)
-                waiting = dict.fromkeys(lost)
+                waiting = dict.fromkeys(unanswered)
             else:
                 return answers
 
     def replicated(self, key: bytes) -> bool:
-        """Whether the node of a key has a replica that works, as far as is known; not where no node has its slot."""
-        known = self._map
+        """Whether the node of a key is known to have a working replica; False if no node has its slot."""
+        current = self._map
         try:
-            return known.owner(key) in known.replicated
+            return current.owner(key) in current.replicated
         except ClusterDownError:
             return False
 
@@ -210,28 +211,30 @@ class Nodes:
     ) -> None:
         """Send commands to their nodes, or where a redirection points, then read the answers."""
         batches: dict[Address, list[int]] = defaultdict(list)
-        known, now = self._map, time.monotonic()
-        for at, redirection in waiting.items():
+        current, now = self._map, time.monotonic()
+        for index, redirection in waiting.items():
             try:
-                address = redirection.node_addr if redirection else known.owner(commands[at].key)
+                address = redirection.node_addr if redirection else current.owner(commands[index].key)
             except ClusterDownError as error:
-                answers[at] = error
+                answers[index] = error
                 self._stale.set()
                 continue
             if not patient and self._down.get(address, 0.0) > now:
-                answers[at] = redis.ConnectionError(f"{address[0]}:{address[1]} did not answer a moment ago")
+                answers[index] = redis.ConnectionError(f"{address[0]}:{address[1]} did not answer a moment ago")
             else:
-                batches[address].append(at)
+                batches[address].append(index)
         sent = []
         for address, batch in batches.items():
-            asked = [waiting[at] is not None and not isinstance(waiting[at], MovedError) for at in batch]
+            asked = [waiting[index] is not None and not isinstance(waiting[index], MovedError) for index in batch]
             try:
                 connection = self._connection(address)
             except (redis.RedisError, OSError) as error:
                 self._fail(address, batch, answers, error)
                 continue
             sent.append((address, batch, asked, connection))
-            packed = [(ASKING if ask else b"") + commands[at].packed for at, ask in zip(batch, asked, strict=True)]
+            packed = [
+                (ASKING if ask else b"") + commands[index].packed for index, ask in zip(batch, asked, strict=True)
+            ]
             try:
                 connection.send_packed_command([b"".join(packed)], check_health=False)
             except (redis.RedisError, OSError):
@@ -239,8 +242,8 @@ class Nodes:
         for address, batch, asked, connection in sent:
             done = 0
             try:
-                for at, ask in zip(batch, asked, strict=True):
-                    answers[at] = answer = _answer(connection, commands[at].answers, ask)
+                for index, ask in zip(batch, asked, strict=True):
+                    answers[index] = answer = _answer(connection, commands[index].answers, ask)
                     if isinstance(answer, MovedError | ClusterDownError | redis.ReadOnlyError):
                         self._stale.set()
                     done += 1
@@ -250,16 +253,16 @@ class Nodes:
             finally:
                 if done == len(batch):
                     self._free[address].append(connection)
-                else:  # answers may be on their way that must not meet the next command
+                else:  # pending answers must not be taken for those of the next command
                     connection.disconnect()
 
     def _connection(self, address: Address) -> Any:
-        """A connection to a node that nobody uses; redis-py's pool takes several times as long to give one."""
+        """A free connection to a node; redis-py's pool takes several times as long to give one."""
         free = self._free[address]
         while free:
             connection = free.pop()
             with contextlib.suppress(redis.RedisError, OSError):
-                if not connection.can_read():  # neither closed nor with an answer that nobody waited for
+                if not connection.can_read():  # neither closed nor with an unread answer
                     return connection
             connection.disconnect()
         pool = self._client(address).connection_pool
@@ -268,8 +271,8 @@ class Nodes:
         return connection
 
     def _fail(self, address: Address, batch: list[int], answers: list[Any], error: Exception) -> None:
-        for at in batch:
-            answers[at] = error if isinstance(error, redis.RedisError) else redis.ConnectionError(f"{error}")
+        for index in batch:
+            answers[index] = error if isinstance(error, redis.RedisError) else redis.ConnectionError(f"{error}")
         self._down[address] = time.monotonic() + self.access.pause
         self._stale.set()
 
@@ -280,7 +283,7 @@ class Nodes:
         return client
 
     def _read_map(self) -> None:
-        """Ask one node after the other which slots are where."""
+        """Read the owners of all slots from the first node that answers."""
         reason = ""
         for address in dict.fromkeys((*self.access.addresses, *self._clients)):
             client = self._client(address)
@@ -317,20 +320,20 @@ class Nodes:
 
 
 def _node(node: Sequence[Any], asked: Address) -> Address:
-    """(host, port) of a node in the answer of CLUSTER SLOTS; without a host it is the one that was asked."""
+    """(host, port) of a node in the answer of CLUSTER SLOTS; without a host it is the node asked."""
     host = node[0].decode() if isinstance(node[0], bytes) else node[0]
     return (host or asked[0], int(node[1]))
 
 
 def _answer(connection: Any, count: int, asked: bool) -> Any:
-    """Read the answers of ``count`` commands; an error among them stands for all, the first one."""
+    """Read the answers of ``count`` commands; the first error among them stands for all."""
     answers = [_read(connection) for _ in range(count + asked)][asked:]
     wrong = next((answer for answer in answers if isinstance(answer, Exception)), None)
     return wrong if wrong is not None else answers if count > 1 else answers[0]
 
 
 def _read(connection: Any) -> Any:
-    """One answer, or the error that it is; a lost connection is raised."""
+    """Read one answer, which may be an error; a lost connection is raised."""
     try:
         return connection.read_response()
     except BusyLoadingError as error:  # an answer, although redis-py counts it among lost connections

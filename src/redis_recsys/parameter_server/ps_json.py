@@ -1,8 +1,8 @@
 """``ps.json``: the configuration of the parameter server, with the field names of HugeCTR's HPS (v22 to v24).
 
-A file that served HPS serves here; relative paths in it count from its own folder. Wrong values are refused with the
-field's name. Fields that HPS knows and that have nothing to act on here (buffer pools, allocation rates), and fields
-that nobody knows, are listed in ``remarks``.
+A file written for HPS works here; relative paths in it start at its own folder. Wrong values are rejected with the
+field's name. Fields of HPS without effect here (buffer pools, allocation rates), and unknown fields, are listed in
+``remarks``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .layout import full_name
 
 T = TypeVar("T")
 
-NAME = r"^[a-zA-Z0-9_\-]{1,120}$"  # what HPS allows for models and tables
+NAME = r"^[a-zA-Z0-9_\-]{1,120}$"  # allowed by HPS for models and tables
 NO_LIMIT = 2**64 - 1
 EVERYTHING = ["^hps_.+$"]
 WITHOUT_EFFECT = {
@@ -33,7 +33,7 @@ WITHOUT_EFFECT = {
     "max_batch_size", "max_set_batch_size", "refresh_time_after_fetch", "enable_pagelock",
 }  # fmt: skip
 REFRESH = "rows that others write to Redis reach the cache only by 'recsys dlrm update'"
-# Fields that change what HPS does and nothing here: the values that change nothing there either, and what happens here
+# Fields that affect HPS but not this server: the values without effect in HPS either, and the behaviour here
 OTHERWISE: dict[str, tuple[tuple[Any, ...], str]] = {
     "refresh_interval": ((0,), REFRESH),
     "cache_refresh_percentage_per_iteration": ((0,), REFRESH),
@@ -54,7 +54,7 @@ class Group(BaseModel):
 
 
 def _one_of(names: dict[str, tuple[str, ...]], hint: str) -> BeforeValidator:
-    """Turns every name that HPS has for something into the first one."""
+    """Replace every alias of HPS for a value by its first name."""
 
     def chosen(value: object) -> object:
         for name, aliases in names.items():
@@ -66,11 +66,11 @@ def _one_of(names: dict[str, tuple[str, ...]], hint: str) -> BeforeValidator:
 
 
 def _long(value: object) -> object:
-    """Refuses keys of 32 bits."""
+    """Reject keys of 32 bits."""
     if value is False:
         raise ValueError(
-            "false means keys of 32 bits in Redis, of which no row would be found: set it to true, and fill Redis anew "
-            "with 'recsys dlrm load --again' (a model's key file has 64 bits either way)"
+            "false means keys of 32 bits in Redis, with which no row would be found: set it to true, and fill Redis "
+            "anew with 'recsys dlrm load --again' (a model's key file has 64 bits either way)"
         )
     return value
 
@@ -83,12 +83,12 @@ class VolatileDatabase(Group):
 
     Attributes:
         address: ``host:port,host:port``; empty: the project's own cluster.
-        num_partitions: hashes per table. HPS must have the same number, since it decides where a key lies.
-        overflow_margin: most rows of a partition; more than that and ``overflow_policy`` removes rows until
+        num_partitions: hashes per table. HPS must have the same number, since it determines each key's partition.
+        overflow_margin: maximum rows of a partition; above it, ``overflow_policy`` evicts rows until
             ``overflow_resolution_target`` of it are left.
-        initial_cache_rate: share of each table's rows that is loaded, the first ones of the file.
-        cache_missed_embeddings: copy rows here that were found in the persistent database.
-        update_filters: regular expressions; a table whose name none of them finds gets no online updates here.
+        initial_cache_rate: share of each table's rows to load, from the start of the file.
+        cache_missed_embeddings: whether rows found in the persistent database are copied here.
+        update_filters: regular expressions; a table whose name matches none of them gets no online updates here.
     """
 
     type: Annotated[
@@ -132,10 +132,10 @@ class PersistentDatabase(Group):
 
 
 class UpdateSource(Group):
-    """Where online updates come from: Redis Streams, beside the tables in Redis.
+    """Source of online updates: Redis Streams, beside the tables in Redis.
 
     Attributes:
-        poll_timeout_ms: pause between looks at the streams.
+        poll_timeout_ms: pause between reads of the streams.
     """
 
     type: Annotated[
@@ -155,13 +155,13 @@ class Model(Group):
 
     Attributes:
         sparse_files: one folder per table, with ``key`` and ``emb_vector``.
-        gpucache: whether there is a cache before Redis; in GPU memory where there is one.
-        gpucacheper: rows of the cache as a share of the table's.
-        hit_rate_threshold: a lookup of which at least this share is in the cache answers the rest with the default
-            vector and fetches it in the background; below, it waits. Above 1 it always waits.
-        i64_input_key: true, or not said.
-        slot_num, label_dim, maxnum_des_feature_per_sample, maxnum_catfeature_query_per_table_per_sample: what HPS
-            reserves memory for; here they must not contradict the network.
+        gpucache: whether there is a cache before Redis; in GPU memory if there is a GPU.
+        gpucacheper: rows of the cache, as a share of the table's.
+        hit_rate_threshold: a lookup with at least this share of cache hits answers misses with the default vector and
+            fetches them in the background; below, it waits. Above 1 it always waits.
+        i64_input_key: true, or omitted.
+        slot_num, label_dim, maxnum_des_feature_per_sample, maxnum_catfeature_query_per_table_per_sample: sizes for
+            which HPS reserves memory; here they must not contradict the network.
     """
 
     model: str = Field(pattern=NAME)
@@ -186,7 +186,7 @@ class Model(Group):
         tables = len(self.sparse_files)
         if not self.embedding_table_names:
             self.embedding_table_names = [f"sparse_embedding{number}" for number in range(tables)]
-        # HPS fills up a list of defaults that is short, and does not look at what is too many
+        # HPS pads a list of defaults that is too short, and ignores surplus values
         first = self.default_value_for_each_table[0] if self.default_value_for_each_table else 0.0
         self.default_value_for_each_table = (self.default_value_for_each_table + [first] * tables)[:tables]
         for name in PER_TABLE:
@@ -204,11 +204,11 @@ class TableConfig:
 
     Attributes:
         name: ``model.table``.
-        full: as the tiers call it.
-        dim: of the rows.
-        default: every value of the default vector.
+        full: name in the tiers.
+        dim: dimension of the rows.
+        default: value of all elements of the default vector.
         file: folder of the trained table.
-        model: that it belongs to.
+        model: model that it belongs to.
     """
 
     name: str
@@ -255,37 +255,37 @@ class Config(Group):
 
     @property
     def remarks(self) -> dict[str, bool]:
-        """What the file says that has no effect, one line each, and whether that is likely to be a mistake."""
-        found = {}
+        """Entries of the file without effect, one line each, and whether each is likely to be a mistake."""
+        lines = {}
         groups = {"": self, "volatile_db.": self.volatile_db, "persistent_db.": self.persistent_db}
         groups |= {"update_source.": self.update_source}
         groups |= {f"models.{number}.": model for number, model in enumerate(self.models)}
-        for place, group in groups.items():
+        for prefix, group in groups.items():
             for name, value in (group.model_extra or {}).items():
                 same, instead = OTHERWISE.get(name, ((), ""))
                 if instead and value not in same:
-                    found[f"{place}{name} is {json.dumps(value)} and has no effect here: {instead}"] = True
+                    lines[f"{prefix}{name} is {json.dumps(value)} and has no effect here: {instead}"] = True
                 elif instead or name in WITHOUT_EFFECT:
-                    found[f"{place}{name} has no effect here"] = False
+                    lines[f"{prefix}{name} has no effect here"] = False
                 else:
-                    found[f"{place}{name} is not a field of ps.json: a slip of the pen?"] = True
+                    lines[f"{prefix}{name} is not a field of ps.json: a slip of the pen?"] = True
         if "brokers" in (self.update_source.model_extra or {}):
-            found["update_source names Kafka brokers; updates are read from Redis Streams: publish them there"] = True
-        return found
+            lines["update_source names Kafka brokers; updates are read from Redis Streams: publish them there"] = True
+        return lines
 
 
 def read(path: Path) -> Config:
     """Read a ``ps.json``.
 
     Raises:
-        ConfigError: the file is missing, no JSON, or a field is wrong; all wrong fields are named.
+        ConfigError: the file is missing or not JSON, or fields are wrong; all wrong fields are named.
     """
     try:
         document = json.loads(path.read_text())
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
-        raise ConfigError(f"{path} is no JSON: {error}") from None
+        raise ConfigError(f"{path} is not JSON: {error}") from None
     if not isinstance(document, dict):
         raise ConfigError(f"{path} must hold an object with volatile_db, persistent_db and models")
     try:
@@ -296,7 +296,7 @@ def read(path: Path) -> Config:
 
 
 def _located(config: Config, folder: Path) -> Config:
-    """The same with absolute paths; those in the file count from where it lies."""
+    """Configuration with absolute paths; relative ones start at the file's folder."""
     config.persistent_db.path = str(folder / config.persistent_db.path)
     for model in config.models:
         model.sparse_files = [str(folder / file) for file in model.sparse_files]
@@ -305,7 +305,7 @@ def _located(config: Config, folder: Path) -> Config:
 
 
 def named(tables: Mapping[str, T], name: str) -> T:
-    """What there is of a table, by ``model.table``.
+    """Entry of a table, by ``model.table``.
 
     Raises:
         DataError: there is no such table.
@@ -316,12 +316,12 @@ def named(tables: Mapping[str, T], name: str) -> T:
 
 
 def finds(filters: list[str], table: str) -> bool:
-    """Whether one of the regular expressions finds the table's full name.
+    """Whether one of the regular expressions matches the table's full name.
 
     Raises:
-        ConfigError: one is no regular expression.
+        ConfigError: one is not a regular expression.
     """
     try:
-        return any(re.search(each, table) for each in filters)
+        return any(re.search(pattern, table) for pattern in filters)
     except re.error as error:
-        raise ConfigError(f"update_filters holds {error.pattern!r}, no regular expression: {error}") from None
+        raise ConfigError(f"update_filters holds {error.pattern!r}, not a regular expression: {error}") from None

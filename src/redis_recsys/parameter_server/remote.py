@@ -1,6 +1,6 @@
-"""Tables in Redis from outside of a server: updates are published, tables are read back.
+"""Access to tables in Redis from outside a server: publish updates, read tables back.
 
-For a trainer, or for people: it needs Redis alone, while servers have RocksDB to themselves.
+For trainers and people: it needs only Redis, since servers own their RocksDB exclusively.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ BLOCK_ROWS = 10_000
 
 
 class Remote:
-    """The tables of a ``ps.json``, in Redis.
+    """Tables of a ``ps.json``, in Redis.
 
     Attributes:
-        tables: by ``model.table``.
+        tables: the tables by ``model.table``.
     """
 
     def __init__(self, config: Config, nodes: Nodes) -> None:
@@ -38,7 +38,7 @@ class Remote:
     @classmethod
     @contextmanager
     def open(cls, path: Path, settings: Settings) -> Iterator[Remote]:
-        """The tables of a ``ps.json``, for as long as the block.
+        """Open the tables of a ``ps.json`` during the block.
 
         Raises:
             ConfigError: the file is wrong, or disables Redis.
@@ -54,49 +54,49 @@ class Remote:
             nodes.close()
 
     def publish(self, table: str, keys: np.ndarray, rows: np.ndarray) -> None:
-        """Change rows, or add some. When this returns they are in Redis, and within a second in every server's tiers.
+        """Change or add rows. When this returns they are in Redis, and within a second in every server's tiers.
 
         Args:
             table: ``model.table``.
-            keys: int64[n]; of a repeated one the last row counts.
+            keys: int64[n]; the last row wins for repeated keys.
             rows: float32[n, dim].
 
         Raises:
-            DataError: no such table, or rows of another shape or with values that are not finite.
+            DataError: no such table, or rows have another shape or values that are not finite.
             StoreError: Redis did not accept all of them; publishing again does no harm.
         """
         changed = named(self.tables, table)
         self._volatile.publish(changed.full, *checked(keys, rows, changed.dim, table))
 
     def rows(self, table: str, keys: np.ndarray) -> np.ndarray:
-        """Read rows as Redis has them now.
+        """Read the current rows from Redis.
 
         Args:
             table: ``model.table``.
-            keys: int64[n], no two the same.
+            keys: int64[n], distinct.
 
         Returns:
             float32[n, dim].
 
         Raises:
-            DataError: no such table, or Redis has no row of a key.
+            DataError: no such table, or Redis has no row for a key.
             StoreError: a node does not answer.
         """
         asked = named(self.tables, table)
-        (found,) = self._volatile.fetch([LookupRequest(asked.full, asked.dim, keys)])
-        if found.unreachable.any():
+        (result,) = self._volatile.fetch([LookupRequest(asked.full, asked.dim, keys)])
+        if result.unreachable.any():
             raise StoreError(f"rows of {table} cannot be read: a node of Redis does not answer")
-        if (found.at < 0).any():
-            raise DataError(f"Redis has no row for key {keys[found.at < 0][0]} of {table}")
-        return found.rows[found.at]
+        if (result.at < 0).any():
+            raise DataError(f"Redis has no row for key {keys[result.at < 0][0]} of {table}")
+        return result.rows[result.at]
 
     @contextmanager
     def changed(self, table: str, keys: np.ndarray, rows: np.ndarray) -> Iterator[None]:
-        """Publish rows for as long as the block, then those that were there before, also after an error.
+        """Publish rows during the block, then the previous ones again, also after an error.
 
         Args:
             table: ``model.table``.
-            keys: int64[n], no two the same; Redis has a row of each.
+            keys: int64[n], distinct; Redis has a row for each.
             rows: float32[n, dim].
 
         Raises:
@@ -123,7 +123,7 @@ class Remote:
         return len(model)
 
     def dump(self, table: str, folder: Path) -> int:
-        """Write a table as Redis has it to a folder with ``key`` and ``emb_vector``; returns the number of rows.
+        """Write a table from Redis to a folder with ``key`` and ``emb_vector``; returns the number of rows.
 
         Raises:
             DataError: no such table, or the folder cannot be written.

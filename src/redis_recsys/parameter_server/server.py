@@ -1,8 +1,9 @@
 """The parameter server: rows of embedding tables from the first tier that has them.
 
-A lookup asks the cache, then Redis, then RocksDB; what none of them has is the table's default vector. Rows that were
-found low are put into the tiers above in the background. When enough of a lookup is in the cache
-(``hit_rate_threshold``), it does not wait for the rest: it answers the default for it and fetches it in the background.
+A lookup asks the cache, then Redis, then RocksDB; a key in none of them gets the table's default vector. Rows found in
+a lower tier are inserted into the tiers above in the background. When enough of a lookup is in the cache
+(``hit_rate_threshold``), it does not wait for the cache misses: it answers them with the default vector and fetches
+them in the background.
 
 Source: Wei et al. 2022, "A GPU-specialized inference parameter server for large-scale deep recommendation models", and
 the documentation of HugeCTR's HPS.
@@ -33,28 +34,28 @@ from .tiers.redis_tier import LookupRequest, VolatileTier, empty_result
 from .tiers.rocksdb_tier import PersistentTier
 from .updates import FollowedTable, UpdateFollower
 
-BACKLOG = 256  # fills that wait at most; more are dropped, since a later lookup asks for the rows again
-GATHER_SECONDS = 0.002  # in which fills of the cache gather: one for many lookups holds these up less
+BACKLOG = 256  # maximum of pending fills; more are dropped, since a later lookup asks for the rows again
+GATHER_SECONDS = 0.002  # pause to gather pending inserts: one insert for many lookups delays them less
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class Counts:
-    """What lookups of one table found. Keys count as often as they are asked for, but below the cache once per lookup.
+    """Counts of one table's lookups. Keys count as often as requested, but below the cache once per lookup.
 
     Attributes:
-        lookups: calls.
-        keys: keys asked for.
-        cache: found in the cache.
+        lookups: number of calls.
+        keys: keys requested.
+        cache: keys found in the cache.
         redis, rocksdb: distinct keys of a lookup found there.
-        default: distinct keys that no tier had: the answer was the default vector.
+        default: distinct keys in no tier, answered with the default vector.
         deferred: keys answered with the default vector while their rows were fetched in the background.
         unreachable: distinct keys for which a Redis node did not answer.
         malformed: rows in Redis of another size than the table's.
-        filled: rows put into the cache in the background.
+        filled: rows inserted into the cache in the background.
         copied: rows copied from RocksDB to Redis in the background.
-        dropped: rows not put higher since too much was waiting.
+        dropped: rows not inserted into a higher tier because too many fills were pending.
     """
 
     lookups: int = 0
@@ -76,15 +77,15 @@ class Table:
     """One embedding table.
 
     Attributes:
-        name: ``model.table``, as lookups call it.
-        full: as the tiers call it.
-        dim: of the rows.
-        default: vector of keys that are nowhere.
-        threshold: hit rate of the cache from which on a lookup does not wait.
+        name: ``model.table``, the name in lookups.
+        full: name in the tiers.
+        dim: dimension of the rows.
+        default: vector for keys in no tier.
+        threshold: hit rate of the cache at or above which a lookup does not wait.
         file: folder of the trained table, if the configuration names one.
         cache: its hot rows.
-        pending: rows on their way into it: keys, rows, and its versions from before they were read.
-        counts: what lookups found.
+        pending: pending inserts into the cache: keys, rows, and the cache's versions from before they were read.
+        counts: counts of lookups.
     """
 
     name: str
@@ -110,11 +111,11 @@ class ParameterServer:
         """
         Args:
             config: tables and tiers.
-            nodes: the Redis of the volatile tier, unless that is disabled; closed with this object.
-            device: of the caches: ``cuda``, ``cpu``, or ``auto`` for the GPU if there is one.
+            nodes: the Redis of the volatile tier, None if it is disabled; closed with this object.
+            device: device of the caches: ``cuda``, ``cpu``, or ``auto`` for the GPU if there is one.
 
         Raises:
-            ConfigError: no tier is configured, or the wanted device is not there.
+            ConfigError: no tier is configured, or the device is missing.
             DataError: a trained table's folder is damaged.
             StoreError: RocksDB cannot be opened, or Redis does not answer.
         """
@@ -142,10 +143,10 @@ class ParameterServer:
     @classmethod
     @contextmanager
     def open(cls, path: Path, settings: Settings) -> Iterator[ParameterServer]:
-        """The parameter server of a ``ps.json``, for as long as the block.
+        """Open the parameter server of a ``ps.json`` during the block.
 
-        Where ``RECSYS_REDIS_HOST`` is set, Redis is there; the password comes from ``RECSYS_REDIS_PASSWORD`` or, as
-        HPS has it, from the file.
+        ``RECSYS_REDIS_HOST``, if set, is the address of Redis; the password comes from ``RECSYS_REDIS_PASSWORD`` or, as
+        in HPS, from the file.
 
         Raises:
             ConfigError: the file is wrong.
@@ -168,7 +169,7 @@ class ParameterServer:
             server.close()
 
     def close(self) -> None:
-        """Finish what is under way in the background and let go of all tiers."""
+        """Finish background work and close all tiers."""
         if self.follower is not None:
             self.follower.close()
         self._filler.close()
@@ -178,54 +179,54 @@ class ParameterServer:
             self._nodes.close()
 
     def lookup(self, table: str, keys: np.ndarray) -> np.ndarray:
-        """Rows of one table.
+        """Look up rows of one table.
 
         Args:
             table: ``model.table``.
-            keys: int64[n], repeated ones allowed.
+            keys: int64[n], repeats allowed.
 
         Returns:
-            float32[n, dim]; the default vector for a key that is nowhere.
+            float32[n, dim]; the default vector for a key in no tier.
 
         Raises:
-            DataError: there is no such table, or keys are no whole numbers.
+            DataError: there is no such table, or keys are not integers.
         """
         return self.lookup_many({table: keys})[table]
 
     def lookup_many(self, keys: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Rows of several tables, in one round trip to Redis; see :meth:`lookup`."""
-        found: dict[str, np.ndarray] = {}
+        """Look up rows of several tables, in one round trip to Redis; see :meth:`lookup`."""
+        answers: dict[str, np.ndarray] = {}
         missing: list[_CacheMiss] = []
         for name, asked in keys.items():
             table = named(self.tables, name)
             asked = checked_keys(asked, name)
-            rows = found[name] = np.empty((len(asked), table.dim), np.float32)
+            rows = answers[name] = np.empty((len(asked), table.dim), np.float32)
             hits = table.cache.find(asked, rows) if table.cache is not None else np.zeros(len(asked), np.bool_)
             places = np.flatnonzero(~hits)
             held = len(asked) - len(places)
             counts = {"lookups": 1, "keys": len(asked), "cache": held}
             if len(places):
                 unique, inverse = np.unique(asked[places], return_inverse=True)
-                lost = _CacheMiss(table, unique, places, inverse)
+                miss = _CacheMiss(table, unique, places, inverse)
                 if table.cache is not None and held >= table.threshold * len(asked):
                     rows[places] = table.default
                     counts["deferred"] = len(places)
-                    if not self._filler.submit(lambda lost=lost: self._fetch([lost])):  # type: ignore[misc]
+                    if not self._filler.submit(lambda miss=miss: self._fetch([miss])):  # type: ignore[misc]
                         counts["dropped"] = len(unique)
                 else:
-                    missing.append(lost)
+                    missing.append(miss)
             self._count(table, **counts)
         if missing:
-            for lost, (rows, at) in zip(missing, self._fetch(missing), strict=True):
-                out = found[lost.table.name]
-                if len(lost.places) == len(out):
-                    rows.take(at[lost.inverse], axis=0, out=out, mode="clip")  # straight into place, which [] is not
+            for miss, (rows, row_of_key) in zip(missing, self._fetch(missing), strict=True):
+                out = answers[miss.table.name]
+                if len(miss.places) == len(out):
+                    rows.take(row_of_key[miss.inverse], axis=0, out=out, mode="clip")  # straight into out, unlike []
                 else:
-                    out[lost.places] = rows[at[lost.inverse]]
-        return found
+                    out[miss.places] = rows[row_of_key[miss.inverse]]
+        return answers
 
     def update(self, table: str, keys: np.ndarray, rows: np.ndarray) -> None:
-        """Change rows, or add some. When this returns, lookups of this process give them, in others within a second.
+        """Change or add rows. Lookups use them when this returns, in other processes within a second.
 
         Args:
             table: ``model.table``.
@@ -234,7 +235,7 @@ class ParameterServer:
 
         Raises:
             DataError: no such table, or rows of another shape or with values that are not finite.
-            StoreError: a tier cannot take them: some may have them then, and trying again does no harm.
+            StoreError: a tier cannot store them; other tiers may have them then, and retrying does no harm.
         """
         changed = named(self.tables, table)
         keys, rows = checked(keys, rows, changed.dim, table)
@@ -251,34 +252,34 @@ class ParameterServer:
             changed.cache.update(keys, rows)
 
     def evict(self, table: str, keys: np.ndarray | None = None) -> None:
-        """Remove rows, or all, from the cache and from Redis; RocksDB keeps them.
+        """Evict rows, or all, from the cache and from Redis; RocksDB keeps them.
 
         Raises:
             DataError: no such table.
             StoreError: Redis does not answer.
         """
-        gone = named(self.tables, table)
+        evicted = named(self.tables, table)
         keys = checked_keys(keys, table) if keys is not None else None
         if self.volatile is not None:
-            self.volatile.evict(gone.full, keys)
-        if gone.cache is not None:
-            gone.cache.clear() if keys is None else gone.cache.evict(keys)
+            self.volatile.evict(evicted.full, keys)
+        if evicted.cache is not None:
+            evicted.cache.clear() if keys is None else evicted.cache.evict(keys)
 
     def statistics(self) -> dict[str, Counts]:
-        """What lookups have found so far, by table."""
+        """Counts of lookups so far, by table."""
         with self._counting:
             return {name: Counts(**asdict(table.counts)) for name, table in self.tables.items()}
 
     def skip_updates(self, table: Table) -> dict[str, bytes]:
-        """Leave out what has been published of a table, since it is loaded anew; returns the notes for RocksDB."""
+        """Skip published updates of a table that is about to be reloaded; returns the notes for RocksDB."""
         return self.follower.skip_to_end(table.full) if self.follower is not None else {}
 
     def settle(self) -> None:
-        """Wait until nothing is under way in the background."""
+        """Wait until all background work is done."""
         self._filler.join()
 
     def _opened(self, table: TableConfig, device: str) -> Table:
-        """A table, with a cache whose size is a share of its rows."""
+        """Open a table, with a cache whose size is a share of its rows."""
         file, model, cache = table.file if table.file.exists() else None, table.model, None
         if model.gpucache:
             rows = len(SparseModel(file, table.dim)) if file is not None else self._rows_stored(table.full)
@@ -287,48 +288,52 @@ class ParameterServer:
         return Table(table.name, table.full, table.dim, default, model.hit_rate_threshold, file, cache)
 
     def _rows_stored(self, full: str) -> int:
-        """About how many rows of a table the tiers hold."""
+        """Approximate number of a table's rows in the tiers."""
         return max(
             self.volatile.count(full) if self.volatile is not None else 0,
             self.persistent.count(full) if self.persistent is not None else 0,
         )
 
     def _fetch(self, missing: list[_CacheMiss]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Rows of distinct keys that the caches do not hold, from Redis, RocksDB, or the default.
+        """Fetch the rows of cache misses from Redis, RocksDB, or the default.
 
         Returns:
-            For each: rows float32[m, dim], and int64[n] which of them belongs to each key.
+            For each table: rows float32[m, dim], and int64[n], the row of each key.
         """
-        wanted = []
-        for lost in missing:
-            if lost.table.cache is not None:
-                lost.versions = lost.table.cache.versions(lost.keys)
-            wanted.append(LookupRequest(lost.table.full, lost.table.dim, lost.keys))
-        got = self.volatile.fetch(wanted) if self.volatile is not None else [empty_result(want) for want in wanted]
+        requests = []
+        for miss in missing:
+            if miss.table.cache is not None:
+                miss.versions = miss.table.cache.versions(miss.keys)
+            requests.append(LookupRequest(miss.table.full, miss.table.dim, miss.keys))
+        results = (
+            self.volatile.fetch(requests)
+            if self.volatile is not None
+            else [empty_result(request) for request in requests]
+        )
         fetched = []
-        for lost, result in zip(missing, got, strict=True):
-            table, rows, at = lost.table, result.rows, result.at
+        for miss, result in zip(missing, results, strict=True):
+            table, rows, row_of_key = miss.table, result.rows, result.at
             unreachable = int(result.unreachable.sum())
             self._count(table, redis=len(rows), unreachable=unreachable, malformed=result.malformed)
-            self._touch(table, lost.keys, at)
-            held = np.ones(len(at), np.bool_)
-            if len(rows) < len(at):
-                below = np.flatnonzero(at < 0)
-                more, held[below] = self._from_below(table, lost.keys[below], ~result.unreachable[below])
-                at[below] = np.arange(len(rows), len(rows) + len(below))
-                rows = np.concatenate([rows, more]) if len(rows) else more
-            self._refill(lost, rows, at, held)
-            fetched.append((rows, at))
+            self._touch(table, miss.keys, row_of_key)
+            held = np.ones(len(row_of_key), np.bool_)
+            if len(rows) < len(row_of_key):
+                below = np.flatnonzero(row_of_key < 0)
+                lower_rows, held[below] = self._from_below(table, miss.keys[below], ~result.unreachable[below])
+                row_of_key[below] = np.arange(len(rows), len(rows) + len(below))
+                rows = np.concatenate([rows, lower_rows]) if len(rows) else lower_rows
+            self._refill(miss, rows, row_of_key, held)
+            fetched.append((rows, row_of_key))
         return fetched
 
     def _from_below(self, table: Table, keys: np.ndarray, absent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of keys that Redis does not give.
+        """Fetch the rows of keys that Redis did not return.
 
         Args:
-            absent: bool[n], whether Redis says that it does not have them: only then they are copied there.
+            absent: bool[n], whether Redis confirmed that it lacks them: only then are they copied there.
 
         Returns:
-            float32[n, dim], and bool[n] whether RocksDB has them.
+            float32[n, dim], and bool[n], whether RocksDB has them.
         """
         rows, held = np.empty((len(keys), table.dim), np.float32), np.zeros(len(keys), np.bool_)
         if self.persistent is not None:
@@ -338,21 +343,21 @@ class ParameterServer:
         self._count(table, rocksdb=int(held.sum()), default=int((~held).sum()))
         return rows, held
 
-    def _refill(self, lost: _CacheMiss, rows: np.ndarray, at: np.ndarray, held: np.ndarray) -> None:
-        """Put rows into the cache in the background, those that some tier has."""
-        table = lost.table
+    def _refill(self, miss: _CacheMiss, rows: np.ndarray, row_of_key: np.ndarray, held: np.ndarray) -> None:
+        """Insert the rows that a tier has into the cache, in the background."""
+        table = miss.table
         if table.cache is None or not held.any():
             return
-        keys, rows, versions = lost.keys[held], rows[at[held]], lost.versions[held]
+        keys, rows, versions = miss.keys[held], rows[row_of_key[held]], miss.versions[held]
         with self._counting:
-            # what waits already is filled by the job that waits for it
+            # the queued job inserts all pending rows
             if len(table.pending) < BACKLOG and (table.pending or self._filler.submit(lambda: self._warm_cache(table))):
                 table.pending.append((keys, rows, versions))
                 return
         self._count(table, dropped=len(keys))
 
     def _warm_cache(self, table: Table) -> None:
-        """Put what lookups have fetched into the cache, that of a few milliseconds together."""
+        """Insert fetched rows into the cache, those of a few milliseconds together."""
         assert table.cache is not None
         time.sleep(GATHER_SECONDS)
         with self._counting:
@@ -362,7 +367,7 @@ class ParameterServer:
         self._count(table, filled=len(keys))
 
     def _copy_up(self, table: Table, keys: np.ndarray, rows: np.ndarray) -> None:
-        """Put rows that RocksDB had into Redis, in the background."""
+        """Copy rows from RocksDB to Redis, in the background."""
         volatile = self.volatile
         if volatile is None or not len(keys) or not self.config.volatile_db.cache_missed_embeddings:
             return
@@ -374,20 +379,20 @@ class ParameterServer:
         if not self._filler.submit(copy):
             self._count(table, dropped=len(keys))
 
-    def _touch(self, table: Table, keys: np.ndarray, at: np.ndarray) -> None:
-        """Note in the background that rows in Redis were used, where some may soon have to go."""
+    def _touch(self, table: Table, keys: np.ndarray, row_of_key: np.ndarray) -> None:
+        """Note in the background that rows in Redis were used, if evictions may be near."""
         volatile = self.volatile
-        if volatile is not None and volatile.wants_touches(table.full) and (at >= 0).any():
-            used = keys[at >= 0]
+        if volatile is not None and volatile.wants_touches(table.full) and (row_of_key >= 0).any():
+            used = keys[row_of_key >= 0]
             self._filler.submit(lambda: volatile.touch(table.full, used))
 
-    def _count(self, table: Table, **more: int) -> None:
+    def _count(self, table: Table, **increments: int) -> None:
         with self._counting:
-            for name, value in more.items():
+            for name, value in increments.items():
                 setattr(table.counts, name, getattr(table.counts, name) + value)
 
     def _followed(self) -> UpdateFollower | None:
-        """The follower of the tables whose updates are wanted, if any."""
+        """Start a follower of the tables with online updates, if there are any."""
         if self._nodes is None or self.volatile is None or self.config.update_source.type == "null":
             return None
         stored = self.persistent is not None and not self.persistent.read_only
@@ -409,13 +414,13 @@ class ParameterServer:
 
 @dataclass
 class _CacheMiss:
-    """Keys of a lookup that the cache does not hold.
+    """Cache misses of a lookup.
 
     Attributes:
         keys: int64[n], distinct.
-        places: int64[m], where in the lookup they were.
-        inverse: int64[m], which key belongs to each place.
-        versions: int64[n], of the cache before the tiers below were asked.
+        places: int64[m], their positions in the lookup.
+        inverse: int64[m], the key at each position.
+        versions: int64[n], the cache's versions before the lower tiers were read.
     """
 
     table: Table
@@ -426,7 +431,7 @@ class _CacheMiss:
 
 
 class _BackgroundFill:
-    """One thread that does things in their order, and refuses more when too many wait."""
+    """One thread that runs jobs in order, and rejects more when too many wait."""
 
     def __init__(self) -> None:
         self._jobs: queue.Queue[Callable[[], object] | None] = queue.Queue(BACKLOG)
@@ -435,43 +440,43 @@ class _BackgroundFill:
         self._thread.start()
 
     def submit(self, job: Callable[[], object]) -> bool:
-        """Have a job done, or return False."""
+        """Queue a job; returns False if too many wait."""
         with suppress(queue.Full):
             self._jobs.put_nowait(job)
             return True
         return False
 
     def join(self) -> None:
-        """Wait until all that was submitted is done, and what that submitted, too."""
+        """Wait until all submitted jobs are done, including jobs that they submit."""
         self._jobs.join()
 
     def close(self) -> None:
-        """Do what waits, and stop."""
+        """Finish the waiting jobs and stop."""
         self._jobs.put(None)
         self._thread.join()
 
     def _fill_until_stopped(self) -> None:
         while (job := self._jobs.get()) is not None:
-            self._do(job)
+            self._run_job(job)
             self._jobs.task_done()
         self._jobs.task_done()
 
-    def _do(self, job: Callable[[], object]) -> None:
+    def _run_job(self, job: Callable[[], object]) -> None:
         try:
             job()
-        except RecsysError as error:  # the row stays where it was found
+        except RecsysError as error:  # the row stays in its tier
             if f"{error}" != self._complaint:
                 self._complaint = f"{error}"
                 log.warning("%s", error)
-        except Exception:  # later jobs must not wait for ever
+        except Exception:  # later jobs must not wait forever
             log.exception("rows could not be put into a higher tier")
 
 
 def new_cache(capacity: int, dim: int, device: str) -> Cache:
-    """A cache on the GPU, or in memory.
+    """Create a cache on the GPU, or in memory.
 
     Raises:
-        ConfigError: a GPU is wanted and there is none.
+        ConfigError: a GPU is requested and there is none.
     """
     if device != "cpu" and _gpu_there():
         from .tiers.device_cache import DeviceCache
@@ -485,7 +490,7 @@ def new_cache(capacity: int, dim: int, device: str) -> Cache:
 def _gpu_there() -> bool:
     try:
         import torch
-    except ImportError:  # Triton's models do without
+    except ImportError:  # Triton's models run without it
         return False
     return torch.cuda.is_available()
 
@@ -494,7 +499,7 @@ def checked_keys(keys: np.ndarray, table: str) -> np.ndarray:
     """The keys as int64[n].
 
     Raises:
-        DataError: they are something else.
+        DataError: they have another type or shape.
     """
     keys = np.asarray(keys)
     if keys.ndim != 1 or keys.dtype.kind not in "iu" or keys.dtype == np.uint64:
@@ -503,10 +508,10 @@ def checked_keys(keys: np.ndarray, table: str) -> np.ndarray:
 
 
 def checked(keys: np.ndarray, rows: np.ndarray, dim: int, table: str) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct keys int64[n] and their rows float32[n, dim]; of a repeated key the last row.
+    """Distinct keys int64[n] and their rows float32[n, dim]; the last row wins for repeated keys.
 
     Raises:
-        DataError: keys or rows are something else, or a value is not finite.
+        DataError: keys or rows have another type or shape, or a value is not finite.
     """
     keys, rows = checked_keys(keys, table), np.asarray(rows)
     if rows.shape != (len(keys), dim) or rows.dtype.kind != "f":

@@ -1,9 +1,9 @@
-"""Online updates: what was published in Redis reaches the tiers of this process, in order and without loss.
+"""Online updates: rows published in Redis reach the tiers of this process, in order and without loss.
 
 Publishing writes a row into its hash and into the stream beside it in one transaction (``VolatileTier.publish``), so
-Redis, which all servers share, is up to date at once. A follower reads the streams and brings each server's RocksDB and
-cache up to date. How far it came is written into RocksDB together with the rows, so that a restart goes on there. If
-the stream does not reach back that far any more, the follower reads the whole partition from Redis instead.
+Redis, which all servers share, is up to date at once. A follower reads the streams and updates each server's RocksDB
+and cache. Its position is written into RocksDB together with the rows, so that a restart continues there. If the stream
+no longer reaches back that far, the follower reads the whole partition from Redis instead.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from .tiers.redis_tier import VolatileTier, raise_for
 from .tiers.rocksdb_tier import PersistentTier
 
 START = b"0-0"
-READ_ENTRIES = 64  # of a stream at a time
-READ_SECONDS = 1.0  # for which a look at the streams is tried again
+READ_ENTRIES = 64  # entries read from a stream at a time
+READ_SECONDS = 1.0  # limit for retries of a read of the streams
 CLOSE_SECONDS = 10.0
 
 log = logging.getLogger(__name__)
@@ -35,9 +35,9 @@ class FollowedTable:
     """A table whose updates are followed.
 
     Attributes:
-        name, dim: of the table.
-        cache: to bring up to date, if there is one.
-        persistent: to bring up to date, unless the table's updates are not for it.
+        name, dim: name of the table and dimension of its rows.
+        cache: cache to update, if there is one.
+        persistent: RocksDB to update; None if it does not take the table's updates.
     """
 
     name: str
@@ -58,10 +58,10 @@ class UpdateFollower:
     ) -> None:
         """
         Args:
-            tables: to follow.
-            nodes, volatile: the Redis with the streams.
-            partitions: of each table.
-            period: seconds between looks at the streams.
+            tables: tables to follow.
+            nodes, volatile: Redis with the streams.
+            partitions: number of partitions of each table.
+            period: seconds between reads of the streams.
         """
         self._nodes, self._volatile = nodes, volatile
         self._streams = {
@@ -78,18 +78,18 @@ class UpdateFollower:
         self._thread = threading.Thread(target=self._follow_until_stopped, name="follows updates", daemon=True)
 
     def start(self) -> None:
-        """Find the place to go on from, and begin to follow."""
+        """Find the position to continue from, and begin to follow."""
         self._positions = self._first_positions()
         self._thread.start()
 
     def close(self) -> None:
-        """Stop following. What was published and not applied yet is applied after the next start."""
+        """Stop following. Published updates not applied yet are applied after the next start."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(CLOSE_SECONDS)
 
     def catch_up(self) -> None:
-        """Apply all that has been published until now.
+        """Apply all updates published so far.
 
         Raises:
             StoreError: Redis does not answer, or RocksDB cannot be written.
@@ -106,10 +106,10 @@ class UpdateFollower:
                 full = [len(answer) == READ_ENTRIES for answer in answers]
                 for stream, answer in zip(behind, answers, strict=True):
                     self._apply(stream, answer)
-                behind = [stream for stream, more in zip(behind, full, strict=True) if more]
+                behind = [stream for stream, is_full in zip(behind, full, strict=True) if is_full]
 
     def skip_to_end(self, name: str) -> dict[str, bytes]:
-        """Go on after what has been published so far of a table, which is loaded anew; returns the notes for RocksDB.
+        """Skip the updates published so far of a table that is about to be reloaded; returns the notes for RocksDB.
 
         Raises:
             StoreError: Redis does not answer.
@@ -123,10 +123,10 @@ class UpdateFollower:
 
     def _follow_until_stopped(self) -> None:
         while not self._stop.wait(self._period):
-            self._try()
+            self._catch_up_or_log()
 
-    def _try(self) -> None:
-        """Apply what there is; what cannot be applied now is tried again the next time."""
+    def _catch_up_or_log(self) -> None:
+        """Apply new updates; those that cannot be applied now are retried the next time."""
         try:
             self.catch_up()
             self._complaint = ""
@@ -136,7 +136,7 @@ class UpdateFollower:
                 log.error("updates wait: %s", error)
 
     def _apply(self, stream: bytes, entries: list[tuple[bytes, list[bytes]]]) -> None:
-        """Apply the entries of one stream, which begin with the one applied last."""
+        """Apply the entries of one stream, which begin with the last one applied."""
         table, _ = self._streams[stream]
         position = self._positions[stream]
         if position != START:
@@ -147,15 +147,15 @@ class UpdateFollower:
                 return
         if not entries:
             return
-        parts = [dict(zip(fields[::2], fields[1::2], strict=True)) for _, fields in entries]
-        keys = np.concatenate([np.frombuffer(part[b"k"], "<i8") for part in parts])
-        rows = np.concatenate([np.frombuffer(part[b"v"], "<f4").reshape(-1, table.dim) for part in parts])
+        updates = [dict(zip(fields[::2], fields[1::2], strict=True)) for _, fields in entries]
+        keys = np.concatenate([np.frombuffer(update[b"k"], "<i8") for update in updates])
+        rows = np.concatenate([np.frombuffer(update[b"v"], "<f4").reshape(-1, table.dim) for update in updates])
         keys, places = newest(keys)
         self._write(table, keys, rows[places], {_note(stream): entries[-1][0]})
         self._positions[stream] = entries[-1][0]
 
     def _resync(self, stream: bytes, position: bytes) -> None:
-        """Read a whole partition from Redis, since updates of it are gone from the stream."""
+        """Read a whole partition from Redis, since some of its updates are gone from the stream."""
         table, partition = self._streams[stream]
         log.warning("updates of %s, partition %s, were missed: reading all of its rows", table.name, partition)
         for keys, rows in self._volatile.scan(table.name, table.dim, partition):
@@ -172,7 +172,7 @@ class UpdateFollower:
         self.applied[table.name] += len(keys)
 
     def _first_positions(self) -> dict[bytes, bytes]:
-        """Where RocksDB says that it is; for a cache alone, which is still empty, the end."""
+        """Positions noted in RocksDB; the end for a table with only a cache, which is still empty."""
         positions = {}
         for stream, (table, _) in self._streams.items():
             noted = table.persistent.note(_note(stream)) if table.persistent is not None else None
@@ -183,7 +183,7 @@ class UpdateFollower:
 
 
 def ends(nodes: Nodes, streams: list[bytes]) -> dict[bytes, bytes]:
-    """The id of the newest entry of each stream.
+    """Id of the newest entry of each stream.
 
     Raises:
         StoreError: Redis does not answer.

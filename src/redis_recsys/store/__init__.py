@@ -2,17 +2,17 @@
 
 - ``connection``: clients, configured or embedded
 - ``lock``: one writer at a time
-- ``generations``: written unseen, switched to by one command, expired later
-- ``deployments``: which generation serves, and what it is made of
-- ``recommendations``: lists computed ahead of time
+- ``generations``: written unseen, made live by one command, expired later
+- ``deployments``: the generation that serves, and its contents
+- ``recommendations``: precomputed lists
 - ``features``: packed features
-- ``history``: what each user has interacted with
+- ``history``: items each user has interacted with
 - ``popular_items``: popular items
-- ``vectors``: item embeddings, and changes of them
-- ``events``: the stream of live events, and what one changes
-- ``replay``: live events once more, for a new deployment
+- ``vectors``: item embeddings and their changes
+- ``events``: the stream of live events, and their effects
+- ``replay``: live events applied to a new deployment
 - ``users``: removal of a user
-- ``forgotten``: who has been removed
+- ``forgotten``: users who have been removed
 """
 
 from lazy_loader import attach_stub

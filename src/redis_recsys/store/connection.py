@@ -1,4 +1,4 @@
-"""Connections to Redis, configured or embedded, and what goes wrong with them said in one line.
+"""Connections to Redis, configured or embedded, with their errors in one line.
 
 Every function of ``store`` that talks to Redis does so inside ``store_errors``, so that callers see only StoreError.
 """
@@ -21,21 +21,21 @@ from ..utils.redis_errors import explain_redis
 OF_CLUSTERS = (redis.exceptions.AskError, redis.exceptions.ClusterCrossSlotError, redis.exceptions.ClusterDownError)
 UNSUITED = {
     "cluster": "is a Redis Cluster, which only the tables of 'recsys dlrm' can lie in: set RECSYS_REDIS_HOST and "
-    "RECSYS_REDIS_PORT to a Redis that is none",
+    "RECSYS_REDIS_PORT to a Redis that is not one",
     "sentinel": "is a Sentinel: set RECSYS_REDIS_HOST and RECSYS_REDIS_PORT to the primary that it watches",
 }
 
 
 @contextmanager
 def connect(settings: RedisSettings, cluster: bool = False) -> Iterator[redis.Redis]:
-    """A client of the configured Redis, or without a host of the embedded one, which then lives as long as the block.
+    """Connect to the configured Redis, or without a host to the embedded one, which then runs during the block.
 
-    The connection is tried at once. Commands are repeated after a lost connection, with growing pauses, at most
+    The connection is tried at once. Commands are retried after a lost connection, with growing pauses, at most
     ``settings.retries`` times. Answers are bytes.
 
     Args:
-        settings: where Redis is.
-        cluster: whether a node of a Redis Cluster will do.
+        settings: address and login of Redis.
+        cluster: whether a node of a Redis Cluster is accepted.
 
     Raises:
         StoreError: Redis cannot be reached or started, refuses the user or password, or is a Cluster or a Sentinel.
@@ -63,16 +63,16 @@ def _connected(settings: RedisSettings, password: str | None, cluster: bool) -> 
 
 
 def check(client: redis.Redis, cluster: bool = False) -> None:
-    """Try the connection, and refuse what the recommenders' keys cannot lie in: a Cluster, a Sentinel.
+    """Try the connection, and refuse servers that cannot hold the recommenders' keys: a Cluster, a Sentinel.
 
     One round trip. Redis lets every user say HELLO, whatever the ACL.
 
     Args:
-        client: not connected yet.
-        cluster: whether a node of a Cluster will do.
+        client: a client, not connected yet.
+        cluster: whether a node of a Cluster is accepted.
 
     Raises:
-        StoreError: Redis cannot be reached, refuses the user or password, or is of such a kind.
+        StoreError: Redis cannot be reached, refuses the user or password, or is one of these.
     """
     with store_errors(client), client.pipeline(transaction=False) as pipeline:
         answers = pipeline.execute_command("HELLO").ping().execute(raise_on_error=False)
@@ -85,18 +85,18 @@ def check(client: redis.Redis, cluster: bool = False) -> None:
 
 
 def _mode(hello: dict[bytes, bytes] | list[bytes]) -> str:
-    """What a server says it is: standalone, cluster or sentinel."""
+    """Mode that a server reports: standalone, cluster or sentinel."""
     pairs = hello if isinstance(hello, dict) else dict(zip(hello[::2], hello[1::2], strict=True))
     return pairs.get(b"mode", b"standalone").decode()
 
 
 def client_of(settings: RedisSettings, timeout: float, retry: Retry) -> redis.Redis:
-    """A client of the configured Redis that has not tried the connection yet.
+    """A client of the configured Redis, not connected yet.
 
     Args:
-        settings: with a host.
+        settings: settings with a host.
         timeout: seconds to wait for a connection or an answer.
-        retry: what is tried again, and when.
+        retry: policy of retries.
 
     Raises:
         StoreError: the certificate authority's file is missing.
@@ -119,7 +119,7 @@ def client_of(settings: RedisSettings, timeout: float, retry: Retry) -> redis.Re
 
 @contextmanager
 def store_errors(client: redis.Redis) -> Iterator[None]:
-    """Turn what redis-py raises inside the block into StoreError: one line with the address and what to do."""
+    """Turn redis-py's errors inside the block into StoreError: one line with the address and what to do."""
     try:
         yield
     except OF_CLUSTERS as error:

@@ -1,22 +1,22 @@
-"""Deployments: which generation of features, vectors and models serves at present, and what each is made of.
+"""Deployments: the generation of features, vectors and models that serves, and the contents of each generation.
 
 ::
 
     deploy:live           name of the live generation
-    deploy:next           generation that is complete and about to go live, which servers load meanwhile
+    deploy:next           complete generation that is about to go live, loaded by servers meanwhile
     deploy:generations    hash: generation -> writing | live | retiring
-    deploy:lock           who deploys at present
+    deploy:lock           owner of the running deployment
     deploy:id             random name of this Redis' run of generations: owner of their files on disk
     deploy:folders        hash: generation -> name of the folder with the models, of every generation that may still
                           have files on disk
     deploy:{generation}   hash: owner and fingerprint (name the folder with the models), ef, recall, users, items,
                           feast, average_user
 
-The packed features, the histories that came with it, the vector set with its changes, the popular items and Feast's own
-keys of a generation expire with it.
+A generation's packed features, deployed histories, vector set with its changes, popular items and Feast's own keys
+expire with it.
 
-Several Redis may share a data folder. Each removes only files that bear its own ``deploy:id``, which is made by the
-first deployment. A Redis that was emptied gets another one; one that was restored from its backup has the former one.
+Several Redis may share a data folder. Each removes only files that bear its own ``deploy:id``, created by the first
+deployment. An emptied Redis gets a new one; one restored from its backup keeps the former one.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ ID = "deploy:id"
 
 @dataclass(frozen=True)
 class DeploymentRecord:
-    """What a server has to know about a deployment.
+    """Data that a server needs to know about a deployment.
 
     Attributes:
         generation: its name.
-        fingerprint: of the bundle.
-        ef: of vector queries, so many neighbours are explored.
-        recall: of the vector index at that ef, against exact search.
-        user_ids, item_ids: what kind the raw ids are of.
-        feast: whether the features are in Feast's layout too.
-        average_user: float32[D], unit embedding that stands in for unknown users.
-        owner: ``deploy:id`` of the Redis; empty for a deployment by a version before there were owners.
+        fingerprint: fingerprint of the bundle.
+        ef: number of neighbours that vector queries explore.
+        recall: recall of the vector index at that ef, against exact search.
+        user_ids, item_ids: kind of the raw ids.
+        feast: whether the features are also in Feast's layout.
+        average_user: float32[D], unit embedding used for unknown users.
+        owner: ``deploy:id`` of the Redis; empty for a deployment by a version without owners.
     """
 
     generation: str
@@ -77,7 +77,7 @@ class DeploymentRecord:
 
     @property
     def legacy(self) -> bool:
-        """Whether an earlier version made it, which put the histories of the bundle among the live events."""
+        """Whether an earlier version deployed it, which put the bundle's histories among the live events."""
         return not self.owner
 
 
@@ -118,14 +118,14 @@ def _name(client: redis.Redis, pointer: str) -> str | None:
 
 
 def known(client: redis.Redis) -> list[str]:
-    """Generations whose features are to follow live events: the live one, and one that is being written."""
+    """Generations whose features follow live events: the live one, and one being written."""
     with store_errors(client):
         states: Any = client.hgetall(GENERATIONS)
     return sorted((name.decode() for name, state in states.items() if state != b"retiring"), key=int)
 
 
 def exists(client: redis.Redis, generation: str) -> bool:
-    """Whether a generation is still in Redis, or has expired.
+    """Whether a generation is still in Redis; False once it has expired.
 
     Raises:
         StoreError: Redis fails.
@@ -135,10 +135,10 @@ def exists(client: redis.Redis, generation: str) -> bool:
 
 
 def read(client: redis.Redis, generation: str) -> DeploymentRecord:
-    """The record of a complete deployment.
+    """Read the record of a complete deployment.
 
     Raises:
-        StoreError: there is none, it expired, or Redis fails.
+        StoreError: the record is missing or has expired, or Redis fails.
     """
     names = ("fingerprint", "ef", "recall", "users", "items", "feast", "average_user")
     with store_errors(client):
@@ -160,7 +160,7 @@ def read(client: redis.Redis, generation: str) -> DeploymentRecord:
 
 
 class DeploymentWriter(GenerationWriter):
-    """Writes one deployment and makes it the live one. Whatever is not complete is removed by the next run.
+    """Writes one deployment and makes it live. The next run removes an incomplete one.
 
     Attributes:
         owner: ``deploy:id`` of the Redis.
@@ -190,7 +190,7 @@ class DeploymentWriter(GenerationWriter):
         self._client.hset(FOLDERS, self.generation, self.folder)
 
     def announce(self, record: DeploymentRecord) -> None:
-        """Store the record and let servers load the deployment, which is complete, before it goes live.
+        """Store the record and let servers load the complete deployment before it goes live.
 
         Raises:
             StoreError: Redis fails.
@@ -209,7 +209,7 @@ class DeploymentWriter(GenerationWriter):
             pipe.execute()
 
     def queue_switch(self, pipe: redis.client.Pipeline) -> Any:
-        """Queue the switch, and that nothing is about to go live any more."""
+        """Queue the switch, and clear the announcement."""
         old = super().queue_switch(pipe)
         pipe.delete(NEXT)
         return old
@@ -217,7 +217,7 @@ class DeploymentWriter(GenerationWriter):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop writing. What did not go live is removed; if Redis is gone, by the next run."""
+        """Stop writing. A generation that did not go live is removed; if Redis is gone, by the next run."""
         with suppress(StoreError):
             self.abandon()
         super().__exit__(kind, error, trace)
@@ -240,7 +240,7 @@ class DeploymentWriter(GenerationWriter):
         super()._discard(generation)
 
     def left_over(self) -> tuple[dict[str, str], set[str]]:
-        """Generations that are gone, with the names of their folders, and the names that are still in use.
+        """Expired generations with the names of their folders, and the names of folders still in use.
 
         Raises:
             StoreError: Redis fails.
@@ -249,21 +249,21 @@ class DeploymentWriter(GenerationWriter):
             folders: Any = self._client.hgetall(FOLDERS)
             names = {generation.decode(): folder.decode() for generation, folder in folders.items()}
             gone = {
-                generation: each
-                for generation, each in names.items()
+                generation: folder
+                for generation, folder in names.items()
                 if not self._client.exists(f"deploy:{generation}")
             }
         return gone, {folder for generation, folder in names.items() if generation not in gone}
 
     def files(self, generation: str, folder: str) -> str | None:
-        """Name of a generation's project in Feast, if its files bear the name of this Redis; else None."""
+        """Name of a generation's project in Feast if its files bear this Redis' name, else None."""
         return _project(generation, self.owner) if folder.startswith(f"{self.owner}-") else None
 
     def sweep(self, gone: dict[str, str], used: set[str]) -> None:
-        """Remove what deployments of an earlier version left among live events, once the last of these is gone.
+        """Remove leftovers of an earlier version's deployments among live events, once the last of these is gone.
 
         Args:
-            gone, used: from ``left_over``.
+            gone, used: result of ``left_over``.
 
         Raises:
             StoreError: Redis fails.
@@ -272,7 +272,7 @@ class DeploymentWriter(GenerationWriter):
             history.remove_positions(self._client)
 
     def forget(self, generation: str) -> None:
-        """Note that a generation that is gone has no files any more, and remove keys that did not expire with it.
+        """Note that an expired generation has no files any more, and remove keys that did not expire with it.
 
         Raises:
             StoreError: Redis fails.

@@ -1,17 +1,17 @@
-"""Live events: a stream that anybody may add to, and what one event changes in Redis, atomically and once.
+"""Live events: a stream that anybody may add to, and the effects of an event in Redis, atomic and exactly once.
 
 ::
 
     events               stream of accepted events: user, item, type; time in epoch milliseconds, if not "now"; key
-    events:dead          stream of entries that cannot be applied: their id, the reason, what they held
-    events:users         sorted set: user -> acceptance of their last event that was applied, epoch milliseconds
-    applied:{user}       sorted set: keys of events that were applied and may come again -> acceptance
+    events:dead          stream of rejected entries: their id, the reason, their content
+    events:users         sorted set: user -> acceptance of their last applied event, epoch milliseconds
+    applied:{user}       sorted set: keys of applied events that may be redelivered -> acceptance
     counts:{user}        hash: event type -> number of events
 
-An event is delivered at least once, to one of the consumers of the group ``features``. Its effects are one Lua script
-whose keys all lie in one cluster slot and which notes the event's key, so that a second delivery changes nothing,
-nor does a second entry that a client made because the answer to the first was lost. An entry without a key is known
-by its id. Every type of event puts the item into the history and so among the seen ones, negative feedback included.
+An event is delivered at least once, to one of the consumers of the group ``features``. One Lua script applies all its
+effects; its keys lie in one cluster slot, and it notes the event's key. So a second delivery changes nothing, nor does
+a second entry that a client added because the answer to the first was lost. An entry without a key is identified by its
+id. Every type of event puts the item into the history and so among the seen ones, negative feedback included.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from .forgotten import forgotten_at, guarded
 
 STREAM, DEAD, USERS, GROUP = "events", "events:dead", "events:users", "features"
 BATCH = 500  # events read at once
-CLAIM_SECONDS = 5.0  # a consumer that leaves an event for so long has died: another one takes it
-TIDY_SECONDS = 1.0  # between looks for such events, and between removals of what is done
-REMEMBER_SECONDS = 86_400  # after a user's last event, that its key is kept to recognise a second delivery
-AGAIN_SECONDS = 600  # within which a client may add an event again whose acceptance it did not hear of
-FORGET_SECONDS = 3600  # after which a consumer without work and without life is removed from the group
+CLAIM_SECONDS = 5.0  # a consumer that holds an event for so long has died: another one claims it
+TIDY_SECONDS = 1.0  # pause between searches for such events, and between removals of applied ones
+REMEMBER_SECONDS = 86_400  # an event's key is kept this long after the user's last event, to recognise redelivery
+AGAIN_SECONDS = 600  # limit for a client to retry an event whose acceptance was not confirmed
+FORGET_SECONDS = 3600  # an idle consumer without pending events is then removed from the group
 DEAD_KEPT = 10_000
-SHOWN = 200  # bytes of a value that are put aside
+SHOWN = 200  # bytes of a value kept in a dead letter
 ID_BYTES = 512
 TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
 
 # KEYS: applied, history, counts, then the packed row of every generation that takes the event
-# ARGV: key, ms of acceptance, ms before which no event comes again, seconds to remember, item, recency, cap, type,
+# ARGV: key, ms of acceptance, ms before which no event is redelivered, seconds to remember, item, recency, cap, type,
 #       then per generation: the item's number and the first slot of the history as int32, its slots, the row's bytes
 APPLY = """
 if redis.call('ZADD', KEYS[1], 'NX', ARGV[2], ARGV[1]) == 0 then return 0 end
@@ -81,7 +81,7 @@ return 1
 """
 APPLY_SHA = hashlib.sha1(APPLY.encode()).hexdigest()
 
-# A consumer that has no event and was not heard of is removed; looking and removing at once, so that none is lost.
+# Removes idle consumers without pending events; check and removal are atomic, so that no event is lost.
 FORGET = """
 for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
   if consumer[4] == 0 and consumer[6] > tonumber(ARGV[2]) then
@@ -91,9 +91,9 @@ end
 """
 
 
-# Removed entries stay in the memory of a stream as long as their neighbours do, so it is written anew: what is left of
-# it, its groups, and which consumer has what. KEYS: stream, aside. ARGV: the user, as the whole of the field `user`,
-# then texts that name the user within the field `entry`.
+# Removed entries stay in the memory of a stream as long as their neighbours do, so the stream is rewritten: remaining
+# entries, groups, and each consumer's pending entries. KEYS: stream, aside. ARGV: the user, as the whole of the field
+# `user`, then texts that name the user within the field `entry`.
 REWRITE = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 local function list(values)
@@ -148,11 +148,11 @@ class Event:
     """An accepted event.
 
     Attributes:
-        id: in the stream, ``<ms>-<number>``.
+        id: id in the stream, ``<ms>-<number>``.
         user, item: raw ids as text.
         type: a short word.
-        time: epoch milliseconds, at most the moment of acceptance.
-        key: the same in every entry of the stream that is this event.
+        time: epoch milliseconds, not after acceptance.
+        key: identity of the event, the same in all its entries in the stream.
     """
 
     id: str
@@ -164,25 +164,25 @@ class Event:
 
     @property
     def accepted(self) -> int:
-        """Epoch milliseconds on Redis' clock."""
+        """Time of acceptance, epoch milliseconds on Redis' clock."""
         return _order(self.id)[0]
 
     @property
     def recency(self) -> float:
-        """Score in the user's history: the time and, for what had just happened, its order within the millisecond."""
+        """Score in the user's history: the time and, if it had just happened, its order within the millisecond."""
         accepted, number = _order(self.id)
         return self.time + min(number, 4095) / 4096 if self.time == accepted else self.time
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where an event's item goes in one generation's packed row of the user.
+    """Position of an event's item in one generation's packed row of the user.
 
     Attributes:
-        generation: name.
-        number: of the item, an id of the history column.
-        first, width: slots of that column in the row.
-        length: bytes of the row, for a user who has none yet.
+        generation: name of the generation.
+        number: number of the item, an id of the history column.
+        first, width: first slot and number of slots of that column in the row.
+        length: bytes of the row, for a user without one.
     """
 
     generation: str
@@ -193,43 +193,43 @@ class Placement:
 
 
 def publish(client: redis.Redis, user: int | str, item: int | str, kind: str, time_ms: int | None = None) -> str:
-    """Hand over an event; once this returns, it will be applied, whatever fails in between.
+    """Publish an event; once this returns, it will be applied, whatever fails in between.
 
     Args:
         client: a connected Redis.
         user, item: raw ids.
         kind: type of event, such as ``click``: a word of at most 32 letters, digits, ``_`` and ``-``.
-        time_ms: epoch milliseconds, if it did not happen just now.
+        time_ms: time of the event, epoch milliseconds; default: now.
 
     Returns:
         the event's id in the stream.
 
     Raises:
-        DataError: a value cannot be right; the message names the field.
+        DataError: a value is invalid; the message names the field.
         StoreError: Redis fails; the event may have been accepted or not.
     """
     fields: dict[Any, Any] = {"user": _id("user", user), "item": _id("item", item), "type": _type(kind)}
     if time_ms is not None:
         fields["time"] = _time(time_ms)
-    fields["key"] = secrets.token_hex(8)  # the client below may add it again when it loses its connection
+    fields["key"] = secrets.token_hex(8)  # the client below may add the event again after losing its connection
     with store_errors(client):
         accepted: Any = client.xadd(STREAM, fields)
     return str(accepted.decode())
 
 
 def refusal(client: redis.Redis, event: str) -> str | None:
-    """Why an event was put aside instead of applied; None if it was not, or long ago.
+    """Reason why an event was rejected; None if it was not, or long ago.
 
     Raises:
         StoreError: Redis fails.
     """
     with store_errors(client):
         entries: Any = client.xrevrange(DEAD, count=1000)
-    return next((found[b"reason"].decode() for _, found in entries if found.get(b"id") == event.encode()), None)
+    return next((fields[b"reason"].decode() for _, fields in entries if fields.get(b"id") == event.encode()), None)
 
 
 def settled(client: redis.Redis, event: str) -> bool:
-    """Whether an event has been applied, or put aside: it is acknowledged and never delivered again.
+    """Whether an event has been applied or rejected: it is acknowledged and never delivered again.
 
     Raises:
         StoreError: Redis fails.
@@ -248,7 +248,7 @@ def settled(client: redis.Redis, event: str) -> bool:
 
 
 def settled_within(client: redis.Redis, event: str, seconds: float) -> bool:
-    """Wait until an event is settled; False if it is not in time.
+    """Wait until an event is settled; returns False if it takes longer.
 
     Raises:
         StoreError: Redis fails.
@@ -262,7 +262,7 @@ def settled_within(client: redis.Redis, event: str, seconds: float) -> bool:
 
 
 def waiting(client: redis.Redis) -> int:
-    """Entries of the stream: accepted and not applied yet, and what was applied within the last second.
+    """Number of entries in the stream: those not applied yet, and those applied within the last second.
 
     Raises:
         StoreError: Redis fails.
@@ -272,12 +272,12 @@ def waiting(client: redis.Redis) -> int:
 
 
 def keys_of(user: int | str) -> list[str]:
-    """The keys that events make of one user, besides the history: those applied, and counters."""
+    """Keys that events create for one user, besides the history: applied events, and counters."""
     return [f"applied:{{{user}}}", f"counts:{{{user}}}"]
 
 
 def newest(client: redis.Redis) -> int:
-    """When the newest event was accepted, epoch milliseconds; 0 if there never was one.
+    """Time of acceptance of the newest event, epoch milliseconds; 0 if there never was one.
 
     Raises:
         StoreError: Redis fails.
@@ -293,7 +293,7 @@ def newest(client: redis.Redis) -> int:
 
 
 def remove_user(client: redis.Redis, stream: str, user: int | str) -> int:
-    """Remove a user's entries from a stream, without a trace of those that were removed before.
+    """Remove a user's entries from a stream, leaving no trace of those removed before either.
 
     Args:
         client: a connected Redis.
@@ -301,38 +301,38 @@ def remove_user(client: redis.Redis, stream: str, user: int | str) -> int:
         user: raw id.
 
     Returns:
-        number of entries that were removed.
+        number of entries removed.
 
     Raises:
         StoreError: Redis fails.
     """
     raw = str(user).encode(errors="replace")
-    # as it is put aside: an event, or the fields of an entry, cut short
+    # as in a dead letter: an event, or the fields of an entry, cut short
     named = f"user={str(user)!r},", f"b'user': {raw[:SHOWN]!r}"
     with store_errors(client):
         return int(client.eval(REWRITE, 2, stream, f"{{{stream}}}:aside", raw, *named))
 
 
 class Group:
-    """One consumer's view of the group: reads events, applies them, acknowledges them, and tidies up."""
+    """One consumer's view of the group: reads, applies and acknowledges events, and tidies up."""
 
     def __init__(self, client: redis.Redis, consumer: str) -> None:
         self._client, self._consumer = client, consumer
         self._joined = False
-        self._resuming = True  # events that were delivered to this consumer before come first
+        self._resuming = True  # events delivered to this consumer before come first
         self._claimed_to = "0-0"
         self._next_tidy = 0.0
         self._horizon = 0
 
     def reset(self) -> None:
-        """After a failure: join again, and begin with the events that were delivered and not acknowledged."""
+        """Recover from a failure: join again, and begin with events that were delivered and not acknowledged."""
         self._joined, self._resuming = False, True
 
     def read(self, wait_ms: int) -> list[Event]:
-        """The next events, in the order of the stream; waits for one at most so long.
+        """Read the next events, in the order of the stream; waits at most ``wait_ms`` for one.
 
-        Of these come first the ones that this consumer has not acknowledged, then those that another one left.
-        Entries that are no events are put aside in ``events:dead``.
+        Events that this consumer has not acknowledged come first, then those that another one left. Entries that are
+        no events are dead-lettered in ``events:dead``.
 
         Raises:
             StoreError: Redis fails, or the group is gone: ``reset`` and read again.
@@ -366,12 +366,12 @@ class Group:
         self._joined = True
 
     def _tidy(self) -> None:
-        """Remove what is done: everything before the oldest event that may be delivered (again)."""
+        """Remove all entries before the oldest event that may be delivered (again)."""
         self._next_tidy = time.monotonic() + TIDY_SECONDS
         group = next((g for g in _groups(self._client) if g["name"] == GROUP.encode()), None)
         if group is None:
             raise redis.ResponseError(f"NOGROUP {GROUP} is gone")
-        # In this order: what is delivered in between comes after the last one delivered before.
+        # In this order, since events delivered in between come after the last one delivered before.
         pending: Any = self._client.xpending(STREAM, GROUP)
         oldest = (pending["min"] or group["last-delivered-id"]).decode()
         if _order(oldest) > _order(group["last-delivered-id"].decode()):
@@ -381,9 +381,9 @@ class Group:
 
     def _parsed(self, entries: Iterable[tuple[bytes, Mapping[bytes, bytes] | None]]) -> list[Event]:
         events = []
-        refused = []
+        rejected = []
         for name, fields in entries:
-            if not fields:  # somebody deleted it
+            if not fields:  # deleted meanwhile
                 self._client.xack(STREAM, GROUP, name)
                 continue
             try:
@@ -391,12 +391,12 @@ class Group:
             except DataError as error:
                 shown = {key[:100]: value[:SHOWN] for key, value in islice(fields.items(), 16)}
                 user = (fields.get(b"user") or b"").decode(errors="replace")
-                refused.append((name.decode(), user, str(error), repr(shown)))
-        self.put_aside(refused)
+                rejected.append((name.decode(), user, str(error), repr(shown)))
+        self.put_aside(rejected)
         return events
 
     def refuse(self, reasons: Sequence[tuple[Event, str]]) -> None:
-        """Put events that cannot be applied aside, with the reasons, and acknowledge them.
+        """Reject events that cannot be applied: dead-letter them with the reasons, and acknowledge them.
 
         Raises:
             StoreError: Redis fails.
@@ -405,7 +405,7 @@ class Group:
             self.put_aside([(event.id, event.user, reason, repr(event)) for event, reason in reasons])
 
     def put_aside(self, refused: Sequence[tuple[str, str, str, str]]) -> None:
-        """Put aside entries, each with its id, user, reason and content; not those of users forgotten since."""
+        """Dead-letter entries, each with its id, user, reason and content; not those of users forgotten since."""
         if not refused:
             return
         users = [user for _, user, _, _ in refused]
@@ -415,26 +415,26 @@ class Group:
         ):
             for (name, _, reason, entry), mark in zip(refused, marks, strict=True):
                 if forgotten_at(mark) < _order(name)[0]:
-                    told: dict[Any, Any] = {"id": name, "reason": reason, "entry": entry}
-                    pipe.xadd(DEAD, told, maxlen=DEAD_KEPT, approximate=True)
-            pipe.execute()  # only what is safely there is acknowledged
+                    letter: dict[Any, Any] = {"id": name, "reason": reason, "entry": entry}
+                    pipe.xadd(DEAD, letter, maxlen=DEAD_KEPT, approximate=True)
+            pipe.execute()  # entries are acknowledged only once they are stored
         self._client.xack(STREAM, GROUP, *[name for name, _, _, _ in refused])
 
     def apply(
         self, events: Sequence[Event], placements: Sequence[Sequence[Placement]], cap: int
     ) -> list[tuple[Event, str]]:
-        """Give events their effects, each at once and once: history, counter, packed rows of the generations.
+        """Apply events, each atomically and once: history, counter, packed rows of the generations.
 
         Args:
-            events: as read.
-            placements: of each event, one per generation whose rows it changes.
+            events: events from ``read``.
+            placements: placements of each event, one per generation whose rows it changes.
             cap: items kept in a history.
 
         Returns:
-            events that cannot be applied because the user's keys hold something else, with the reason.
+            events that cannot be applied because the user's keys hold another type, with the reason.
 
         Raises:
-            StoreError: Redis fails; repeating it does no harm.
+            StoreError: Redis fails; repeating the call does no harm.
         """
         with store_errors(self._client):
             commands = [self._command(event, placed, cap) for event, placed in zip(events, placements, strict=True)]
@@ -474,7 +474,7 @@ class Group:
             return pipe.execute(raise_on_error=False)
 
     def acknowledge(self, events: Sequence[Event]) -> None:
-        """Have events never delivered again.
+        """Acknowledge events, so that they are not delivered again.
 
         Raises:
             StoreError: Redis fails; they are delivered again.
@@ -490,16 +490,16 @@ def _groups(client: redis.Redis) -> list[dict[str, Any]]:
 
 
 def _order(name: str) -> tuple[int, int]:
-    """Ids of a stream as what they are compared by."""
+    """Sort key of a stream's id."""
     ms, _, number = name.partition("-")
     return int(ms), int(number or 0)
 
 
 def _event(name: str, fields: Mapping[bytes, bytes]) -> Event:
-    """An entry of the stream as an event.
+    """Parse an entry of the stream as an event.
 
     Raises:
-        DataError: it is none, with the field.
+        DataError: it is not an event; the message names the field.
     """
     texts = {}
     for field in ("user", "item", "type", "time", "key"):
@@ -513,7 +513,7 @@ def _event(name: str, fields: Mapping[bytes, bytes]) -> Event:
     accepted = _order(name)[0]
     happened = _time(texts["time"]) if texts["time"] else accepted
     user, item = _id("user", texts["user"]), _id("item", texts["item"])
-    # A clock that is ahead must not keep an item the newest for ever.
+    # A clock that is ahead must not keep an item the newest forever.
     return Event(name, user, item, _type(texts["type"]), min(happened, accepted), texts["key"][:ID_BYTES] or name)
 
 
@@ -522,7 +522,7 @@ def _id(field: str, value: object) -> str:
         text = value
     else:
         try:
-            text = str(operator.index(value))  # type: ignore[arg-type]  # what is no integer is refused below
+            text = str(operator.index(value))  # type: ignore[arg-type]  # other types are refused below
         except TypeError:
             raise DataError(f"{field} of an event must be an integer or a text, not {type(value).__name__}") from None
     try:

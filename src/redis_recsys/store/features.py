@@ -1,4 +1,4 @@
-"""Features of users and items as one packed value per entity, which is what requests read.
+"""Features of users and items, one packed value per entity, as requests read them.
 
 A packed value is the row of the schema: int32 categorical ids, then float32 numerics, little-endian. One ``MGET``
 reads the features of many entities at once::
@@ -24,25 +24,25 @@ from .generations import PIPELINE
 
 
 def key(generation: str, side: Side, raw: int | str) -> str:
-    """Where the packed row of one user or item lies."""
+    """Key of the packed row of one user or item."""
     return f"features:{generation}:{side}:{{{raw}}}"
 
 
 def pattern(generation: str) -> str:
-    """Matches the keys of all packed rows of a generation."""
+    """Pattern of the keys of all packed rows of a generation."""
     return f"features:{generation}:*"
 
 
 def pack(categorical: np.ndarray, numeric: np.ndarray) -> list[bytes]:
-    """int32[n, C], float32[n, F] -> n packed rows of 4 (C + F) bytes."""
-    parts = [np.ascontiguousarray(part, kind).view("<i4") for part, kind in ((categorical, "<i4"), (numeric, "<f4"))]
-    rows = np.concatenate(parts, axis=1)
+    """Pack int32[n, C], float32[n, F] into n rows of 4 (C + F) bytes."""
+    slots = [np.ascontiguousarray(array, kind).view("<i4") for array, kind in ((categorical, "<i4"), (numeric, "<f4"))]
+    rows = np.concatenate(slots, axis=1)
     data, width = rows.tobytes(), 4 * rows.shape[1]
     return [data[start : start + width] for start in range(0, len(data), width)]
 
 
 def unpack(values: Sequence[bytes | None], categorical: int, numeric: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Packed rows, None for an unknown entity -> int32[n, C], float32[n, F], and bool[n], whether it is known.
+    """Unpack rows, None for an unknown entity, to int32[n, C], float32[n, F], and bool[n], whether it is known.
 
     Args:
         values: n answers of Redis.
@@ -50,7 +50,7 @@ def unpack(values: Sequence[bytes | None], categorical: int, numeric: int) -> tu
         numeric: F, float32 slots of a row.
 
     Raises:
-        StoreError: a value does not have that width.
+        StoreError: a value has another width.
     """
     width = 4 * (categorical + numeric)
     blank = bytes(width)
@@ -66,10 +66,10 @@ def unpack(values: Sequence[bytes | None], categorical: int, numeric: int) -> tu
 
 
 def read(client: Any, generation: str, side: Side, raw_ids: Iterable[int | str]) -> Any:
-    """Packed rows in one ``MGET``: the answer of a client, or what a pipeline queues.
+    """Read packed rows in one ``MGET``: a client returns the answer, a pipeline queues the command.
 
     Raises:
-        redis.RedisError: Redis fails; callers wrap it, together with what else they read.
+        redis.RedisError: Redis fails; callers wrap it, together with their other reads.
     """
     return client.mget([key(generation, side, raw) for raw in raw_ids])
 
@@ -77,7 +77,7 @@ def read(client: Any, generation: str, side: Side, raw_ids: Iterable[int | str])
 def write_many(
     client: redis.Redis, generation: str, side: Side, raw_ids: Iterable[int | str], packed: Iterable[bytes]
 ) -> None:
-    """Store packed rows, a thousand ``SET`` at a time so that readers of a live Redis are not held up.
+    """Store packed rows, a thousand ``SET`` at a time so that readers of a live Redis are not delayed.
 
     Raises:
         StoreError: Redis fails.

@@ -1,17 +1,17 @@
-"""Users who are forgotten: who they are, as hashes, and how whoever writes users keeps them out.
+"""Forgotten users: hashes that identify them, and guards that keep them out of all writes.
 
 ::
 
-    recs:forgotten   hash: SHA-256 of the raw id -> when the user was forgotten, in epoch milliseconds; and, after a
-                     blank, when the first bundle without the user was made
+    recs:forgotten   hash: SHA-256 of the raw id -> time of forgetting the user, epoch milliseconds; and, after a blank,
+                     time of making the first bundle without the user
 
-Whoever writes something of users looks before and after each block (:func:`guarded`): a user forgotten in between is
-removed again. One who is forgotten later is removed by ``users.forget``, which sets its mark before it looks. So
-nothing is locked, and a deployment, a batch run and consumers may be at work meanwhile.
+Every writer of users' data reads the marks before and after each block (:func:`guarded`): a user forgotten in between
+is removed again. A user forgotten later is removed by ``users.forget``, which sets the mark before it searches. So
+nothing is locked, and a deployment, a batch run and consumers may run meanwhile.
 
-Bundles made before hold the user's rows until there is a training without them. They are left out of whatever is
-deployed or scored: of every bundle, until one without the user has been; then of those that were made before that one.
-So an older bundle may be deployed again, and a user who comes back later is welcome.
+Bundles made before still hold the user's rows until a training without them. These rows are left out of every bundle
+that is deployed or scored, until one without the user has been; then only out of bundles made before that one. So an
+older bundle may be deployed again, and a user may come back later.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ import redis
 from .connection import store_errors
 
 KEY = "recs:forgotten"
-FEW = 64  # users that are looked up without asking first whether anybody is forgotten
-NOTHING = -2  # PTTL of a key that is not there
+FEW = 64  # users looked up without checking first whether anybody is forgotten
+NOTHING = -2  # PTTL of a missing key
 
 # Sets a time later than every event so far and than an earlier mark. KEYS: forgotten. ARGV: digest, newest event.
 MARK = """
@@ -47,7 +47,7 @@ def digest(user: int | str) -> bytes:
 
 
 def marks(client: redis.Redis, users: Sequence[int | str]) -> list[bytes | None]:
-    """What ``recs:forgotten`` says of each user; None of those never forgotten.
+    """Marks of users in ``recs:forgotten``; None for those never forgotten.
 
     Raises:
         StoreError: Redis fails.
@@ -57,8 +57,8 @@ def marks(client: redis.Redis, users: Sequence[int | str]) -> list[bytes | None]
     with store_errors(client):
         if len(users) > FEW and client.pttl(KEY) == NOTHING:
             return [None] * len(users)
-        found: Any = client.hmget(KEY, [digest(user) for user in users])
-    return list(found)
+        answers: Any = client.hmget(KEY, [digest(user) for user in users])
+    return list(answers)
 
 
 def forgotten_at(mark: bytes | None) -> int:
@@ -67,11 +67,11 @@ def forgotten_at(mark: bytes | None) -> int:
 
 
 def left_out(mark: bytes | None, made: int) -> bool:
-    """Whether a bundle's rows of a user are to be left out.
+    """Whether a bundle's rows of a user must be left out.
 
     Args:
-        mark: from :func:`marks`.
-        made: when the bundle was made, epoch milliseconds.
+        mark: the user's mark, from :func:`marks`.
+        made: time when the bundle was made, epoch milliseconds.
     """
     if mark is None:
         return False
@@ -80,12 +80,12 @@ def left_out(mark: bytes | None, made: int) -> bool:
 
 
 def mark(client: redis.Redis, user: int | str, newest: int) -> int:
-    """Note that a user is forgotten, and return when: epoch milliseconds.
+    """Mark a user as forgotten; returns the time, epoch milliseconds.
 
     Args:
         client: a connected Redis.
         user: raw id.
-        newest: when the newest event was accepted.
+        newest: time of acceptance of the newest event.
 
     Raises:
         StoreError: Redis fails.
@@ -98,15 +98,15 @@ def mark(client: redis.Redis, user: int | str, newest: int) -> int:
 def guarded(
     client: redis.Redis, users: Sequence[int | str], remove: Callable[[int | str], object]
 ) -> Iterator[list[bytes | None]]:
-    """Remove users again who are forgotten while the block writes something of them.
+    """Remove users again who are forgotten while the block writes their data.
 
     Args:
         client: a connected Redis.
-        users: raw ids of those of whom the block may write something.
-        remove: removes what the block may have written of one.
+        users: raw ids of users whose data the block may write.
+        remove: removes the data that the block may have written of a user.
 
     Yields:
-        the users' marks as they are before.
+        the users' marks before the block.
 
     Raises:
         StoreError: Redis fails.
@@ -121,21 +121,21 @@ def guarded(
 
 
 class BundleUsers:
-    """A bundle's users on their way into Redis, without those who are forgotten."""
+    """A bundle's users while they are written to Redis, without forgotten ones."""
 
     def __init__(self, client: redis.Redis, made: int, remove: Callable[[int | str], object]) -> None:
         """
         Args:
             client: a connected Redis.
-            made: when the bundle was made, epoch milliseconds.
-            remove: see :func:`guarded`.
+            made: time when the bundle was made, epoch milliseconds.
+            remove: function as in :func:`guarded`.
         """
         self._client, self._made, self._remove = client, made, remove
         self._held: set[bytes] = set()
 
     @contextmanager
     def block(self, raw_ids: np.ndarray) -> Iterator[np.ndarray]:
-        """Guard the writing of some users; yields bool[n], which of them are to be written.
+        """Guard the writing of some users; yields bool[n], whether each is to be written.
 
         Args:
             raw_ids: int64[n] or object[n] of str.
@@ -144,18 +144,18 @@ class BundleUsers:
             StoreError: Redis fails.
         """
         users = raw_ids.tolist()
-        with guarded(self._client, users, self._remove) as found:
-            self._held |= {digest(user) for user, each in zip(users, found, strict=True) if each is not None}
-            yield np.array([not left_out(each, self._made) for each in found], bool)
+        with guarded(self._client, users, self._remove) as user_marks:
+            self._held |= {digest(user) for user, mark in zip(users, user_marks, strict=True) if mark is not None}
+            yield np.array([not left_out(mark, self._made) for mark in user_marks], bool)
 
     def live(self) -> None:
-        """Note, once all blocks are written and live, which forgotten users this bundle was trained without.
+        """Note which forgotten users this bundle was trained without, once all blocks are written and live.
 
         Raises:
             StoreError: Redis fails.
         """
         with store_errors(self._client):
-            found: Any = self._client.hgetall(KEY)
-            for name, each in found.items():
-                if b" " not in each and int(each) < self._made and name not in self._held:
-                    self._client.hset(KEY, name, b"%s %d" % (each, self._made))
+            stored: Any = self._client.hgetall(KEY)
+            for name, value in stored.items():
+                if b" " not in value and int(value) < self._made and name not in self._held:
+                    self._client.hset(KEY, name, b"%s %d" % (value, self._made))

@@ -1,13 +1,13 @@
-"""The life of a generation: written unseen by one writer at a time, switched to in one command, expired afterwards.
+"""Life of a generation: written unseen by one writer at a time, made live by one command, expired afterwards.
 
-What is written here belongs to every kind of generation (recommendations written ahead, deployments). ``{prefix}``
-is the kind's::
+The keys below belong to every kind of generation (precomputed recommendations, deployments). ``{prefix}`` is the
+kind's::
 
     {prefix}:live           name of the live generation
     {prefix}:generations    hash: generation -> writing | live | retiring
-    {prefix}:lock           who writes at present
-    {prefix}:{generation}   hash: fingerprint of what the generation is made from, and what its kind adds
-    recs:counter            number of generations of all kinds so far; the next one is named by it
+    {prefix}:lock           owner of the running write
+    {prefix}:{generation}   hash: fingerprint of the generation's input, and fields of its kind
+    recs:counter            number of generations of all kinds so far; names the next one
 
 One counter names the generations of all kinds, so that keys with a generation in them never clash.
 """
@@ -33,13 +33,13 @@ Writer = TypeVar("Writer", bound="GenerationWriter")
 
 
 class GenerationWriter(ABC):
-    """The one writer of a generation that is not live yet.
+    """The only writer of a generation that is not live yet.
 
     Attributes:
-        prefix: of the kind's keys.
-        resumes: whether an unfinished generation with the same fingerprint is taken up again.
+        prefix: prefix of the kind's keys.
+        resumes: whether an unfinished generation with the same fingerprint is resumed.
         generation: its name.
-        switched: whether it is the live one.
+        switched: whether it is live.
     """
 
     prefix: ClassVar[str]
@@ -53,17 +53,17 @@ class GenerationWriter(ABC):
     @staticmethod
     @abstractmethod
     def keys(generation: str) -> tuple[list[str], list[str | bytes]]:
-        """Everything that belongs to a generation: names of keys, and patterns for those that are many."""
+        """Keys of a generation: names, and patterns where there are many."""
 
     @classmethod
     def begin(cls: type[Writer], client: redis.Redis, fingerprint: str, grace: int) -> Writer:
-        """Become the one writer, tidy up after earlier runs, and go on with or start a generation.
+        """Become the only writer, tidy up after earlier runs, and resume or start a generation.
 
         Args:
             client: a connected Redis.
-            fingerprint: of everything the generation depends on. An unfinished generation with the same one is
-                taken up where it stopped, if its kind can be; others are removed.
-            grace: seconds that a replaced generation stays readable.
+            fingerprint: fingerprint of everything the generation depends on. An unfinished generation with the same
+                one is resumed where it stopped, if its kind can be; others are removed.
+            grace: seconds for which a replaced generation stays readable.
 
         Raises:
             StoreError: another run is writing, or Redis fails.
@@ -97,7 +97,7 @@ class GenerationWriter(ABC):
                 pipe.execute()
 
     def check(self) -> None:
-        """Make sure that this is still the one writer.
+        """Make sure that this is still the only writer.
 
         Raises:
             StoreError: it lost its lock, or Redis fails.
@@ -107,7 +107,7 @@ class GenerationWriter(ABC):
         self._lock.check(holder)
 
     def switch(self) -> None:
-        """Make this generation the live one, and let the one that it replaces expire.
+        """Make this generation live, and let the replaced one expire.
 
         Raises:
             StoreError: Redis fails, or this run lost its lock.
@@ -120,7 +120,7 @@ class GenerationWriter(ABC):
                 self._retire(old.decode())
 
     def queue_switch(self, pipe: redis.client.Pipeline) -> Any:
-        """Queue the switch, to be done only if the lock stays ours; returns the generation that was live."""
+        """Queue the switch, which takes effect only if the lock stays ours; returns the previously live generation."""
         holder: Any = pipe.get(f"{self.prefix}:lock")
         self._lock.check(holder)
         old = pipe.get(f"{self.prefix}:live")
@@ -134,7 +134,7 @@ class GenerationWriter(ABC):
         return old
 
     def close(self) -> None:
-        """Stop writing; a generation that is not live stays, unseen, for the next run to take up or to remove."""
+        """Stop writing; a generation that is not live stays unseen, for the next run to resume or to remove."""
         self._lock.release()
 
     def __enter__(self: Writer) -> Writer:
@@ -147,7 +147,7 @@ class GenerationWriter(ABC):
 
     @contextmanager
     def _room_made(self) -> Iterator[None]:
-        """On out of memory, remove this generation, so that the live data can be written to again."""
+        """Remove this generation when Redis is out of memory, so that the live data can be written again."""
         try:
             with store_errors(self._client):
                 yield
@@ -158,7 +158,7 @@ class GenerationWriter(ABC):
             raise
 
     def _retire(self, generation: str) -> None:
-        """Give every key of a generation a time to live, unless it has one from a retirement that was cut off."""
+        """Give every key of a generation a time to live, unless it has one from an interrupted retirement."""
         for keys in self._pages(generation):
             with self._client.pipeline(transaction=False) as pipe:
                 for key in keys:
@@ -167,7 +167,7 @@ class GenerationWriter(ABC):
         self._client.hdel(f"{self.prefix}:generations", generation)
 
     def _discard(self, generation: str) -> None:
-        """Remove a generation. Its fingerprint goes first, so that what a cut leaves is never taken up."""
+        """Remove a generation. Its fingerprint goes first, so that a partly removed one is never resumed."""
         self._client.unlink(f"{self.prefix}:{generation}")
         for keys in self._pages(generation):
             self._client.unlink(*keys)

@@ -1,18 +1,18 @@
-"""What each user has interacted with: what came with a deployment, and the live events, which outlive deployments.
+"""Items each user has interacted with: those deployed with a bundle, and live events, which outlive deployments.
 
 ::
 
     history:{generation}:{user}   string: int32 item numbers of that generation, newest first, little-endian; expires
                                   with it
     history:{user}                sorted set: raw item id -> time of the live event in epoch milliseconds, with the
-                                  event's number among those that were accepted in that millisecond, in 4096ths
+                                  event's number among those accepted in that millisecond, in 4096ths
 
-Both are capped. Live events are newer than all that came with a deployment, so whoever reads puts them first. A
-deployment takes nothing over from the one before, so that a wrong one leaves nothing behind.
+Both are capped. Live events are newer than the deployed history, so readers put them first. A deployment takes nothing
+over from the previous one, so that a wrong one leaves nothing behind.
 
-Earlier versions put what came with a deployment into ``history:{user}``, at the position in the user's history, counted
-from 1. Their own generations are read with that; others without (``legacy``). :func:`remove_positions` clears it away
-once no generation of theirs is left.
+Earlier versions put the deployed history into ``history:{user}``, with the position in the user's history, counted from
+1, as score. Their own generations are read with these entries, others without (``legacy``). :func:`remove_positions`
+removes them once no such generation is left.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from ..dataset.entities import int64
 from .connection import store_errors
 
 PIPELINE = 100_000  # items sent before answers are read
-EARLIEST = 10**11  # ms, in 1973: no live event is older; below are positions that earlier versions put here
+EARLIEST = 10**11  # ms, in 1973: no live event is older; lower scores are positions from earlier versions
 
 
 def key(user: int | str) -> str:
-    """The key of one user's live events; the braces keep all of one user in one slot of a cluster."""
+    """Key of one user's live events; the braces keep all of one user in one slot of a cluster."""
     return f"history:{{{user}}}"
 
 
 def brought_key(generation: str, user: int | str) -> str:
-    """The key of what came with a deployment for one user."""
+    """Key of one user's history in a deployment."""
     return f"history:{generation}:{{{user}}}"
 
 
 def pattern(generation: str) -> str:
-    """Matches the keys of all that came with a deployment."""
+    """Pattern of the keys of all histories in a deployment."""
     return f"history:{generation}:*"
 
 
 def read(pipe: redis.client.Pipeline, generation: str, users: Sequence[int | str], legacy: bool = False) -> None:
-    """Queue one command for what came with the deployment, and one per user for live events.
+    """Queue one command for the deployed histories, and one per user for live events.
 
     :func:`brought` takes the first answer, :func:`parse` the others.
 
@@ -56,7 +56,7 @@ def read(pipe: redis.client.Pipeline, generation: str, users: Sequence[int | str
         pipe: a pipeline.
         generation: the generation.
         users: raw ids.
-        legacy: whether an earlier version made the generation.
+        legacy: whether an earlier version wrote the generation.
     """
     pipe.mget([brought_key(generation, user) for user in users])
     read_live(pipe, users, legacy)
@@ -78,22 +78,22 @@ def parse(answers: Sequence[Sequence[bytes]], item_kind: str) -> list[np.ndarray
 
     Args:
         answers: one per user; empty for a user without live events.
-        item_kind: ``int`` or ``str``, of the live generation's item ids.
+        item_kind: kind of the live generation's item ids, ``int`` or ``str``.
 
     Returns:
-        int64[n] or object[n] of str for each user; what is not an id of that kind is left out.
+        int64[n] or object[n] of str for each user; members that are not ids of that kind are left out.
     """
     if item_kind != "int":
         return [_texts(answer) for answer in answers]
     members = list(chain.from_iterable(answers))
     try:
-        # the array refuses what NumPy would convert: texts and fractions
+        # unlike NumPy, the array refuses texts and fractions instead of converting them
         numbers = np.array(array("q", orjson.loads(b"[" + b",".join(members) + b"]")), np.int64)
         if len(numbers) == len(members):
             ends = list(accumulate(map(len, answers), initial=0))
             return [numbers[first:last] for first, last in pairwise(ends)]
     except (ValueError, OverflowError, TypeError):
-        pass  # some member is no number: leave it out
+        pass  # a member is not a number: leave it out
     return [np.array([n for member in answer if (n := int64(member)) is not None], np.int64) for answer in answers]
 
 
@@ -106,14 +106,14 @@ def _texts(answer: Sequence[bytes]) -> np.ndarray:
 def write_many(
     client: redis.Redis, generation: str, users: Sequence[int | str], histories: Sequence[np.ndarray], cap: int
 ) -> None:
-    """Store what came with a deployment.
+    """Store the histories of a deployment.
 
     Args:
         client: a connected Redis.
         generation: the generation.
         users: n raw ids.
-        histories: item numbers int32[m] of each user, oldest first; of an item that repeats the last counts.
-        cap: newest items that are kept per user.
+        histories: item numbers int32[m] of each user, oldest first; the last one wins for repeated items.
+        cap: number of newest items kept per user.
 
     Raises:
         StoreError: Redis fails.
@@ -133,10 +133,10 @@ def write_many(
 
 
 def remove_positions(client: redis.Redis) -> None:
-    """Remove what deployments of earlier versions left among the live events.
+    """Remove entries that deployments of earlier versions left among the live events.
 
     Raises:
-        StoreError: Redis fails; repeating it goes on.
+        StoreError: Redis fails; a repeated call continues.
     """
     with store_errors(client):
         names = client.scan_iter("history:{*", count=1000)
@@ -144,4 +144,4 @@ def remove_positions(client: redis.Redis) -> None:
             with client.pipeline(transaction=False) as pipe:
                 for name in page:
                     pipe.zremrangebyscore(name, "-inf", f"({EARLIEST}")
-                pipe.execute(raise_on_error=False)  # a key that holds something else stays
+                pipe.execute(raise_on_error=False)  # a key of another type stays

@@ -1,4 +1,4 @@
-"""One writer at a time: a lock in Redis that a thread renews and that runs out by itself when its holder dies.
+"""One writer at a time: a lock in Redis that a thread renews and that expires when its holder dies.
 
 Own code, since redis-py's ``Lock`` is not renewed while its holder lives, and does not say who holds it.
 """
@@ -17,22 +17,22 @@ import redis
 
 from ..errors import StoreError
 
-LOCK_SECONDS = 10.0  # a holder that shows no life for so long has lost it
+LOCK_SECONDS = 10.0  # a holder that does not renew it for so long has lost it
 RENEW_SECONDS = 2.0
 
 
 class WriterLock:
-    """Held from construction to ``release``.
+    """A lock held from construction to ``release``.
 
     Attributes:
-        owner: what this holder wrote into the key; whoever reads it there knows that the lock is still held.
+        owner: value that this holder wrote into the key; while the key has it, the lock is held.
     """
 
     def __init__(self, client: redis.Redis, key: str) -> None:
-        """Take the lock. Of a holder that died, wait until it runs out, at most ``LOCK_SECONDS``.
+        """Take the lock. If its holder died, wait until it expires, at most ``LOCK_SECONDS``.
 
         Raises:
-            StoreError: the holder lives, which shows within ``RENEW_SECONDS`` when it renews the lock.
+            StoreError: the holder is alive, which shows within ``RENEW_SECONDS`` when it renews the lock.
             redis.RedisError: Redis fails.
         """
         self._client, self._key = client, key
@@ -43,16 +43,16 @@ class WriterLock:
         self._renewal.start()
 
     def _acquire(self) -> None:
-        left = float("inf")
+        before = float("inf")
         while not self._client.set(self._key, self.owner, nx=True, px=int(LOCK_SECONDS * 1000)):
             holder: Any = self._client.get(self._key)
             remaining = self._client.pttl(self._key)
             if holder == self.owner:  # the answer to an earlier attempt was lost with its connection
                 return
-            if holder is not None and remaining > left:
+            if holder is not None and remaining > before:
                 name = holder.decode(errors="replace").rpartition(" ")[0]
                 raise StoreError(f"another run ({name}) is writing to this Redis: wait until it ends, or stop it")
-            left = remaining
+            before = remaining
             time.sleep(0.1)
 
     def _renew(self) -> None:
@@ -62,16 +62,16 @@ class WriterLock:
                     self._client.pexpire(self._key, int(LOCK_SECONDS * 1000))
 
     def check(self, holder: bytes | None) -> None:
-        """Compare the value just read from the lock's key.
+        """Compare the value just read from the lock's key with our own.
 
         Raises:
-            StoreError: the lock ran out while this process was held up.
+            StoreError: the lock expired while this process was delayed.
         """
         if holder != self.owner:
             raise StoreError("this run was held up so long that it lost its lock on Redis: run again, it goes on there")
 
     def release(self) -> None:
-        """Give the lock back; without effect if it is lost or Redis is gone."""
+        """Release the lock; without effect if it is lost or Redis is gone."""
         self._released.set()
         self._renewal.join()
 

@@ -13,7 +13,7 @@ from .generations import PIPELINE
 
 
 def key(generation: str) -> str:
-    """Where the popular items of a generation lie."""
+    """Key of the popular items of a generation."""
     return f"popular:{generation}"
 
 
@@ -22,7 +22,7 @@ def write(client: redis.Redis, generation: str, items: np.ndarray, popularity: n
 
     Args:
         items: raw ids, int64[m] or object[m] of str.
-        popularity: of each, number[m].
+        popularity: popularity of each, number[m].
 
     Raises:
         StoreError: Redis fails.
@@ -37,11 +37,11 @@ def write(client: redis.Redis, generation: str, items: np.ndarray, popularity: n
 def read(
     client: redis.Redis, generation: str, count: int | None, kind: IdKind
 ) -> tuple[list[int] | list[str], list[float]]:
-    """The most popular items, at most ``count`` of them, and their popularity.
+    """Read the most popular items, at most ``count`` of them, and their popularity.
 
     Args:
-        count: None for all.
-        kind: of the item ids.
+        count: number of items; None for all.
+        kind: kind of the item ids.
 
     Raises:
         StoreError: Redis fails.

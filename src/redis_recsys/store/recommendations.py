@@ -1,24 +1,24 @@
-"""Recommendations written ahead of time: one generation after another, switched in one command.
+"""Precomputed recommendations: one generation after another, switched by one command.
 
 A run writes its recommendations as a new *generation*, which nobody reads until it is complete. Then the pointer
 ``recs:live`` moves to it and the keys of the old generation get a time to live, long enough for readers that still
-hold the old pointer. A run that was cut off leaves the live generation as it was, and can be taken up again. What
-generations of every kind have in common is in ``generations``.
+hold the old pointer. An interrupted run leaves the live generation unchanged, and can be resumed. ``generations`` has
+the parts common to all kinds of generations.
 
 ::
 
     recs:live                  name of the live generation
     recs:generations           hash: generation -> writing | live | retiring
-    recs:counter               number of generations so far; the next one is named by it
-    recs:lock                  who writes at present
+    recs:counter               number of generations so far; names the next one
+    recs:lock                  owner of the running write
     recs:{generation}          hash: fingerprint of the input, users done, topk, type of the item ids
-    recs:{generation}:{user}   {"items": [...], "scores": [...]}, best first; empty for who has had everything; with
-                               "source": "popular" where nothing is known of the user
-    recs:forgotten             who must not be written: see ``forgotten``
+    recs:{generation}:{user}   {"items": [...], "scores": [...]}, best first; empty for users who have seen everything;
+                               with "source": "popular" for unknown users
+    recs:forgotten             users who must not be written: see ``forgotten``
     popular:{generation}       sorted set: item -> popularity
 
-Integer ids are written as decimal text. The users of a generation are all integers or all strings, so a key means
-one user.
+Integer ids are written as decimal text. The users of a generation are all integers or all strings, so a key belongs
+to one user.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ LIVE, LOCK = "recs:live", "recs:lock"
 
 @dataclass(frozen=True)
 class Recommendations:
-    """What one user is recommended, best first.
+    """Items recommended to one user, best first.
 
     Attributes:
-        user: the id that was asked for.
+        user: the requested id.
         items: raw item ids.
-        scores: of the items: of the ranker, between 0 and 1, for source ``model``, popularity for ``popular``.
-        source: ``popular`` when the generation does not have this user, or nothing is known of the user.
-        generation: that they were read from.
+        scores: scores of the items: the ranker's, between 0 and 1, for source ``model``, popularity for ``popular``.
+        source: ``popular`` if the generation lacks this user, or the user is unknown.
+        generation: generation they were read from.
     """
 
     user: int | str
@@ -60,12 +60,12 @@ class Recommendations:
 
 
 def key(generation: str, user: int | str) -> str:
-    """Where the recommendations of one user lie."""
+    """Key of the recommendations of one user."""
     return f"recs:{generation}:{user}"
 
 
 def get(client: redis.Redis, user: int | str) -> Recommendations:
-    """The recommendations of one user, or the popular items for one who is not there; two round trips, or four.
+    """Read the recommendations of one user, or the popular items if there are none; two round trips, or four.
 
     Raises:
         StoreError: nothing has been published yet, or Redis fails.
@@ -74,7 +74,7 @@ def get(client: redis.Redis, user: int | str) -> Recommendations:
 
 
 def get_many(client: redis.Redis, users: Sequence[int | str]) -> list[Recommendations]:
-    """The recommendations of many users, in their order, all of the same generation.
+    """Read the recommendations of many users, in their order, all of the same generation.
 
     Raises:
         StoreError: nothing has been published yet, or Redis fails.
@@ -92,7 +92,7 @@ def get_many(client: redis.Redis, users: Sequence[int | str]) -> list[Recommenda
             counts: list[float] = []
             if None in values:
                 items, counts = _popular(client, generation)
-                if client.get(LIVE) != live:  # switched in between: what is missing here may only have expired
+                if client.get(LIVE) != live:  # switched in between: the missing keys may only have expired
                     continue
             return [
                 Recommendations(user, items, counts, "popular", generation)
@@ -103,7 +103,7 @@ def get_many(client: redis.Redis, users: Sequence[int | str]) -> list[Recommenda
 
 
 def _popular(client: redis.Redis, generation: str) -> tuple[list[int] | list[str], list[float]]:
-    """As many popular items as the users of the generation have recommendations, and their popularity."""
+    """Popular items, as many as the generation's users have recommendations, and their popularity."""
     topk, kind = client.hmget(f"recs:{generation}", ["topk", "items"])
     return popular_items.read(
         client, generation, None if topk is None else int(topk), "int" if kind == b"int" else "str"
@@ -111,10 +111,10 @@ def _popular(client: redis.Redis, generation: str) -> tuple[list[int] | list[str
 
 
 class RecommendationsWriter(GenerationWriter):
-    """Writes one generation and makes it the live one.
+    """Writes one generation and makes it live.
 
     Attributes:
-        done: users that are already in it, from the start of the list; more than 0 when an earlier run was cut off.
+        done: number of users already in it, from the start of the list; above 0 after an interrupted run.
 
     Example:
         >>> with RecommendationsWriter.begin(client, "bundle 4f2a, topk 20", grace=3600) as writer:  # doctest: +SKIP
@@ -149,39 +149,39 @@ class RecommendationsWriter(GenerationWriter):
     ) -> None:
         """Add the next users.
 
-        One ``SET`` per user: a few large ``MSET`` would cost this process less, and hold up the readers of a live
-        Redis for as long as each takes.
+        One ``SET`` per user: a few large ``MSET`` would cost this process less, but each would block the readers of a
+        live Redis.
 
         Args:
             user_ids: raw ids, int64[n] or object[n] of str.
             items: raw ids, best first, int64[n, k] or object[n, k] of str.
             scores: float32[n, k].
-            counts: int[n], how many of a row count; a user with 0 has an empty list.
-            unknown: bool[n], users of whom nothing is known, so that their items are the popular ones; default: none.
-            kept: bool[n], users to be written, the others are left out; default: all.
+            counts: int[n], number of valid items in each row; a user with 0 gets an empty list.
+            unknown: bool[n], unknown users, whose items are the popular ones; default: none.
+            kept: bool[n], users to write, the others are left out; default: all.
 
         Raises:
-            StoreError: Redis fails or this run lost its lock; the generation can be taken up again. When Redis is
-                out of memory the generation is removed, to make room for what is live.
+            StoreError: Redis fails or this run lost its lock; the generation can be resumed. When Redis is
+                out of memory the generation is removed, to make room for the live data.
         """
         unknown = np.zeros(len(user_ids), bool) if unknown is None else unknown
         kept = np.ones(len(user_ids), bool) if kept is None else kept
         for start in range(0, len(user_ids), PIPELINE):
-            part = slice(start, start + PIPELINE)
-            users = user_ids[part].tolist()
-            values = encode(items[part], scores[part], counts[part], unknown[part])
+            block = slice(start, start + PIPELINE)
+            users = user_ids[block].tolist()
+            values = encode(items[block], scores[block], counts[block], unknown[block])
             with self._room_made(), self._client.pipeline(transaction=False) as pipe:
-                for user, value, wanted in zip(users, values, kept[part].tolist(), strict=True):
-                    if wanted:
+                for user, value, keep in zip(users, values, kept[block].tolist(), strict=True):
+                    if keep:
                         pipe.execute_command("SET", key(self.generation, user), value)
                 pipe.get(LOCK)
                 self._lock.check(pipe.execute()[-1])
-                # Only now: an answer above may have been an error, and what is counted as done is never written again.
+                # Only now: an answer above may have been an error, and users counted as done are never written again.
                 self.done += len(users)
                 self._client.hset(f"recs:{self.generation}", mapping={"done": self.done, "topk": items.shape[1]})
 
     def remove(self, user: int | str) -> None:
-        """Remove what was written of a user.
+        """Remove a user's recommendations.
 
         Raises:
             StoreError: Redis fails.
@@ -190,14 +190,14 @@ class RecommendationsWriter(GenerationWriter):
             self._client.unlink(key(self.generation, user))
 
     def publish(self, items: np.ndarray, popularity: np.ndarray) -> None:
-        """Add the popular items, switch readers to this generation, let the old one expire.
+        """Add the popular items, switch readers to this generation, and let the old one expire.
 
         Args:
             items: raw ids, int64[m] or object[m] of str.
-            popularity: of each, number[m].
+            popularity: popularity of each, number[m].
 
         Raises:
-            StoreError: as for ``write``.
+            StoreError: see ``write``.
         """
         with self._room_made():
             popular_items.write(self._client, self.generation, items, popularity)
@@ -207,9 +207,9 @@ class RecommendationsWriter(GenerationWriter):
 
 
 def encode(items: np.ndarray, scores: np.ndarray, counts: np.ndarray, unknown: np.ndarray) -> list[bytes]:
-    """One JSON document per user."""
+    """Encode one JSON document per user."""
     rows = np.ascontiguousarray(items) if items.dtype.kind in "iu" else items.tolist()
-    sources = [{"source": "popular"} if each else {} for each in unknown.tolist()]
+    sources = [{"source": "popular"} if is_unknown else {} for is_unknown in unknown.tolist()]
     columns = rows, np.ascontiguousarray(scores, np.float32), counts.tolist(), sources
     return [
         orjson.dumps({"items": row[:n], "scores": row_scores[:n], **source}, option=orjson.OPT_SERIALIZE_NUMPY)

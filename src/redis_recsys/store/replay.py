@@ -1,8 +1,7 @@
-"""Live events once more, for a deployment whose rows come from a bundle that does not know of them.
+"""Replay of live events, for a deployment whose bundle does not contain them.
 
 The rows of every user who ever had a live event are filled from ``history:{user}``, which outlives deployments: the
-newest items, as the new bundle numbers them, and after them what the bundle has. A row that changes meanwhile is filled
-again.
+newest items, as the new bundle numbers them, then the bundle's own. A row that changes meanwhile is filled again.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from .connection import store_errors
 from .forgotten import guarded
 from .users import remove_all
 
-BLOCK = 100  # users whose rows are filled together, and again if an event of one of them comes in between
+BLOCK = 100  # users whose rows are filled together, and again if one of them has an event meanwhile
 
 
 def replay(
@@ -33,9 +32,9 @@ def replay(
     Args:
         client: a connected Redis.
         generation: generation whose rows are filled.
-        schema: of its bundle.
+        schema: schema of its bundle.
         numbers: raw item ids -> entity numbers.
-        kinds: of the raw ids, ``Bundle.id_kinds``.
+        kinds: kinds of the raw ids, ``Bundle.id_kinds``.
 
     Yields:
         raw ids of the users just done, as text or integers.
@@ -57,14 +56,14 @@ def replay(
 
 
 def _raw(name: bytes, kind: IdKind) -> int | str | None:
-    """The raw id; None of a user who cannot be of this bundle."""
+    """Raw id; None if the user cannot belong to this bundle."""
     return name.decode(errors="replace") if kind == "str" else int64(name)
 
 
 def _replay_users(
     client: redis.Redis, generation: str, schema: Schema, numbers: Numbers, kind: IdKind, users: Sequence[int | str]
 ) -> bool:
-    """Fill the rows of some users; False if an event came in between, and nothing was written."""
+    """Fill the rows of some users; returns False, with nothing written, if an event came in between."""
     column = schema.history
     assert column is not None
     with client.pipeline() as pipe:
@@ -76,9 +75,9 @@ def _replay_users(
         width = schema.widths("user")
         categorical, numeric, _ = features.unpack(packed, *width)
         for slots, items in zip(categorical[:, schema.slots(column)], history.parse(answers, kind), strict=True):
-            found = numbers(items)
-            found = found[(found > 0) & (found < (column.cardinality or 0))]
-            recent = list(dict.fromkeys([*found.tolist(), *slots[slots > 0].tolist()]))[: column.width]
+            item_numbers = numbers(items)
+            item_numbers = item_numbers[(item_numbers > 0) & (item_numbers < (column.cardinality or 0))]
+            recent = list(dict.fromkeys([*item_numbers.tolist(), *slots[slots > 0].tolist()]))[: column.width]
             slots[: len(recent)] = recent
         pipe.multi()
         for user, old, new in zip(users, packed, features.pack(categorical, numeric), strict=True):

@@ -1,4 +1,4 @@
-"""Forgetting a user: everything of one user is removed from Redis, and nothing that is being written brings it back."""
+"""Forgetting a user: all data of one user is removed from Redis, and no running write restores it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ PIPELINE = 3000  # keys removed at a time
 
 @dataclass(frozen=True)
 class Forgotten:
-    """What was removed of a user.
+    """Data removed of a user.
 
     Attributes:
-        keys: number of keys: features, histories, counters, recommendations, Feast's.
-        events: entries removed from the stream, which were not applied yet or a moment ago.
-        dead: entries removed from those put aside.
+        keys: number of keys removed: features, histories, counters, recommendations, Feast's.
+        events: entries removed from the stream, pending or applied a moment ago.
+        dead: entries removed from the dead letters.
     """
 
     keys: int
@@ -33,12 +33,12 @@ class Forgotten:
 
 
 def forget(client: redis.Redis, user: int | str) -> Forgotten:
-    """Remove all that Redis holds of a user, and keep what is being written from bringing it back.
+    """Remove all data of a user from Redis, and keep running writes from restoring it.
 
-    The streams of events are written anew in one step each, which holds Redis up for some microseconds per entry.
+    Each stream of events is rewritten in one step, which blocks Redis for some microseconds per entry.
 
     Args:
-        client: a connected Redis, with the rights of those who deploy.
+        client: a connected Redis, with the rights to deploy.
         user: raw id.
 
     Raises:
@@ -47,13 +47,13 @@ def forget(client: redis.Redis, user: int | str) -> Forgotten:
     ms = forgotten.mark(client, user, events.newest(client))
     removed = remove_all(client, user)
     with store_errors(client):
-        while 0 <= ms - _clock(client) < 1000:  # what is accepted from now on counts again
+        while 0 <= ms - _clock(client) < 1000:  # events accepted from now on count again
             pass
     return removed
 
 
 def remove_all(client: redis.Redis, user: int | str) -> Forgotten:
-    """Remove all that Redis holds of a user.
+    """Remove all data of a user from Redis.
 
     Raises:
         StoreError: Redis fails.
@@ -62,14 +62,14 @@ def remove_all(client: redis.Redis, user: int | str) -> Forgotten:
     with store_errors(client):
         client.zrem(events.USERS, str(user))
         keys = 0
-        found = _keys(client, str(user))
-        while page := list(islice(found, PIPELINE)):
+        names = _keys(client, str(user))
+        while page := list(islice(names, PIPELINE)):
             keys += int(client.unlink(*page))
     return Forgotten(keys, in_stream, dead)
 
 
 def _keys(client: redis.Redis, user: str) -> Iterator[str | bytes]:
-    """Names of all keys that may hold something of a user, in every generation that there ever was."""
+    """Names of all keys that may hold a user's data, in every generation that ever existed."""
     yield from (history.key(user), *events.keys_of(user))
     last: Any = client.get(COUNTER)
     for generation in range(1, int(last or 0) + 1):
@@ -97,5 +97,5 @@ def _counted(value: bytes) -> bytes:
 
 
 def _literal(value: bytes) -> bytes:
-    """A pattern that matches this alone."""
+    """Pattern that matches only this value."""
     return b"".join(b"\\" + bytes([byte]) if byte in b"*?[]\\^-" else bytes([byte]) for byte in value)

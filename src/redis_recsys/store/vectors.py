@@ -1,15 +1,15 @@
-"""Item embeddings of a generation in a Redis vector set, and the stream of what has changed in it since.
+"""Item embeddings of a generation in a Redis vector set, and the stream of its changes since.
 
 ::
 
-    items:{generation}           vector set: entity number as decimal text -> embedding, with attributes as JSON; not
-                                 there while it holds no item
-    items:{generation}:changes   stream of what was put (item, embedding) and removed (item) since the set was loaded,
-                                 the last change of each item alone; there, if empty, for as long as the generation
+    items:{generation}           vector set: entity number as decimal text -> embedding, with attributes as JSON;
+                                 missing while it holds no item
+    items:{generation}:changes   stream of items put (item, embedding) and removed (item) since the set was loaded, only
+                                 the last change of each item; it exists, even empty, as long as the generation
     items:{generation}:latest    hash: item -> id of its entry in the stream
 
-The set holds the vectors as they are (``NOQUANT``): 8-bit ones take a sixth less memory, but need more neighbours
-explored for the same recall, and a third more time for each query. Queries run in the main thread of Redis
+The set holds the vectors unquantised (``NOQUANT``): 8-bit ones take a sixth less memory, but queries must explore more
+neighbours for the same recall, and take a third more time. Queries run in the main thread of Redis
 (``NOTHREAD``): each takes a few tenths of a millisecond, and handing it to a thread costs two thirds more.
 """
 
@@ -29,28 +29,28 @@ from ..errors import StoreError
 from ..retrieval.index import Change
 from .connection import store_errors
 
-# Neighbours per node, and neighbours explored when one is added. Of 8 to 64 and 100 to 400, queries at recall 0.97 are
-# fastest from these on; more only costs memory and loading time.
+# Neighbours per node, and neighbours explored when one is added. Among 8 to 64 and 100 to 400, queries at recall 0.97
+# are fastest from these on; more only costs memory and loading time.
 LINKS, BUILD_EF = 32, 200
 PIPELINE = 250  # commands sent before their answers are read
 PAGE = 1000  # changes read at a time
 
-GROWTH = 4  # times as many neighbours are asked for where too few of them may be shown
-ABSENT = -2  # Redis' time at which a key expires that is not there
+GROWTH = 4  # factor by which more neighbours are requested if too few of them may be shown
+ABSENT = -2  # PEXPIRETIME of a missing key
 
 
 def key(generation: str) -> str:
-    """Where the vector set of a generation lies."""
+    """Key of the vector set of a generation."""
     return f"items:{generation}"
 
 
 def changes_key(generation: str) -> str:
-    """Where the stream of changes to the vector set lies."""
+    """Key of the stream of changes to the vector set."""
     return f"items:{generation}:changes"
 
 
 def latest_key(generation: str) -> str:
-    """Where the place of each item in the stream of changes lies."""
+    """Key of the hash with each item's position in the stream of changes."""
     return f"items:{generation}:latest"
 
 
@@ -63,28 +63,30 @@ def load(
 ) -> None:
     """Fill the vector set of a generation that is not live yet, on one connection.
 
-    Redis adds vectors in its main thread, so further connections would add nothing.
+    Redis adds vectors in its main thread, so more connections would not help.
 
     Args:
         client: a connected Redis.
         generation: the generation.
         embeddings: float32[n, D], unit vectors; row i belongs to item i + 1.
         attributes: JSON of each item, n times.
-        advance: called with the number of items that have been written since the last call.
+        advance: called with the number of items written since the last call.
 
     Raises:
         StoreError: Redis fails.
     """
     with store_errors(client):
-        client.unlink(key(generation), changes_key(generation))  # VADD on what an earlier attempt left would not last
+        client.unlink(
+            key(generation), changes_key(generation)
+        )  # VADD to the remains of an earlier attempt would not last
         rows = enumerate(zip(embeddings, attributes, strict=True), 1)
-        while part := list(islice(rows, PIPELINE)):
+        while block := list(islice(rows, PIPELINE)):
             with client.pipeline(transaction=False) as pipe:
-                for item, (embedding, document) in part:
+                for item, (embedding, document) in block:
                     _add(pipe, generation, item, embedding, document)
                 pipe.execute()
-            advance(len(part))
-        # an empty stream, so that it expires with the set even if nothing ever changes before
+            advance(len(block))
+        # an empty stream, so that it expires with the set even if nothing ever changes
         client.xadd(changes_key(generation), {"item": 0}, maxlen=0, approximate=False)
 
 
@@ -95,23 +97,25 @@ def _add(pipe: Any, generation: str, item: int, embedding: np.ndarray, attribute
 
 
 def attributes_of(items: Entities, schema: Schema) -> Iterator[bytes]:
-    """JSON of each item: its raw id, and every feature as the models see it, by name of the column."""
+    """JSON of each item: its raw id, and every feature as the models see it, by column name."""
     slots = [(c.name, schema.slots(c), c.max_length) for c in schema.categorical("item")]
     names = [c.name for c in schema.numeric("item")]
     for raw, ids, numbers in zip(items.raw_ids.tolist(), items.categorical.tolist(), items.numeric, strict=True):
         document: dict[str, Any] = {RAW_ID: raw}
-        document |= {name: ids[at] if several else ids[at.start] for name, at, several in slots}
+        document |= {name: ids[span] if several else ids[span.start] for name, span, several in slots}
         document |= dict(zip(names, numbers, strict=True))
-        yield orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)  # of float32: as few digits as it has
+        yield orjson.dumps(
+            document, option=orjson.OPT_SERIALIZE_NUMPY
+        )  # float32 is written with no more digits than it has
 
 
 def put(client: redis.Redis, generation: str, item: int, embedding: np.ndarray, attributes: bytes) -> None:
-    """Add an item or replace its embedding and attributes, and tell the followers, in one transaction.
+    """Add an item or replace its embedding and attributes, and notify followers, in one transaction.
 
     Args:
         client: a connected Redis.
         generation: a generation whose vector set is loaded.
-        item: entity number, which may be beyond the catalogue that was deployed.
+        item: entity number, possibly beyond the deployed catalogue.
         embedding: float32[D], unit vector.
         attributes: JSON.
 
@@ -129,7 +133,7 @@ def put(client: redis.Redis, generation: str, item: int, embedding: np.ndarray, 
 
 
 def remove(client: redis.Redis, generation: str, item: int) -> None:
-    """Take an item out of the vector set and tell the followers, in one transaction; it may be gone already.
+    """Remove an item from the vector set and notify followers, in one transaction; it may be gone already.
 
     Raises:
         StoreError: the generation has no vector set (any more), or Redis fails.
@@ -138,7 +142,7 @@ def remove(client: redis.Redis, generation: str, item: int) -> None:
 
 
 # Adds an entry (item, number, and perhaps embedding, vector) to the stream and removes the item's earlier one, so that
-# the stream is never longer than items are many, whoever reads it from the start.
+# the stream never has more entries than there are items.
 NOTE = """
 local id = redis.call('XADD', KEYS[1], 'NOMKSTREAM', '*', unpack(ARGV))
 if id then
@@ -159,7 +163,7 @@ def _change(client: redis.Redis, generation: str, fields: dict[Any, Any], queue:
         pipe.multi()
         queue(pipe)
         pipe.eval(NOTE, 2, stream, latest, *chain.from_iterable(fields.items()))
-        if expires > 0:  # these may be new: Redis keeps no empty set
+        if expires > 0:  # these keys may be new: Redis keeps no empty set
             pipe.pexpireat(key(generation), expires)
             pipe.pexpireat(latest, expires)
 
@@ -168,34 +172,34 @@ def _change(client: redis.Redis, generation: str, fields: dict[Any, Any], queue:
 
 
 def changes(client: redis.Redis, generation: str, after: str) -> tuple[str, list[Change]]:
-    """The last change of each item in the vector set, oldest first, without waiting for more.
+    """Read the last change of each item in the vector set, oldest first, without waiting for more.
 
     Args:
         client: a connected Redis.
         generation: the generation.
-        after: last id that this returned before; ``0`` for all changes since the set was loaded.
+        after: id from the previous call; ``0`` for all changes since the set was loaded.
 
     Returns:
-        The id to go on from, and the changes; none of a generation that has expired.
+        The id for the next call, and the changes; none for an expired generation.
 
     Raises:
         StoreError: Redis fails.
     """
-    found: list[Change] = []
+    collected: list[Change] = []
     while True:
         with store_errors(client):
             entries: Any = client.xrange(changes_key(generation), f"({after}", "+", count=PAGE)
         for _, fields in entries:
             vector = fields.get(b"embedding")
-            found.append(Change(int(fields[b"item"]), None if vector is None else np.frombuffer(vector, "<f4")))
+            collected.append(Change(int(fields[b"item"]), None if vector is None else np.frombuffer(vector, "<f4")))
         if entries:
             after = entries[-1][0].decode()
         if len(entries) < PAGE:
-            return after, found
+            return after, collected
 
 
 def any_removed(client: redis.Redis, generation: str) -> bool:
-    """Whether an item has been removed from the vector set and not put again since.
+    """Whether an item has been removed from the vector set and not added again since.
 
     Raises:
         StoreError: Redis fails.
@@ -209,34 +213,34 @@ class RedisIndex:
     def __init__(self, client: redis.Redis, generation: str, ef: int, allowed: np.ndarray | None = None) -> None:
         """
         Args:
-            client: of the Redis that holds the set.
+            client: client of the Redis that holds the set.
             generation: the generation.
             ef: neighbours explored by each query, from :func:`redis_recsys.online.recall.tune`.
-            allowed: which items are to be found, bool[n + 1] by entity number; items that came later are not then.
+            allowed: items that may be found, bool[n + 1] by entity number, which excludes items added later.
                 Default: all.
         """
         self._client, self._gen, self._ef, self._allowed = client, generation, ef, allowed
         self._times = 1.0 if allowed is None else (len(allowed) - 1) / max(int(allowed[1:].sum()), 1)
 
     def search(self, queries: np.ndarray, count: int, exclude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """See :class:`redis_recsys.retrieval.index.VectorIndex`; one pipelined round trip, more if some are barred."""
+        """See :class:`redis_recsys.retrieval.index.VectorIndex`; one pipelined round trip, more if many are barred."""
         return self._nearest(queries, count, exclude)[:2]
 
     def search_with_attributes(
         self, queries: np.ndarray, count: int, exclude: np.ndarray, schema: Schema
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """As ``search``, and the packed features that the set holds as attributes of the items.
+        """Search, and return the packed features that the set holds as attributes of the items.
 
         Args:
             queries, count, exclude: see ``search``.
-            schema: that the attributes were made with.
+            schema: schema that the attributes were made with.
 
         Returns:
             items int32[b, count], similarities float32[b, count], categorical int32[b, count, Ci] and numeric
             float32[b, count, Fi]; all 0 where there are fewer items.
 
         Raises:
-            StoreError: Redis fails, has no such vector set, or an item has not the attributes of the schema.
+            StoreError: Redis fails, has no such vector set, or an item lacks attributes of the schema.
         """
         items, similarity, picks, values = self._nearest(queries, count, exclude, "WITHATTRIBS")
         slots = [(c.name, schema.slots(c)) for c in schema.categorical("item")]
@@ -244,14 +248,14 @@ class RedisIndex:
         categorical = np.zeros((*items.shape, schema.categorical_width("item")), np.int32)
         numeric = np.zeros((*items.shape, len(names)), np.float32)
         try:
-            for row, place in zip(*np.nonzero(items), strict=True):
-                document = orjson.loads(values[row][picks[row, place]][1])
-                for name, at in slots:
-                    categorical[row, place, at] = document[name]
-                numeric[row, place] = [document[name] for name in names]
+            for row, column in zip(*np.nonzero(items), strict=True):
+                document = orjson.loads(values[row][picks[row, column]][1])
+                for name, span in slots:
+                    categorical[row, column, span] = document[name]
+                numeric[row, column] = [document[name] for name in names]
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(
-                f"item {items[row, place]} of vector set {key(self._gen)} has not the attributes of the schema "
+                f"item {items[row, column]} of vector set {key(self._gen)} lacks attributes of the schema "
                 f"({error!r}): deploy again"
             ) from error
         return items, similarity, categorical, numeric
@@ -259,43 +263,45 @@ class RedisIndex:
     def _nearest(
         self, queries: np.ndarray, count: int, exclude: np.ndarray, *options: str
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[list[Any]]]:
-        """As ``search``; and for each item its place in its query's answer, and for each query the answer's values."""
-        wanted = int(np.ceil(count * self._times))
+        """Search, and return each item's position in its query's answer, and the values of each query's answer."""
+        requested = int(np.ceil(count * self._times))
         while True:
-            answers = self._ask(queries, wanted, exclude, *options)
+            answers = self._ask(queries, requested, exclude, *options)
             values = [list(answer.values()) for answer in answers]
             scores = [[score for score, _ in row] for row in values] if options else values
             items, similarity, picks = _first(answers, scores, count, exclude, self._allowed)
-            asked = wanted + np.count_nonzero(exclude, axis=1)
-            whole = np.array([len(answer) for answer in answers], int) < asked  # there are no further items
+            asked = requested + np.count_nonzero(exclude, axis=1)
+            whole = np.array([len(answer) for answer in answers], int) < asked  # there are no more items
             if (whole | items.all(axis=1)).all():
                 return items, similarity, picks, values
-            wanted *= GROWTH
+            requested *= GROWTH
 
     def _ask(self, queries: np.ndarray, count: int, exclude: np.ndarray, *options: str) -> list[dict[bytes, Any]]:
-        """Each query's nearest items with what is told about them, enough of them to drop the excluded ones."""
-        # Not redis-py's vsim: it parses every item's JSON, of which few are used. 16 queries for 100 items each took
-        # 6.8 ms of CPU with it and 1.6 ms so (AMD EPYC).
+        """Query the nearest items with their scores and attributes, enough of them to drop the excluded ones."""
+        # Not redis-py's vsim, which parses the JSON of every item, although few are used: 16 queries for 100 items each
+        # take 6.8 ms of CPU time with it and 1.6 ms without (AMD EPYC).
         with store_errors(self._client), self._client.pipeline(transaction=False) as pipe:
-            for query, more in zip(np.asarray(queries, "<f4"), np.count_nonzero(exclude, axis=1).tolist(), strict=True):
-                wanted, explored = count + more, max(self._ef, count) + more
+            for query, excluded in zip(
+                np.asarray(queries, "<f4"), np.count_nonzero(exclude, axis=1).tolist(), strict=True
+            ):
+                requested, explored = count + excluded, max(self._ef, count) + excluded
                 pipe.execute_command(
-                    "VSIM", key(self._gen), "FP32", query.tobytes(), "WITHSCORES", *options, "COUNT", wanted,
+                    "VSIM", key(self._gen), "FP32", query.tobytes(), "WITHSCORES", *options, "COUNT", requested,
                     "EF", explored, "NOTHREAD",
                 )  # fmt: skip
             answers = [_by_item(answer, len(options)) for answer in pipe.execute()]
-            # Redis answers with nothing where it has no such key, and keeps no empty sets
+            # Redis answers nothing for a missing key, and keeps no empty sets
             if not all(answers) and not self._client.exists(changes_key(self._gen)):
                 raise _missing(self._gen)
         return answers
 
 
 def _by_item(answer: Any, attributes: int) -> dict[bytes, Any]:
-    """An answer to VSIM as protocol 3 gives it; protocol 2 gives a flat list with scores as text."""
+    """Answer to VSIM in the form of protocol 3; protocol 2 gives a flat list with scores as text."""
     if isinstance(answer, dict):
         return answer
     if attributes:
-        return {item: (float(score), more) for item, score, more in zip(*[iter(answer)] * 3, strict=True)}
+        return {item: (float(score), document) for item, score, document in zip(*[iter(answer)] * 3, strict=True)}
     return dict(zip(answer[::2], map(float, answer[1::2]), strict=True))
 
 
@@ -306,23 +312,23 @@ def _first(
     exclude: np.ndarray,
     allowed: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The first ``count`` items of each answer that may be shown, their cosines, and their places in the answer."""
+    """First ``count`` items of each answer that may be shown, their cosines, and their positions in the answer."""
     width = max([count, *map(len, answers)])
-    found, score = np.zeros((len(answers), width), np.int32), np.zeros((len(answers), width), np.float32)
+    candidates, score = np.zeros((len(answers), width), np.int32), np.zeros((len(answers), width), np.float32)
     for row, (answer, values) in enumerate(zip(answers, scores, strict=True)):
-        found[row, : len(answer)] = np.fromstring(b" ".join(answer), np.int32, sep=" ")
+        candidates[row, : len(answer)] = np.fromstring(b" ".join(answer), np.int32, sep=" ")
         score[row, : len(answer)] = values
-    highest = found.max(initial=0)
+    highest = candidates.max(initial=0)
     banned = np.zeros((len(answers), highest + 1), bool)
     if allowed is not None:
         banned[:, : len(allowed)] = ~allowed[: highest + 1]
         banned[:, len(allowed) :] = True
     np.put_along_axis(banned, np.where(exclude <= highest, exclude, 0), True, axis=1)
     banned[:, 0] = True
-    dropped = np.take_along_axis(banned, found, axis=1)
+    dropped = np.take_along_axis(banned, candidates, axis=1)
     picks = np.argsort(dropped, axis=1, kind="stable")[:, :count]
-    items = np.take_along_axis(np.where(dropped, 0, found), picks, axis=1)
-    cosine = 2 * np.take_along_axis(score, picks, axis=1) - 1  # Redis tells (1 + cosine) / 2
+    items = np.take_along_axis(np.where(dropped, 0, candidates), picks, axis=1)
+    cosine = 2 * np.take_along_axis(score, picks, axis=1) - 1  # Redis returns (1 + cosine) / 2
     return items, np.where(items > 0, cosine, 0).astype(np.float32), picks
 
 

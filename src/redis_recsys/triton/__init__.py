@@ -1,13 +1,13 @@
-"""Triton, whatever it serves: no file here knows stages or tables.
+"""Triton, independent of its models: no file here knows stages or tables.
 
 - ``protocol``: names that server and clients agree on
-- ``metrics_page``: metrics of a server, read
+- ``metrics_page``: reads a server's metrics
 - ``tensors``: columns of a batch
 - ``repository``: configurations of models
 - ``python_backend``: base class of Python models
 - ``counters``: counters on the metrics port
 - ``grpc_connection``: connection to a model
-- ``perf_analyzer``: load generator of Triton's makers
+- ``perf_analyzer``: load generator of the Triton project
 """
 
 from lazy_loader import attach_stub

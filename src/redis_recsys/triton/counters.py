@@ -1,8 +1,8 @@
 """Counters of a Python model on Triton's metrics port.
 
 Python models have counters and gauges there but no histograms, so a histogram is made of counters with the names that
-Prometheus expects. A thread sends what has changed every few seconds, so that no request has to. Triton adds up the
-instances of a model.
+Prometheus expects. A thread sends changes every few seconds, so that no request has to. Triton adds up the instances of
+a model.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-PERIOD = 2.0  # seconds; sending holds up requests for a few milliseconds
+PERIOD = 2.0  # seconds; sending delays requests by a few milliseconds
 Key = tuple[str, ...]
 
 
@@ -23,9 +23,9 @@ class Sender:
     ) -> None:
         """
         Args:
-            families: of the metrics; Triton forgets metrics whose family is gone.
-            metrics: a counter of Triton's for every key.
-            counted: the counts so far.
+            families: families of the metrics; Triton drops metrics whose family is gone.
+            metrics: Triton's counter for every key.
+            counted: function that returns the counts so far.
         """
         self._families, self._metrics, self._counted = families, metrics, counted
         self._sent: dict[Key, float] = {}
@@ -44,9 +44,9 @@ class Sender:
             self.send()
 
     def send(self) -> None:
-        """Add to every counter what has come since the last time."""
+        """Add the increase since the last time to every counter."""
         for key, value in self._counted().items():
-            more = value - self._sent.get(key, 0)
-            if more > 0:
-                self._metrics[key].increment(more)
+            increase = value - self._sent.get(key, 0)
+            if increase > 0:
+                self._metrics[key].increment(increase)
                 self._sent[key] = value

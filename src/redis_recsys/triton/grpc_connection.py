@@ -1,4 +1,4 @@
-"""A connection to a model in Triton, over gRPC, and what goes wrong with it said in one line."""
+"""A connection to a model in Triton, over gRPC, with its errors in one line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..config import TritonSettings
 from ..errors import ServingError, one_line
 from .protocol import STATE, TOKEN_HEADER
 
-# A server that was gone for long is found again within a second or two, not within gRPC's two minutes.
+# A server that was away for long is found again within a second or two, not within gRPC's two minutes.
 CHANNEL = [("grpc.max_reconnect_backoff_ms", 1000), ("grpc.max_receive_message_length", -1)]
 READY_SECONDS, LOOK_SECONDS = 600.0, 0.2
 Self = TypeVar("Self", bound="Connection")
@@ -29,17 +29,17 @@ class Connection:
 
     Attributes:
         model: its name.
-        serves: the command that serves it.
+        serves: command that serves it.
     """
 
     model: str
     serves: str
 
     def __init__(self, settings: TritonSettings) -> None:
-        """Find the server: the one that is set, else the one that was started on this machine.
+        """Find the server: the configured one, else the one started on this machine.
 
         Raises:
-            ServingError: the certificate authority's file cannot be read, or gRPC does not take the address.
+            ServingError: the certificate authority's file cannot be read, or gRPC rejects the address.
         """
         self.address = address(settings)
         self._timeout = settings.timeout
@@ -69,7 +69,7 @@ class Connection:
         """Whether the server answers and has the model.
 
         Raises:
-            ServingError: it refuses the token.
+            ServingError: the server refuses the token.
         """
         try:
             return bool(self._client.is_model_ready(self.model, headers=self._headers, client_timeout=self._timeout))
@@ -82,7 +82,7 @@ class Connection:
         """Wait until the server answers and has the model.
 
         Raises:
-            ServingError: it takes longer, or the server refuses the token.
+            ServingError: this takes longer, or the server refuses the token.
         """
         deadline = time.monotonic() + seconds
         while not self.ready():
@@ -91,7 +91,7 @@ class Connection:
             time.sleep(LOOK_SECONDS)
 
     def model_config(self) -> Mapping[str, Any]:
-        """Configuration of the model, read once."""
+        """Configuration of the model, read only once."""
         if self._config is None:
             try:
                 answer = self._client.get_model_config(
@@ -106,7 +106,7 @@ class Connection:
         """Send one request.
 
         Args:
-            inputs: the tensors.
+            inputs: input tensors by name.
             wanted: names of outputs.
 
         Raises:
@@ -153,7 +153,7 @@ class Connection:
 
 
 def ports(settings: TritonSettings) -> tuple[str, int]:
-    """Host and port of the server's metrics, found as :func:`address` finds gRPC."""
+    """Host and port of the server's metrics, found like gRPC's by :func:`address`."""
     if settings.host is None and not ("metrics_port" in settings.model_fields_set and settings.metrics_port):
         state = _state(settings)
         if state is not None:
@@ -162,7 +162,7 @@ def ports(settings: TritonSettings) -> tuple[str, int]:
 
 
 def _state(settings: TritonSettings) -> dict[str, Any] | None:
-    """What a server of ours wrote down about itself."""
+    """State file of our own server, if it can be read."""
     try:
         state = json.loads((Path(settings.repository) / STATE).read_text())
         return state if {"host", "grpc_port", "metrics_port"} <= state.keys() else None
@@ -171,7 +171,7 @@ def _state(settings: TritonSettings) -> dict[str, Any] | None:
 
 
 def address(settings: TritonSettings) -> str:
-    """``host:port`` of the server's gRPC: what is set, else what a server of ours wrote down, else this machine."""
+    """``host:port`` of the server's gRPC: the configured one, else our own server's, else this machine."""
     if settings.host is not None or ("grpc_port" in settings.model_fields_set and settings.grpc_port):
         return f"{settings.host or '127.0.0.1'}:{settings.grpc_port}"
     state = _state(settings)

@@ -1,4 +1,4 @@
-"""Triton's metrics, read from the page that Prometheus would read."""
+"""Triton's metrics, read from the page for Prometheus."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def scrape(host: str, metrics_port: int) -> list[Sample]:
         host, metrics_port: address of Triton's metrics.
 
     Raises:
-        OSError: nobody answers there.
-        ValueError: the answer is no such page.
+        OSError: no server answers there.
+        ValueError: the answer is not such a page.
     """
     with urllib.request.urlopen(f"http://{host}:{metrics_port}/metrics", timeout=SECONDS) as answer:
         text = answer.read().decode()
-    # The parser appends ``_total`` to the names of all that a comment says is a counter. Triton and our dashboards do
-    # not, so it does not get to see the comments.
+    # The parser appends ``_total`` to the names of metrics that a comment declares as counters. Triton and our
+    # dashboards do not, so the comments are left out.
     lines = (line for line in text.splitlines() if not line.startswith("#"))
     return [sample for family in text_string_to_metric_families("\n".join(lines)) for sample in family.samples]

@@ -1,4 +1,4 @@
-"""perf_analyzer, the load generator of Triton's makers, out of the serving environment."""
+"""perf_analyzer, the load generator of the Triton project, from the serving environment."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from tempfile import TemporaryDirectory
 from ..errors import ServingError
 from ..utils.environments import located
 
-LIBRARIES = {"libb64": "libb64.so.0d", "libcudart": "libcudart.so.12"}  # that it needs and nvidia-pytriton carries
+LIBRARIES = {"libb64": "libb64.so.0d", "libcudart": "libcudart.so.12"}  # needed by it, contained in nvidia-pytriton
 
 
 @contextmanager
 def perf_analyzer(environment: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """The program and the variables of the environment that it needs, for as long as the block.
+    """Yield the program's path and the environment variables it needs, valid during the block.
 
     Args:
-        environment: the serving environment, which carries it in the wheel of tritonclient 2.50.
+        environment: the serving environment, which has it in the wheel of tritonclient 2.50.
 
     Raises:
-        ServingError: it is not there.
+        ServingError: the program is missing.
     """
     home = located(environment)
     program = home / "bin" / "perf_analyzer"

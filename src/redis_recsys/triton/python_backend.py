@@ -1,6 +1,6 @@
-"""Base of the models that run in Triton's Python backend.
+"""Base class of models that run in Triton's Python backend.
 
-Each instance is a process of its own, where Triton provides ``triton_python_backend_utils``.
+Each instance is a separate process, where Triton provides ``triton_python_backend_utils``.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ class PythonBackendModel(ABC):
     """Base class of Triton models: start-up, and isolation of failing requests within a batch."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Open the model, with the settings of the server's environment."""
+        """Open the model with the settings of the server's environment."""
         config = json.loads(args["model_config"])
         parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
         try:
             self.open(config, parameters)
         except RecsysError as error:
-            raise pb.TritonModelException(f"{error}") from None  # the line alone, without a stack trace
+            raise pb.TritonModelException(f"{error}") from None  # only the line, without a stack trace
         gc.collect()
-        gc.freeze()  # what is loaded now stays: later collections, which hold up requests, need not look at it again
+        gc.freeze()  # loaded objects stay: later collections, which delay requests, need not scan them again
 
     @abstractmethod
     def open(self, config: dict[str, Any], parameters: dict[str, str]) -> None:
-        """Get ready to answer.
+        """Prepare to answer.
 
         Args:
-            config: of the model.
-            parameters: in it, name -> value.
+            config: configuration of the model.
+            parameters: its parameters, name -> value.
         """
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
@@ -50,4 +50,4 @@ class PythonBackendModel(ABC):
 
     @abstractmethod
     def answer(self, requests: Sequence[Any]) -> list[Any]:
-        """The responses to a batch of requests."""
+        """Return the responses to a batch of requests."""

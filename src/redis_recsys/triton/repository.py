@@ -22,15 +22,15 @@ TYPES = {
 
 
 def write_models(folder: Path, configs: Mapping[str, dict[str, Any]], modules: Mapping[str, str]) -> None:
-    """Write a repository, whole or not at all.
+    """Write a repository, completely or not at all.
 
     Args:
-        folder: of the repository; replaced if it is one of ours.
+        folder: folder of the repository; replaced if this library wrote it.
         configs: name of each model -> fields of Triton's ``ModelConfig``.
         modules: name of each Python model -> ``module:class`` that its ``model.py`` imports.
 
     Raises:
-        ConfigError: there is no tritonclient.
+        ConfigError: tritonclient is not installed.
         DataError: the folder cannot be written.
     """
     with written_aside(folder, REPOSITORY) as aside:
@@ -39,8 +39,10 @@ def write_models(folder: Path, configs: Mapping[str, dict[str, Any]], modules: M
             version.mkdir(parents=True)
             (version.parent / "config.pbtxt").write_text(pbtxt(config))
             if name in modules:
-                module, of = modules[name].split(":")
-                (version / "model.py").write_text(f"from {module} import {of} as TritonPythonModel  # noqa: F401\n")
+                module, class_name = modules[name].split(":")
+                (version / "model.py").write_text(
+                    f"from {module} import {class_name} as TritonPythonModel  # noqa: F401\n"
+                )
 
 
 def tensor(field: Field) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def step(model: str, inputs: dict[str, str], outputs: dict[str, str]) -> dict[st
     """Step of an ensemble.
 
     Args:
-        model: its name.
+        model: name of the model.
         inputs, outputs: tensor of the model -> tensor of the ensemble.
     """
     return {"model_name": model, "model_version": -1, "input_map": inputs, "output_map": outputs}
@@ -65,9 +67,9 @@ def pbtxt(config: dict[str, Any]) -> str:
         config: fields of Triton's ``ModelConfig`` by name.
 
     Raises:
-        ConfigError: there is no tritonclient, which knows the fields.
+        ConfigError: tritonclient, which defines the fields, is not installed.
     """
-    try:  # here and not above: half a second and more that clients need not spend
+    try:  # here and not above: it takes half a second and more, which clients need not spend
         from google.protobuf import json_format, text_format
         from tritonclient.grpc import model_config_pb2
     except ImportError as missing:

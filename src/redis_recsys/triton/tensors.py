@@ -1,4 +1,4 @@
-"""Columns of a batch of requests: their declaration, and joining those of several requests."""
+"""Columns of a batch of requests: their declaration, and the joining of several requests' columns."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Field:
     """One column: an array whose first axis is the request.
 
     Attributes:
-        name: of the column, the same in every stage.
+        name: name of the column, the same in every stage.
         dtype: NumPy's name of the type: bool, uint8, int32, int64, float32, or object for bytes; "user" and "item" are
             the types of the raw ids, which differ between deployments: int64 or object.
-        shape: of one request's part; -1 where it differs between requests or deployments.
+        shape: shape of one request's row; -1 where it differs between requests or deployments.
     """
 
     name: str
@@ -27,15 +27,15 @@ class Field:
 
 
 def stack(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Join batches of one column along the request axis; where widths differ, the narrower are padded with 0."""
+    """Join batches of one column along the request axis; narrower ones are padded with 0."""
     if len(parts) == 1:
         return parts[0]
-    if len({part.shape[1:] for part in parts}) == 1:
+    if len({batch.shape[1:] for batch in parts}) == 1:
         return np.concatenate(parts)
-    width = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
+    width = [max(sizes) for sizes in zip(*(batch.shape[1:] for batch in parts), strict=True)]
     padded = np.zeros((sum(map(len, parts)), *width), parts[0].dtype)
     start = 0
-    for part in parts:
-        padded[(slice(start, start + len(part)), *(slice(size) for size in part.shape[1:]))] = part
-        start += len(part)
+    for batch in parts:
+        padded[(slice(start, start + len(batch)), *(slice(size) for size in batch.shape[1:]))] = batch
+        start += len(batch)
     return padded

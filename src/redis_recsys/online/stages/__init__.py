@@ -7,9 +7,9 @@
 - ``sources/``: one candidate source per file
 - ``filter``: seen, denied and removed items left out
 - ``item_features``: features of candidates
-- ``feast_features``: the same two through the Feast SDK
+- ``feast_features``: features of users and items through the Feast SDK
 - ``ranking``: DLRM
-- ``ordering``: which are shown, in which order
+- ``ordering``: selection and order of the items shown
 - ``funnel``: number of candidates from stage to stage
 """
 

@@ -1,4 +1,4 @@
-"""Stage ``candidates``: the items that all candidate sources found, merged."""
+"""Stage ``candidates``: the items of all candidate sources, merged."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from .stage import RAW_ITEMS, Stage
 class Candidates(Stage):
     """Merged candidates of all sources; an item that several found is listed once, with all of them.
 
-    All are items that may be shown, so that rules and removed items do not shorten the lists. Users of whom nothing is
-    known get popular ones alone.
+    All of them may be shown, so that rules and removed items do not shorten the lists. Unknown users get popular items
+    alone.
     """
 
     name = "candidates"
@@ -42,7 +42,7 @@ class Candidates(Stage):
         self._popular = PopularItems(deployment, settings.popular)
 
     def follow(self, changes: Sequence[Change]) -> None:
-        """Search, and take what is popular and similar, as the vectors in Redis are now."""
+        """Bring all candidate sources up to date with the vectors in Redis."""
         self._nearest.follow(changes)
         self._similar.forget()
         self._popular.refresh()
@@ -52,13 +52,13 @@ class Candidates(Stage):
         items, similarity = self._nearest.search(queries, self._settings.retrieved, seen)
         sources = np.full(items.shape, NEAREST, np.uint8)
         further = [(SIMILAR, self._similar(seen)), (POPULAR, self._popular(len(queries)))]
-        further = [(bit, found) for bit, found in further if found.shape[1]]
+        further = [(bit, source_items) for bit, source_items in further if source_items.shape[1]]
         if further:
-            items = np.concatenate([items, *(found for _, found in further)], axis=1)
+            items = np.concatenate([items, *(source_items for _, source_items in further)], axis=1)
             added = items[:, similarity.shape[1] :]
             # similarity of an item that another source found: the dot product that the index would have computed
             similarity = np.concatenate([similarity, self._nearest.similarity(added, queries)], axis=1)
-            bits = [np.full(found.shape, bit, np.uint8) for bit, found in further]
+            bits = [np.full(source_items.shape, bit, np.uint8) for bit, source_items in further]
             sources = np.concatenate([sources, *bits], axis=1)
             items, sources = merge(items, sources)
         self._replace_for_unknown(columns, items, similarity, sources)
@@ -68,7 +68,7 @@ class Candidates(Stage):
     def _replace_for_unknown(
         self, columns: Columns, items: np.ndarray, similarity: np.ndarray, sources: np.ndarray
     ) -> np.ndarray:
-        """Put popular items into the rows of users of whom nothing is known, in place; returns these rows, bool[b]."""
+        """Fill the rows of unknown users with popular items, in place; returns these rows, bool[b]."""
         unknown: np.ndarray = ~columns["known"][:, 0]
         if unknown.any():
             items[unknown] = self._popular.unseen(columns["seen"][unknown], items.shape[1])
@@ -84,12 +84,12 @@ class CandidatesWithFeatures(Candidates):
 
     def __call__(self, columns: Columns) -> dict[str, np.ndarray]:
         queries, seen, schema = columns["user_embedding"], columns["seen"], self._deployment.bundle.schema
-        found = self._nearest.search_with_features(queries, self._settings.retrieved, seen, schema)
-        if found is None:
+        nearest = self._nearest.search_with_features(queries, self._settings.retrieved, seen, schema)
+        if nearest is None:
             outputs = super().__call__(columns)
             categorical, numeric = self._features(outputs["candidates"])
         else:
-            items, similarity, categorical, numeric = found
+            items, similarity, categorical, numeric = nearest
             sources = np.full(items.shape, NEAREST, np.uint8)
             unknown = self._replace_for_unknown(columns, items, similarity, sources)
             categorical[unknown], numeric[unknown] = self._features(items[unknown])
@@ -99,6 +99,6 @@ class CandidatesWithFeatures(Candidates):
     def _features(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Packed features of items int32[b, n] that the vector query did not return."""
         catalogue = self._deployment.bundle.items
-        parts = (part[np.maximum(items, 1) - 1] for part in (catalogue.categorical, catalogue.numeric))
-        categorical, numeric = (np.where(items[..., None] > 0, part, 0) for part in parts)
+        parts = (table[np.maximum(items, 1) - 1] for table in (catalogue.categorical, catalogue.numeric))
+        categorical, numeric = (np.where(items[..., None] > 0, table, 0) for table in parts)
         return categorical, numeric

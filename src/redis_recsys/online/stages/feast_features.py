@@ -1,6 +1,6 @@
-"""Features through the Feast SDK, as the public Merlin pipeline read them. It needs Feast in the server's environment.
+"""Features through the Feast SDK, as in the public Merlin pipeline. It needs Feast in the server's environment.
 
-The values are the same as those of the packed rows; what differs is the time it takes (see ``benchmarks/online``).
+The values equal those of the packed rows; only the time differs (see ``benchmarks/online``).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _open(deployment: Deployment, client: redis.Redis) -> FeastGeneration:
 
 
 class UserFeaturesFromFeast(UserFeatures):
-    """User features from ``get_online_features``; the items seen come from Redis as ever."""
+    """User features from ``get_online_features``; the items seen come from Redis as usual."""
 
     def __init__(self, deployment: Deployment, settings: OnlineSettings, client: redis.Redis) -> None:
         super().__init__(deployment, settings, client)

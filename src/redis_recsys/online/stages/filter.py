@@ -1,4 +1,4 @@
-"""What must not be shown: items already seen, those that the business rules exclude, and removed ones."""
+"""Filter of items that must not be shown: already seen, excluded by the business rules, or removed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .stage import Stage
 
 
 class Filter(Stage):
-    """Candidates with 0 in place of what was removed, so that positions stay."""
+    """Candidates with 0 in place of filtered ones, so that positions stay."""
 
     name = "filter"
     inputs = (Field("candidates", "int32", (-1,)), Field("seen", "int32", (-1,)))

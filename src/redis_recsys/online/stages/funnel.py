@@ -10,10 +10,10 @@ from .sources.merge import SOURCES
 
 
 def funnel(row: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """Count a request's candidates after each step; what several sources bring counts once after merging.
+    """Count a request's candidates after each step; an item of several sources counts once after merging.
 
     Args:
-        row: one request's part of the columns ``candidates``, ``sources``, ``items`` and ``scores``.
+        row: one request's row of the columns ``candidates``, ``sources``, ``items`` and ``scores``.
 
     Returns:
         The number of candidates by source, then ``merged``, ``filtered`` and ``shown``.

@@ -1,4 +1,4 @@
-"""What the candidates are: their side of the ranker from memory, or their features from Redis."""
+"""Hydration of candidates: their side of the ranker from memory, or their features from Redis."""
 
 from __future__ import annotations
 
@@ -44,20 +44,20 @@ class ItemFeatures(Stage):
 
     def __call__(self, columns: Columns) -> dict[str, np.ndarray]:
         items = columns["items"]
-        distinct, place = np.unique(items, return_inverse=True)
-        wanted = distinct[distinct > 0]  # 0, no item, sorts first
+        distinct, inverse = np.unique(items, return_inverse=True)
+        present = distinct[distinct > 0]  # 0, no item, sorts first
         rows = [
             np.zeros((len(distinct), width), dtype)
             for width, dtype in zip(self._widths, (np.int32, np.float32), strict=True)
         ]
-        if len(wanted):
-            for row, values in zip(rows, self._features(self._raw[wanted - 1].tolist()), strict=True):
-                row[-len(wanted) :] = values
-        place = place.reshape(items.shape)
-        return {"item_categorical": rows[0][place], "item_numeric": rows[1][place]}
+        if len(present):
+            for row, values in zip(rows, self._features(self._raw[present - 1].tolist()), strict=True):
+                row[-len(present) :] = values
+        inverse = inverse.reshape(items.shape)
+        return {"item_categorical": rows[0][inverse], "item_numeric": rows[1][inverse]}
 
     def _features(self, raw: list[Any]) -> tuple[np.ndarray, np.ndarray]:
-        """int32[n, Ci], float32[n, Fi] of n items."""
+        """Features int32[n, Ci], float32[n, Fi] of n items."""
         with store_errors(self._client):
             values: Any = features.read(self._client, self._deployment.generation, "item", raw)
         categorical, numeric, _ = features.unpack(values, *self._widths)

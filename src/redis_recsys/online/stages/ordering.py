@@ -1,4 +1,4 @@
-"""Which of the ranked candidates are shown, and in which order."""
+"""Selection and order of the ranked candidates that are shown."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .stage import Stage
 
 
 class Ordering(Stage):
-    """The first k: by score, or sampled, or with a penalty for items alike; for unknown users by popularity."""
+    """Top k items: by score, sampled, or with a penalty for similar items; by popularity for unknown users."""
 
     name = "ordering"
     inputs = (
@@ -50,10 +50,10 @@ class Ordering(Stage):
         if unknown.any():
             scores = np.where(unknown[:, None], self._popularity[items], scores)
             chosen[unknown] = order(scores[unknown], settings.topk, 0.0, self._random)
-        if chosen.shape[1] < settings.topk:  # fewer candidates than places: repeat the last column, marked as empty
+        if chosen.shape[1] < settings.topk:  # fewer candidates than positions: pad with columns marked as empty
             chosen = np.pad(chosen, ((0, 0), (0, settings.topk - chosen.shape[1])), constant_values=-1)
-        place = np.maximum(chosen, 0)
-        best = np.where(chosen < 0, np.float32(-np.inf), np.take_along_axis(scores, place, axis=1))
-        shown = np.where(best > -np.inf, np.take_along_axis(items, place, axis=1), 0)
+        index = np.maximum(chosen, 0)
+        best = np.where(chosen < 0, np.float32(-np.inf), np.take_along_axis(scores, index, axis=1))
+        shown = np.where(best > -np.inf, np.take_along_axis(items, index, axis=1), 0)
         position = np.where(shown > 0, chosen, -1).astype(np.int32)
         return {"item_ids": self._raw[shown], "scores": best, "position": position}

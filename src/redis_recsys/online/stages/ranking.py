@@ -22,8 +22,8 @@ USER = (
 class Ranking(Stage):
     """Scores from computed item sides; -inf where there is no item. The user's side runs once per user.
 
-    They lie between 0 and 1. Where the ranker learned from non-clicks, they estimate the probability of a click; where
-    its negatives were drawn, they order items and mean nothing else.
+    Scores lie between 0 and 1. If the ranker learned from non-clicks, they estimate the probability of a click; if its
+    negatives were sampled, they order items and mean nothing else.
     """
 
     name = "ranking"
@@ -42,7 +42,7 @@ class Ranking(Stage):
 
 
 class RankingOfFeatures(Ranking):
-    """The same from item features: the item side runs for every candidate of every request."""
+    """Scores from item features: the item side runs for every candidate of every request."""
 
     inputs = (*USER, *RAW_ITEMS)
 

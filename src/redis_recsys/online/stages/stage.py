@@ -1,4 +1,4 @@
-"""What a stage of the online pipeline is: named columns in, named columns out, for a batch of requests at once."""
+"""Base class of the online pipeline's stages: named columns in, named columns out, for a batch of requests at once."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from ..loaded_deployment import Deployment
 
 RAW_ITEMS = (Field("item_categorical", "int32", (-1, -1)), Field("item_numeric", "float32", (-1, -1)))
-"""What the ranker needs of candidates when it computes their side itself."""
+"""Columns of candidates that the ranker needs when it computes their side itself."""
 
 COMPUTED_ITEMS = (Field("item_vectors", "float32", (-1, -1)), Field("item_log_odds", "float32", (-1, 1)))
-"""What it needs when their side is computed already."""
+"""Columns of candidates that it needs when their side is already computed."""
 
 
 class Stage(ABC):
-    """One step. A stage belongs to one deployment, knows nothing of Triton, and keeps no state of a request.
+    """One step. A stage belongs to one deployment, knows nothing of Triton, and keeps no state between requests.
 
     Attributes:
-        name: of the stage, in settings, metrics and model names; alternatives of one stage share it.
-        inputs, outputs: the columns that it reads and makes.
+        name: name of the stage in settings, metrics and model names; alternatives of one stage share it.
+        inputs, outputs: columns that it reads and produces.
     """
 
     name: ClassVar[str]
@@ -41,13 +41,13 @@ class Stage(ABC):
         """Load what the stage needs.
 
         Args:
-            deployment: that the stage belongs to.
-            settings: of the pipeline.
+            deployment: deployment that the stage belongs to.
+            settings: settings of the pipeline.
             client: a Redis with a short timeout, for stages that read it at every request.
 
         Raises:
             BundleError: a model cannot be loaded.
-            ConfigError: a setting that does not fit the deployment.
+            ConfigError: a setting does not fit the deployment.
         """
 
     @abstractmethod
@@ -59,4 +59,4 @@ class Stage(ABC):
         """
 
     def follow(self, changes: Sequence[Change]) -> None:  # noqa: B027  # most stages have nothing to follow
-        """Take over changes of the catalogue, which ``deployment.shown`` has already; called beside requests."""
+        """Apply changes of the catalogue, already in ``deployment.shown``; called concurrently with requests."""

@@ -1,4 +1,4 @@
-"""The user tower: where in the embedding space the user is."""
+"""The user tower: the user's position in the embedding space."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .stage import Stage
 
 
 class UserEmbedding(Stage):
-    """Unit vectors; users of whom nothing is known get the average user's."""
+    """Unit vectors; unknown users get the average user's."""
 
     name = "user_embedding"
     inputs = (

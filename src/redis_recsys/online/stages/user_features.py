@@ -1,4 +1,4 @@
-"""Who asks: the user's packed features and the items already seen, in one round trip for the whole batch."""
+"""Users' packed features and the items already seen, in one round trip for the whole batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .stage import Stage
 
 
 class UserFeatures(Stage):
-    """Packed features from Redis. Live events are in them as soon as they are applied."""
+    """Packed features from Redis, which include live events as soon as they are applied."""
 
     name = "user_features"
     inputs = (Field("user_id", "user"),)
@@ -53,20 +53,20 @@ class UserFeatures(Stage):
         features.read(pipe, self._deployment.generation, "user", users)
 
     def _features(self, users: list[Any], answers: list[Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """int32[b, Cu], float32[b, Fu], bool[b]."""
+        """Features int32[b, Cu], float32[b, Fu], and bool[b], whether each user is known."""
         return features.unpack(answers[0], *self._widths)
 
     def _seen(self, brought: list[Any], *lists: Any) -> np.ndarray:
         """Entity numbers int32[b, longest], live events first, padded with 0; 0 also for items not in the catalogue."""
         raw = history.parse(lists, self._deployment.record.item_ids)
-        ends = np.cumsum([len(each) for each in raw])
+        ends = np.cumsum([len(ids) for ids in raw])
         live = np.split(self._number_of(np.concatenate(raw)), ends[:-1])
-        parts = [part for pair in zip(live, history.brought(brought), strict=True) for part in pair]
-        lengths = np.array([len(part) for part in parts]).reshape(-1, 2).sum(axis=1)
+        parts = [items for pair in zip(live, history.brought(brought), strict=True) for items in pair]
+        lengths = np.array([len(items) for items in parts]).reshape(-1, 2).sum(axis=1)
         return padded(np.concatenate(parts), lengths)
 
 
 def raw_users(column: np.ndarray) -> list[Any]:
     """User ids [b, 1] as int or str; text that is not UTF-8 belongs to no user."""
     ids = column[:, 0].tolist()
-    return ids if column.dtype != object else [each.decode(errors="replace") for each in ids]
+    return ids if column.dtype != object else [user_id.decode(errors="replace") for user_id in ids]

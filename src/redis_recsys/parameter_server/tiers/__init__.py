@@ -1,4 +1,4 @@
-"""Tiers of the parameter server, the quickest first.
+"""Tiers of the parameter server, fastest first.
 
 - ``host_cache``: hot rows in memory
 - ``device_cache``: hot rows on a GPU

@@ -1,8 +1,8 @@
 """The first tier in the memory of a GPU: the embedding cache of HugeCTR's parameter server, in PyTorch.
 
-Keys that are on the device already (of a model's input) are answered there by :meth:`DeviceCache.gather`, without the
-host waiting for anything; the methods of ``cache.Cache`` take and give NumPy arrays. Fills come from other threads: all
-work on the cache is put in one order on the device, whatever streams the threads launch on.
+:meth:`DeviceCache.gather` answers keys already on the device (a model's input) there, without the host waiting for
+anything; the methods of ``cache.Cache`` take and return NumPy arrays. Fills come from other threads: all work on the
+cache is serialised on the device, whatever streams the threads launch on.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class DeviceCache(Cache):
 
     Attributes:
         capacity, dim: see ``cache.Cache``.
-        device: where the rows lie.
-        kernel: ``device_kernel.gather`` where that can run; if None, :meth:`gather` uses PyTorch's operations.
+        device: device that holds the rows.
+        kernel: ``device_kernel.gather`` if it can run; if None, :meth:`gather` uses PyTorch's operations.
     """
 
     def __init__(
@@ -31,15 +31,15 @@ class DeviceCache(Cache):
     ) -> None:
         """
         Args:
-            capacity: rows there must be room for; rounded up to whole sets, two at least.
+            capacity: minimum number of rows; rounded up to whole sets, at least two.
             dim: length of a row.
-            device: where the rows lie; ``cpu`` is for tests.
-            default: float32[dim], the row that :meth:`gather` gives for a missing key; zeros if None.
+            device: device that holds the rows; ``cpu`` is for tests.
+            default: float32[dim], the row that :meth:`gather` returns for a missing key; zeros if None.
         """
         super().__init__(capacity, dim)  # versions are on the host, so that reading them does not wait
         self.device = torch.device(device)
         self._vacant = torch.from_numpy(vacant_keys(self._sets)).to(self.device)
-        # One more set, to which no key belongs, holds the default row and a way where what is not wanted is written.
+        # One more set, to which no key belongs, holds the default row and a way that takes discarded writes.
         self._missing, self._nowhere = self.capacity, self.capacity + 1
         self._keys = torch.zeros(self._sets + 1, WAYS, dtype=torch.int64, device=self.device)
         self._keys[:-1] = self._vacant[:, None]
@@ -57,14 +57,14 @@ class DeviceCache(Cache):
             self.kernel = gather
 
     def gather(self, keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows of keys on the device; the host does not wait for them. Rows found become the most recently used.
+        """Gather rows of keys on the device; the host does not wait for them. Rows found become the most recently used.
 
         Args:
-            keys: int64[n] on the cache's device, repeated ones allowed.
+            keys: int64[n] on the cache's device, repeats allowed.
 
         Returns:
             rows float32[n, dim], the default row where a key is missing, and whether each key is held, bool[n]; on
-            the device, to be used on the stream that is current now.
+            the device, for use on the current stream.
         """
         with self._turn() as now:
             if self.kernel is not None:
@@ -77,11 +77,11 @@ class DeviceCache(Cache):
     def find(self, keys: np.ndarray, out: np.ndarray) -> np.ndarray:
         """See ``cache.Cache``."""
         rows, hits = self.gather(self._sent(keys))
-        found: np.ndarray = hits.cpu().numpy()
+        held: np.ndarray = hits.cpu().numpy()
         received = torch.empty(rows.shape, pin_memory=self._cuda).copy_(rows).numpy()
-        places = np.flatnonzero(found)
+        places = np.flatnonzero(held)
         out[places] = received.take(places, axis=0)
-        return found
+        return held
 
     def insert(self, keys: np.ndarray, rows: np.ndarray, versions: np.ndarray) -> None:
         """See ``cache.Cache``."""
@@ -146,7 +146,7 @@ class DeviceCache(Cache):
 
     @contextmanager
     def _turn(self) -> Iterator[int]:
-        """The time, for one piece of work on the cache, which the device does after all those that came before."""
+        """Yield the time for one operation on the cache, which the device runs after all earlier ones."""
         with self._lock:
             self._clock += 1
             if not self._cuda:
@@ -161,7 +161,7 @@ class DeviceCache(Cache):
                     self._done.record(stream)
 
     def _sent(self, array: np.ndarray) -> torch.Tensor:
-        """The array on the device. Only from pinned memory does a copy not wait for all work on the stream."""
+        """Copy an array to the device. Only a copy from pinned memory does not wait for all work on the stream."""
         tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
         return tensor.pin_memory().to(self.device, non_blocking=True) if self._cuda else tensor
 
@@ -174,7 +174,7 @@ class DeviceCache(Cache):
         return ((x >> int(HALF)) & (1 << int(HALF)) - 1) * self._sets >> int(HALF)
 
     def _slots(self, keys: torch.Tensor, sets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """As ``cache.HostCache`` does it: where each key lies, int64[n] among all ways, and whether it does."""
+        """Slot of each key, int64[n] among all ways, and whether it is held, as in ``cache.HostCache``."""
         match = self._keys.index_select(0, sets) == keys[:, None]
         word = match.view(torch.int64)[:, 0]
         return sets * WAYS + (word * int(PLACES) >> int(TOP)), word != 0

@@ -1,7 +1,7 @@
-"""Finding keys and copying their rows in one kernel, so that a row crosses the GPU's memory bus twice and no more.
+"""Kernel that finds keys and copies their rows, so that a row crosses the GPU's memory bus only twice.
 
 Written in the Triton language (OpenAI's compiler, which comes with PyTorch for CUDA; not NVIDIA's Triton server), and
-imported only where that is installed. Where it is not, ``device_cache`` does the same with PyTorch's operations.
+imported only if that is installed. Otherwise ``device_cache`` does the same with PyTorch's operations.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import triton.language as tl  # type: ignore[import-not-found, import-untyped, u
 
 from .host_cache import FACTOR_1, FACTOR_2, WAYS
 
-NUMBERS, KEYS = 4096, 256  # that one program copies, and that it looks up, at most
+NUMBERS, KEYS = 4096, 256  # maximum that one program copies, and looks up
 
 
 def gather(
@@ -22,10 +22,10 @@ def gather(
 
     Args:
         keys: int64[n].
-        table: int64[sets + 1, WAYS], the keys that are held; the last set is no key's.
+        table: int64[sets + 1, WAYS], the keys held; no key belongs to the last set.
         used: int64[(sets + 1) * WAYS], the times of last use.
         rows: float32[(sets + 1) * WAYS, dim]; the first row of the last set is the default.
-        sets: how many there are for keys.
+        sets: number of sets for keys.
         now: the time.
 
     Returns:

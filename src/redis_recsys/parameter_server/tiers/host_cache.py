@@ -1,8 +1,8 @@
 """The first tier of the parameter server: the hot rows of one embedding table, in a cache of fixed size.
 
-A lookup asks here first. Rows that are missing come from the tiers below and are put in afterwards, in the background;
-an update writes through. The cache is set-associative: a key belongs to one set of eight ways, where it displaces the
-least recently used row, so that a whole batch is found or put in by array operations. This is the plan of the embedding
+A lookup asks here first. Missing rows come from the tiers below and are inserted afterwards, in the background; an
+update writes through. The cache is set-associative: a key belongs to one set of eight ways, where it displaces the
+least recently used row, so that array operations find or insert a whole batch. This is the design of the embedding
 cache of HugeCTR's hierarchical parameter server (Wei et al. 2022, "A GPU-specialized inference parameter server for
 large-scale deep recommendation models").
 
@@ -16,12 +16,12 @@ from threading import Lock
 
 import numpy as np
 
-WAYS = 8  # rows a set holds; their keys fill one cache line
-PIECE = 4096  # keys handled at a time, so that the lock is held briefly and what is at hand stays in the processor
+WAYS = 8  # rows per set; their keys fill one cache line
+PIECE = 4096  # keys handled at a time, so that the lock is held briefly and the data stays in the CPU's caches
 SHIFT_1, SHIFT_2 = np.uint64(30), np.uint64(27)  # of splitmix64
 FACTOR_1, FACTOR_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 HALF = np.uint64(32)
-# Eight comparisons, of which one at most is true, are read as one integer: times this, its highest byte is the place.
+# Eight comparisons, at most one of them true, are read as one integer: times this, its highest byte is the position.
 PLACES, TOP = np.uint64(0x0001020304050607), np.uint64(56)
 
 
@@ -29,17 +29,17 @@ class Cache(ABC):
     """Rows of one embedding table by key. Every int64 is a legal key. Any number of threads may call any method.
 
     Attributes:
-        capacity: rows there is room for, in whole sets.
+        capacity: maximum number of rows, in whole sets.
         dim: length of a row.
     """
 
     def __init__(self, capacity: int, dim: int) -> None:
         """
         Args:
-            capacity: rows there must be room for; rounded up to whole sets, two at least.
+            capacity: minimum number of rows; rounded up to whole sets, at least two.
             dim: length of a row.
         """
-        self._sets = max(-(-capacity // WAYS), 2)  # two at least, as vacant_keys needs
+        self._sets = max(-(-capacity // WAYS), 2)  # vacant_keys needs two at least
         self.capacity = self._sets * WAYS
         self.dim = dim
         self._lock = Lock()
@@ -48,24 +48,24 @@ class Cache(ABC):
 
     @abstractmethod
     def find(self, keys: np.ndarray, out: np.ndarray) -> np.ndarray:
-        """Copy the rows that are held, which makes them the most recently used.
+        """Copy the rows held, which makes them the most recently used.
 
         Args:
-            keys: int64[n], repeated ones allowed.
-            out: float32[n, dim]; receives the rows, and is left as it is where a key is missing.
+            keys: int64[n], repeats allowed.
+            out: float32[n, dim]; receives the rows, unchanged where a key is missing.
 
         Returns:
             bool[n], whether each key is held.
         """
 
     def versions(self, keys: np.ndarray) -> np.ndarray:
-        """What :meth:`insert` must be given: to be read before the rows are read from the tier below.
+        """Versions to pass to :meth:`insert`; read them before reading the rows from the tier below.
 
         Args:
             keys: int64[n].
 
         Returns:
-            int64[n]; it differs once a key has been updated or evicted, and may where another of its set has.
+            int64[n]; it changes once a key, or another of its set, has been updated or evicted.
         """
         sets = self._sets_of(keys)
         with self._lock:
@@ -73,23 +73,23 @@ class Cache(ABC):
 
     @abstractmethod
     def insert(self, keys: np.ndarray, rows: np.ndarray, versions: np.ndarray) -> None:
-        """Put rows in that were read from the tier below, but those that may have changed since.
+        """Insert rows read from the tier below, except those that may have changed since.
 
-        A key that is held is overwritten. Others displace the least recently used rows of their set, though none of
-        the same call: what finds no room is left out. Of a repeated key, the last row counts.
+        A key that is held is overwritten. Others displace the least recently used rows of their set, but none of the
+        same call: rows without room are left out. The last row wins for repeated keys.
 
         Args:
             keys: int64[n].
             rows: float32[n, dim].
-            versions: int64[n], from :meth:`versions`.
+            versions: int64[n] from :meth:`versions`.
         """
 
     @abstractmethod
     def update(self, keys: np.ndarray, rows: np.ndarray) -> None:
-        """Overwrite the rows that are held, and put no others in; rows on their way to :meth:`insert` become void.
+        """Overwrite the rows held, and insert no others; pending inserts for these keys are invalidated.
 
-        To be called after the tiers below have the rows; then no old row comes back. Of a repeated key, the last row
-        counts.
+        Call this after the tiers below have the rows; then no old row comes back. The last row wins for repeated
+        keys.
 
         Args:
             keys: int64[n].
@@ -98,27 +98,27 @@ class Cache(ABC):
 
     @abstractmethod
     def evict(self, keys: np.ndarray) -> None:
-        """Forget keys, int64[n]; rows on their way to :meth:`insert` become void."""
+        """Evict keys, int64[n]; pending inserts for these keys are invalidated."""
 
     @abstractmethod
     def clear(self) -> None:
-        """Forget all keys; rows on their way to :meth:`insert` become void."""
+        """Evict all keys; all pending inserts are invalidated."""
 
     @abstractmethod
     def __len__(self) -> int:
-        """Rows held."""
+        """Number of rows held."""
 
     @property
     @abstractmethod
     def nbytes(self) -> int:
-        """Bytes of all arrays, which do not depend on the rows held."""
+        """Bytes of all arrays, regardless of the rows held."""
 
     def _sets_of(self, keys: np.ndarray) -> np.ndarray:
-        """int64[n]: the set of each key."""
+        """Set of each key, int64[n]."""
         return set_of(mixed(keys), self._sets)
 
     def _sorted(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Places of the keys in the order of their sets, of a repeated one the last alone, and these sets."""
+        """Positions of the keys in the order of their sets, only the last one of repeated keys, and these sets."""
         hashes = mixed(keys)
         order = ordered(hashes)
         return order, set_of(hashes[order], self._sets)
@@ -132,7 +132,7 @@ class HostCache(Cache):
         super().__init__(capacity, dim)
         self._vacant = vacant_keys(self._sets)
         self._keys = np.repeat(self._vacant[:, None], WAYS, axis=1)
-        self._used = np.zeros(self.capacity, np.int64)  # the clock at the last use, 0 of a vacant way
+        self._used = np.zeros(self.capacity, np.int64)  # clock at the last use, 0 for a vacant way
         self._rows = np.zeros((self.capacity, dim), np.float32)
 
     def find(self, keys: np.ndarray, out: np.ndarray) -> np.ndarray:
@@ -151,9 +151,9 @@ class HostCache(Cache):
                 # NumPy writes straight into ``out`` only in this mode; no slot is out of bounds.
                 self._rows.take(slots, axis=0, out=out, mode="clip")
             else:
-                found = np.flatnonzero(hits)
-                slots = slots[found]
-                out[found] = self._rows.take(slots, axis=0)
+                positions = np.flatnonzero(hits)
+                slots = slots[positions]
+                out[positions] = self._rows.take(slots, axis=0)
             self._clock += 1
             self._used[slots] = self._clock
         return hits
@@ -169,7 +169,7 @@ class HostCache(Cache):
             self._insert(keys[piece], sets[start : start + PIECE], rows[piece], versions[piece], now)
 
     def _insert(self, keys: np.ndarray, sets: np.ndarray, rows: np.ndarray, versions: np.ndarray, now: int) -> None:
-        """Put in rows of sorted sets, at the time ``now``."""
+        """Insert rows of sorted sets, at the time ``now``."""
         with self._lock:
             slots, held = self._slots(keys, sets)
             fresh = self._versions[sets] == versions
@@ -226,21 +226,21 @@ class HostCache(Cache):
         return sum(a.nbytes for a in (self._rows, self._keys, self._used, self._versions, self._vacant))
 
     def _slots(self, keys: np.ndarray, sets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where each key lies, int64[n] among all ways, and whether it does."""
+        """Slot of each key, int64[n] among all ways, and whether it is held."""
         match = self._keys.take(sets, axis=0) == keys[:, None]
         word = match.view("<u8").ravel()
-        place = word * PLACES
-        place >>= TOP
-        slots = place.view(np.int64)
+        way = word * PLACES
+        way >>= TOP
+        slots = way.view(np.int64)
         slots += sets * WAYS
         return slots, word != 0
 
 
 def mixed(keys: np.ndarray) -> np.ndarray:
-    """uint64[n]: each key int64[n] under a bijection that spreads it over the high bits.
+    """Keys int64[n] as uint64[n], under a bijection that spreads them over the high bits.
 
     The finaliser of splitmix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators") without
-    its last step, which changes low bits alone.
+    its last step, which changes only low bits.
     """
     x = keys.astype(np.uint64)
     x ^= x >> SHIFT_1
@@ -251,7 +251,7 @@ def mixed(keys: np.ndarray) -> np.ndarray:
 
 
 def set_of(hashes: np.ndarray, sets: int) -> np.ndarray:
-    """int64[n]: the set, out of ``sets``, of each hash uint64[n]; it grows with the hash."""
+    """Set, out of ``sets``, of each hash uint64[n], as int64[n]; it grows with the hash."""
     x = hashes >> HALF
     x *= np.uint64(sets)
     x >>= HALF
@@ -259,7 +259,7 @@ def set_of(hashes: np.ndarray, sets: int) -> np.ndarray:
 
 
 def ordered(hashes: np.ndarray) -> np.ndarray:
-    """Positions that sort hashes uint64[n], and with them their sets; of equal ones, the last position alone."""
+    """Positions that sort hashes uint64[n], and with them their sets; only the last position of equal ones."""
     order = np.argsort(hashes, kind="stable")
     hashes = hashes[order]
     last = np.ones(len(order), bool)
@@ -268,9 +268,9 @@ def ordered(hashes: np.ndarray) -> np.ndarray:
 
 
 def vacant_keys(sets: int) -> np.ndarray:
-    """int64[sets]: for each set a key of another set, which marks its vacant ways and so is never found there.
+    """For each set a key of another set, int64[sets], which marks vacant ways and so is never found there.
 
-    Thus any key is legal, and finding one needs no look at whether the way is taken.
+    Thus any key is legal, and finding one needs no check whether the way is taken.
     """
     others = np.arange(64)
     elsewhere = others[set_of(mixed(others), sets) != 0]

@@ -1,7 +1,7 @@
 """The second tier: tables in Redis, in HPS's layout, read and written in batches per partition.
 
-Reading never raises because of Redis: a row that Redis does not have, or cannot give in time, is a miss, and the next
-tier is asked. Writing raises, so that nobody takes an update for stored that is not.
+Reading never raises because of Redis: a row that Redis lacks, or cannot return in time, is a miss, and the next tier
+is asked. Writing raises, so that nobody mistakes a failed update for a stored one.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ from ..layout import (
 from ..nodes import Command, Nodes
 from ..ps_json import NO_LIMIT, VolatileDatabase
 
-WRITE_SECONDS = 10.0  # for which a write is tried again while a node is away
+WRITE_SECONDS = 10.0  # limit for retries of a write while a node is away
 WRITE_ROWS = 2_000  # per command: a megabyte at 128 dimensions
-WRITE_BLOCKS = 8  # commands that are under way together
+WRITE_BLOCKS = 8  # commands in flight together
 SCAN_ROWS = 1_000
-FEW_ROWS = 8  # of a partition that are looked at before a table is served
-ENTRIES = 256  # of a stream of updates that are kept, at least; who missed more reads the whole partition
+FEW_ROWS = 8  # checked per partition before a table is served
+ENTRIES = 256  # minimum kept in a stream of updates; a follower that missed more reads the whole partition
 ENTRY_ROWS = 256
-LOOK_SECONDS = 60.0  # between looks at how full the partitions are
+LOOK_SECONDS = 60.0  # pause between checks of the partitions' sizes
 NEVER = (-LOOK_SECONDS, False)
-NEARLY = 0.5  # of the margin: from then on times of use are noted
-REPLICA_MILLISECONDS = 200  # that an update waits for a replica before it is published again
+NEARLY = 0.5  # share of the margin from which times of use are noted
+REPLICA_MILLISECONDS = 200  # wait for a replica before an update is published again
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class LookupRequest:
-    """Rows to read.
+    """Request for rows of a table.
 
     Attributes:
-        name, dim: of the table.
-        keys: int64[n], no two the same.
+        name, dim: name of the table and dimension of its rows.
+        keys: int64[n], distinct.
     """
 
     name: str
@@ -65,11 +65,11 @@ class LookupRequest:
 
 @dataclass
 class LookupResult:
-    """What came of it.
+    """Result of a lookup.
 
     Attributes:
         rows: float32[m, dim], in any order.
-        at: int64[n], which row belongs to each key; -1: none.
+        at: int64[n], the row of each key; -1: none.
         unreachable: bool[n], whether the node of each key did not answer.
         malformed: number of keys whose row has another size than the table's.
     """
@@ -80,10 +80,10 @@ class LookupResult:
     malformed: int = 0
 
 
-def empty_result(wanted: LookupRequest) -> LookupResult:
-    """What comes of asking where nothing is."""
-    count = len(wanted.keys)
-    return LookupResult(np.zeros((0, wanted.dim), np.float32), np.full(count, -1), np.zeros(count, np.bool_))
+def empty_result(request: LookupRequest) -> LookupResult:
+    """Result of a lookup that finds nothing."""
+    count = len(request.keys)
+    return LookupResult(np.zeros((0, request.dim), np.float32), np.full(count, -1), np.zeros(count, np.bool_))
 
 
 class VolatileTier:
@@ -93,58 +93,58 @@ class VolatileTier:
         self._config = config
         self._nodes = nodes
         self._complained: set[str] = set()
-        self._fullness: dict[str, tuple[float, bool]] = {}  # when it was looked at, and whether it is nearly full
+        self._fullness: dict[str, tuple[float, bool]] = {}  # time of the check, and whether a partition was nearly full
 
     @property
     def evicts_oldest(self) -> bool:
-        """Whether times of use are kept."""
+        """Whether the least recently used rows are evicted, so that times of use are kept."""
         return self._config.overflow_policy == "evict_oldest"
 
-    def fetch(self, wanted: Sequence[LookupRequest]) -> list[LookupResult]:
+    def fetch(self, requests: Sequence[LookupRequest]) -> list[LookupResult]:
         """Read rows of one or more tables in one round trip."""
         commands: list[Command] = []
-        asked: list[list[np.ndarray]] = []  # places of the keys of each command, by table
-        for each in wanted:
-            order, ends = self._ordered(each.keys)
-            fields, size = arguments(each.keys[order]), FIELD.itemsize
+        asked: list[list[np.ndarray]] = []  # positions of each command's keys, by table
+        for request in requests:
+            order, ends = self._ordered(request.keys)
+            fields, size = arguments(request.keys[order]), FIELD.itemsize
             asked.append([])
             for partition, (start, end) in enumerate(pairwise(ends)):
-                key = redis_key(each.name, partition, ROWS)
+                key = redis_key(request.name, partition, ROWS)
                 for first in range(start, end, self._config.max_get_batch_size):
                     last = min(end, first + self._config.max_get_batch_size)
                     commands.append(Command(key, hmget(key, fields[first * size : last * size])))
                     asked[-1].append(order[first:last])
         answers = iter(self._nodes.run(commands))
-        found = []
-        for each, places in zip(wanted, asked, strict=True):
+        results = []
+        for request, places in zip(requests, asked, strict=True):
             own = list(islice(answers, len(places)))
-            got = _unpack(own, places, each)
-            found.append(got)
-            if got.unreachable.any():
+            result = _unpack(own, places, request)
+            results.append(result)
+            if result.unreachable.any():
                 error = next(answer for answer in own if isinstance(answer, Exception))
-                self._complain(f"Redis cannot be asked for rows of {each.name}", error)
-            if got.malformed:
-                self._complain(f"Redis has rows of {each.name} that are not {each.dim} float32", "skipped")
-        return found
+                self._complain(f"Redis cannot be asked for rows of {request.name}", error)
+            if result.malformed:
+                self._complain(f"Redis has rows of {request.name} that are not {request.dim} float32", "skipped")
+        return results
 
     def insert(self, name: str, keys: np.ndarray, rows: np.ndarray, absent_only: bool = False) -> None:
-        """Write rows, and make room where a partition is too full.
+        """Write rows, and evict some where a partition is too full.
 
         Args:
-            name: of the table.
-            keys: int64[n], no two the same.
+            name: name of the table.
+            keys: int64[n], distinct.
             rows: float32[n, dim].
-            absent_only: keep rows that are there, and do not wait for a node that is away.
+            absent_only: keep existing rows, and do not wait for a node that is away.
 
         Raises:
-            StoreError: not all could be written: Redis is full, or a node stays away.
+            StoreError: some could not be written: Redis is full, or a node stays away.
         """
         blocks = self._blocks(keys, WRITE_ROWS)
         for first in range(0, len(blocks), WRITE_BLOCKS):
             commands = []
-            for partition, part in blocks[first : first + WRITE_BLOCKS]:
+            for partition, positions in blocks[first : first + WRITE_BLOCKS]:
                 key = redis_key(name, partition, ROWS)
-                written = self._writing(key, as_bytes(keys[part]), as_bytes(rows[part]), absent_only)
+                written = self._writing(key, as_bytes(keys[positions]), as_bytes(rows[positions]), absent_only)
                 commands.append(Command.of(key, *written))
             answers = self._nodes.run(commands, 0.0 if absent_only else WRITE_SECONDS)
             raise_for(answers, f"cannot write rows of {name}")
@@ -154,16 +154,16 @@ class VolatileTier:
     def publish(self, name: str, keys: np.ndarray, rows: np.ndarray) -> None:
         """Write rows and append them to the streams of updates, both or neither per partition and block of rows.
 
-        When this returns, a crash of a Redis server does not lose them: its append-only file has them, if it keeps
-        one, and so has a replica, if there is one.
+        When this returns, a crash of a Redis server does not lose them: they are in its append-only file, if it keeps
+        one, and in a replica, if there is one.
 
         Args:
-            name: of the table.
-            keys: int64[n], no two the same.
+            name: name of the table.
+            keys: int64[n], distinct.
             rows: float32[n, dim].
 
         Raises:
-            StoreError: not all were accepted: Redis is full, or a node stays away. Publishing again does no harm.
+            StoreError: some were not accepted: Redis is full, or a node stays away. Publishing again does no harm.
         """
         blocks = self._blocks(keys, ENTRY_ROWS)
         deadline = time.monotonic() + WRITE_SECONDS
@@ -174,12 +174,12 @@ class VolatileTier:
                 Command.of(
                     key,
                     ("MULTI",),
-                    *self._writing(key, as_bytes(keys[part]), as_bytes(rows[part])),
-                    _entry(key, keys[part], rows[part]),
+                    *self._writing(key, as_bytes(keys[positions]), as_bytes(rows[positions])),
+                    _entry(key, keys[positions], rows[positions]),
                     ("EXEC",),
                     ("WAIT", str(count), str(REPLICA_MILLISECONDS)),
                 )
-                for key, count, (_, part) in zip(hashes, copies, blocks, strict=True)
+                for key, count, (_, positions) in zip(hashes, copies, blocks, strict=True)
             ]
             answers = self._nodes.run(commands, WRITE_SECONDS)
             raise_for(answers, f"cannot publish updates of {name}")
@@ -191,7 +191,7 @@ class VolatileTier:
                 raise StoreError(f"updates of {name} reached no replica within {WRITE_SECONDS:.0f} s: is one away?")
 
     def wants_touches(self, name: str) -> bool:
-        """Whether times of use matter: a partition was nearly full when it was looked at, or it is time to look."""
+        """Whether times of use matter: a partition was nearly full at the last check, or the next check is due."""
         if not self.evicts_oldest or self._config.overflow_margin == NO_LIMIT:
             return False
         looked, full = self._fullness.get(name, NEVER)
@@ -218,10 +218,10 @@ class VolatileTier:
         raise_for(self._nodes.run(commands), f"cannot note the use of rows of {name}")
 
     def evict(self, name: str, keys: np.ndarray | None = None) -> None:
-        """Remove rows, or without keys the whole table.
+        """Evict rows, or without keys the whole table.
 
         Raises:
-            StoreError: not all could be removed.
+            StoreError: some could not be removed.
         """
         if keys is None:
             commands = [self._unlinking(name, partition) for partition in range(self._config.num_partitions)]
@@ -238,7 +238,7 @@ class VolatileTier:
         return Command.of(rows, ("UNLINK", rows, rows[:-1] + TIMES))
 
     def _evict_beyond(self, name: str) -> None:
-        """Remove the partitions that another, larger ``num_partitions`` has left."""
+        """Remove the partitions left by a larger ``num_partitions``."""
         partition, removed = self._config.num_partitions, 1
         while removed:
             answers = self._nodes.run([self._unlinking(name, partition)], WRITE_SECONDS)
@@ -261,7 +261,7 @@ class VolatileTier:
         return answers
 
     def mark(self, name: str, value: str | None = None) -> str | None:
-        """What was noted about a table; with a value, note that.
+        """Note about a table; with a value, write it.
 
         Raises:
             StoreError: a node does not answer.
@@ -273,7 +273,7 @@ class VolatileTier:
         return answers[0].decode() if value is None and answers[0] is not None else value
 
     def scan(self, name: str, dim: int, only: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """All rows of a table, or of one partition: (keys int64[n], rows float32[n, dim]) block by block.
+        """Read all rows of a table, or of one partition: (keys int64[n], rows float32[n, dim]) block by block.
 
         A key may come twice while the table changes.
 
@@ -293,33 +293,33 @@ class VolatileTier:
                     break
 
     def check(self, name: str, dim: int) -> None:
-        """Look at a few rows of every partition: whoever filled the table may have had other settings.
+        """Check a few rows of every partition: the table may have been filled with other settings.
 
-        With 32-bit keys, or with another number of partitions, no row would ever be found. A node that does not answer
-        is not waited for.
+        With 32-bit keys, or with another number of partitions, no row would ever be found. A node that does not
+        answer is not waited for.
 
         Raises:
-            DataError: keys or rows have another size than this table's, or a key lies in another partition than its.
+            DataError: keys or rows have another size than this table's, or a key lies in the wrong partition.
         """
         count = self._config.num_partitions
-        keys = [redis_key(name, partition, ROWS) for partition in range(count + 1)]  # of twice as many, the half fits
+        keys = [redis_key(name, partition, ROWS) for partition in range(count + 1)]  # of twice as many, half would fit
         answers = self._nodes.run([Command.of(key, ("HSCAN", key, "0", "COUNT", str(FEW_ROWS))) for key in keys])
         for partition, answer in enumerate(answers):
             pairs = answer[1] if isinstance(answer, list) else []
             for field, value in zip(pairs[::2], pairs[1::2], strict=True):
                 check_row(name, dim, field, value, "Redis")
-            found = np.frombuffer(b"".join(pairs[::2]), "<i8")
-            astray = np.flatnonzero(partitions(found, count) != partition)
+            stored = np.frombuffer(b"".join(pairs[::2]), "<i8")
+            astray = np.flatnonzero(partitions(stored, count) != partition)
             if len(astray):
-                key = found[astray[0]]
+                key = stored[astray[0]]
                 raise DataError(
                     f"Redis has key {key} of {name} in partition {partition}, and with num_partitions {count} it "
-                    f"belongs into {partitions(found[astray[:1]], count)[0]}: set volatile_db.num_partitions to what "
+                    f"belongs in {partitions(stored[astray[:1]], count)[0]}: set volatile_db.num_partitions to what "
                     "it was when Redis was filled, or fill it anew ('recsys dlrm load --again')"
                 )
 
     def _keep_margin(self, name: str, partition: int, size: int) -> None:
-        """Remove rows, those used longest ago or any, where there are more than ``overflow_margin``."""
+        """Evict rows, the least recently used or random ones, where there are more than ``overflow_margin``."""
         if size <= self._config.overflow_margin:
             return
         rows, times = (redis_key(name, partition, suffix) for suffix in (ROWS, TIMES))
@@ -336,25 +336,25 @@ class VolatileTier:
             np.random.default_rng().shuffle(fields)
         surplus = size - int(self._config.overflow_margin * self._config.overflow_resolution_target)
         going = fields[:surplus]
-        parts = [going[start : start + WRITE_ROWS] for start in range(0, len(going), WRITE_ROWS)]
-        commands = [self._removal(name, partition, part) for part in parts]
+        batches = [going[start : start + WRITE_ROWS] for start in range(0, len(going), WRITE_ROWS)]
+        commands = [self._removal(name, partition, batch) for batch in batches]
         raise_for(self._nodes.run(commands, WRITE_SECONDS), f"cannot make room in {name}")
 
     def _ordered(self, keys: np.ndarray) -> tuple[np.ndarray, list[int]]:
-        """Places of the keys in the order of their partitions, and where in it each partition begins, and the end."""
+        """Positions of the keys in the order of their partitions, the start of each partition in it, and the end."""
         count = self._config.num_partitions
         parts = partitions(keys, count)
         return np.argsort(parts, kind="stable"), [0, *np.bincount(parts, minlength=count).cumsum().tolist()]
 
     def _by_partition(self, keys: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """(partition, places of its keys) of every partition that has some."""
+        """(partition, positions of its keys) for every partition that has some."""
         order, ends = self._ordered(keys)
         for partition, (start, end) in enumerate(pairwise(ends)):
             if end > start:
                 yield partition, order[start:end]
 
     def _blocks(self, keys: np.ndarray, size: int) -> list[tuple[int, np.ndarray]]:
-        """The same, with at most ``size`` places at a time."""
+        """``_by_partition`` with at most ``size`` positions at a time."""
         return [
             (partition, where[start : start + size])
             for partition, where in self._by_partition(keys)
@@ -364,7 +364,7 @@ class VolatileTier:
     def _writing(
         self, key: bytes, fields: list[bytes], values: list[bytes], absent_only: bool = False
     ) -> list[Sequence[str | bytes]]:
-        """Commands that write rows and, where the policy needs them, times of use; the last one counts rows."""
+        """Commands that write rows and, if the policy needs them, times of use; the last one counts rows."""
         commands: list[Sequence[str | bytes]] = []
         if absent_only:
             commands += [("HSETNX", key, field, value) for field, value in zip(fields, values, strict=True)]
@@ -379,7 +379,7 @@ class VolatileTier:
         return Command.of(rows, ("HDEL", rows, *fields), ("HDEL", times, *fields))
 
     def _complain(self, what: str, why: object) -> None:
-        """Log a trouble once until it has another reason."""
+        """Log a problem once, until another one occurs."""
         line = f"{what}: {' '.join(f'{why}'.split())[-200:]}"
         if line not in self._complained:
             self._complained = {line}
@@ -394,33 +394,33 @@ def raise_for(answers: Sequence[Any], what: str) -> None:
             raise StoreError(f"{what}: Redis answered {' '.join(f'{answer}'.split())[-200:]}{hint}") from answer
 
 
-def _unpack(answers: list[Any], places: list[np.ndarray], wanted: LookupRequest) -> LookupResult:
-    """The rows in answers.
+def _unpack(answers: list[Any], places: list[np.ndarray], request: LookupRequest) -> LookupResult:
+    """Unpack rows from answers.
 
     Args:
-        answers: of HMGET commands; some may be errors.
-        places: int64[k] of the keys of each.
-        wanted: what was asked for.
+        answers: answers to HMGET commands; some may be errors.
+        places: int64[k], positions of the keys of each.
+        request: the request that they answer.
     """
-    got, width = empty_result(wanted), 4 * wanted.dim
-    found: list[bytes] = []
+    result, width = empty_result(request), 4 * request.dim
+    values: list[bytes] = []
     for answer, where in zip(answers, places, strict=True):
         if isinstance(answer, Exception):
-            got.unreachable[where] = True
+            result.unreachable[where] = True
             continue
         if not _all_of(width, answer):
             fits = np.array([value is not None and len(value) == width for value in answer])
-            got.malformed += sum(value is not None for value in answer) - int(fits.sum())
+            result.malformed += sum(value is not None for value in answer) - int(fits.sum())
             answer = [value for value, fit in zip(answer, fits, strict=True) if fit]
             where = where[fits]
-        got.at[where] = np.arange(len(found), len(found) + len(answer))
-        found += answer
-    got.rows = np.frombuffer(b"".join(found), "<f4").reshape(len(found), wanted.dim)
-    return got
+        result.at[where] = np.arange(len(values), len(values) + len(answer))
+        values += answer
+    result.rows = np.frombuffer(b"".join(values), "<f4").reshape(len(values), request.dim)
+    return result
 
 
 def _all_of(width: int, values: list[bytes | None]) -> bool:
-    """Whether all values are there and have so many bytes."""
+    """Whether all values are present and ``width`` bytes long."""
     try:
         return set(map(len, values)) == {width}  # type: ignore[arg-type]
     except TypeError:  # a None among them
@@ -439,7 +439,7 @@ def _now() -> bytes:
 
 
 def _entry(key: bytes, keys: np.ndarray, rows: np.ndarray) -> Sequence[str | bytes]:
-    """The command that appends rows to the stream of updates; what is too old is cut off."""
+    """Command that appends rows to the stream of updates and trims old entries."""
     fields = ("k", keys.astype("<i8").tobytes(), "v", rows.astype("<f4").tobytes())
     return ("XADD", key[:-1] + UPDATES, "MAXLEN", "~", str(ENTRIES), "*", *fields)
 

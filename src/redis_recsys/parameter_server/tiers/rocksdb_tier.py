@@ -1,8 +1,8 @@
-"""The third tier: whole tables on disk, in RocksDB, one column family per table, as HPS keeps them.
+"""The third tier: whole tables on disk, in RocksDB, one column family per table, as in HPS.
 
-A row's key is its key's 8 little-endian bytes, its value the float32 row, so that a folder that HPS filled can be read.
-The default column family holds what this project notes beside the tables: what was loaded, and how far the streams of
-updates were applied. Such a note is written in one batch with the rows it speaks of.
+A row is stored under the 8 little-endian bytes of its key, as float32, so that a folder that HPS filled can be read.
+The default column family holds this project's notes: the loaded files, and the applied positions in the streams of
+updates. A note is written in one batch with the rows it describes.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from ..layout import as_bytes, check_row, newest
 from ..ps_json import PersistentDatabase
 
 CACHE_BYTES = 256 << 20
-BLOOM_BITS = 10  # per key: one of a hundred absent keys costs a read
+BLOOM_BITS = 10  # per key: one in a hundred absent keys costs a read
 DEFAULT = "default"
-FEW_ROWS = 8  # that are looked at before a table is served
+FEW_ROWS = 8  # checked before a table is served
 OWN_FILES = ("rocksdict-config.json", "LOCK", "LOG")
 CORRUPT = ("Corruption", "checksum")
 
@@ -50,30 +50,30 @@ class PersistentTier:
     def __init__(self, config: PersistentDatabase, names: Iterable[str]) -> None:
         """
         Args:
-            config: where the folder is.
-            names: of the tables; those that are not there yet are made.
+            config: configuration with the folder's path.
+            names: names of the tables; missing ones are created.
 
         Raises:
-            StoreError: the folder cannot be opened: another process has it, it is damaged, or not to be written.
+            StoreError: the folder cannot be opened: another process has it, it is damaged, or it is not writable.
         """
         self.path = Path(config.path)
         self.read_only = config.read_only
         self._damaged = False
         self._view: tempfile.TemporaryDirectory[str] | None = None
         with _store_errors(self.path):
-            there = set(Rdict.list_cf(str(self.path), _options())) if (self.path / "CURRENT").exists() else set()
+            existing = set(Rdict.list_cf(str(self.path), _options())) if (self.path / "CURRENT").exists() else set()
             if config.read_only:
-                families = {name: _options() for name in there}
+                families = {name: _options() for name in existing}
                 self._view = _linked(self.path)
                 self._db = Rdict(self._view.name, _options(), families, AccessType.read_only())
             else:
-                families = {name: _options() for name in there | set(names) | {DEFAULT}}
+                families = {name: _options() for name in existing | set(names) | {DEFAULT}}
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._db = Rdict(str(self.path), _options(), families)
         self._tables = {name: self._db.get_column_family(name) for name in families if name != DEFAULT}
 
     def close(self) -> None:
-        """Write out what is in memory and let go of the folder."""
+        """Flush memory to disk and close the folder."""
         tables, self._tables = self._tables, {}
         for table in tables.values():
             table.close()
@@ -85,24 +85,24 @@ class PersistentTier:
         """Read rows.
 
         Args:
-            name: of the table.
+            name: name of the table.
             keys: int64[n].
-            rows: float32[n, dim], where they go; rows that are not found keep what they are.
+            rows: float32[n, dim], receives the rows; rows not found stay unchanged.
 
         Returns:
-            bool[n], which were found. A row in a damaged part of a file, or of another size, is not.
+            bool[n], whether each was found. A row in a damaged part of a file, or of another size, is not.
         """
         table, width = self._tables.get(name), 4 * rows.shape[1]
         if table is None:
             return np.zeros(len(keys), bool)
         values = self._values(table, as_bytes(keys))
-        found = np.array([len(value) == width for value in values], np.bool_)
-        present = b"".join(value for value, there in zip(values, found, strict=True) if there)
-        rows[found] = np.frombuffer(present, "<f4").reshape(-1, rows.shape[1])
-        return found
+        held = np.array([len(value) == width for value in values], np.bool_)
+        present = b"".join(value for value, is_held in zip(values, held, strict=True) if is_held)
+        rows[held] = np.frombuffer(present, "<f4").reshape(-1, rows.shape[1])
+        return held
 
     def check(self, name: str, dim: int) -> None:
-        """Look at the first few rows of a table: whoever filled it may have had other settings.
+        """Check the first few rows of a table: it may have been filled with other settings.
 
         Raises:
             DataError: keys or rows have another size than this table's.
@@ -114,7 +114,7 @@ class PersistentTier:
             check_row(name, dim, field, value, f"RocksDB in {self.path}")
 
     def _values(self, table: Rdict, fields: list[Any]) -> list[bytes]:
-        """The values of the fields; an empty one of a field that is not there or lies in a damaged part."""
+        """Values of the fields; empty if a field is missing or lies in a damaged part."""
         try:
             return [value or b"" for value in table.get(fields) or ()]
         except Exception as error:
@@ -139,13 +139,13 @@ class PersistentTier:
             self._db.write(batch)
 
     def load(self, name: str, blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[int]:
-        """Put whole tables in, much faster than row by row; yields the number of rows after each block.
+        """Load whole tables, much faster than row by row; yields the number of rows after each block.
 
-        In the end the blocks' files are merged, which takes about as long as the rest: a lookup in many files that
-        overlap was measured to take 40 times as long.
+        At the end the blocks' files are merged, which takes about as long as the rest: a lookup in many overlapping
+        files was measured to take 40 times as long.
 
         Args:
-            name: of the table.
+            name: name of the table.
             blocks: (keys int64[n], rows float32[n, dim]); a later block wins.
 
         Raises:
@@ -184,7 +184,7 @@ class PersistentTier:
             self._tables[name].delete_range(b"", b"\xff" * 9)
 
     def set_notes(self, notes: Mapping[str, bytes]) -> None:
-        """Write notes alone, all or none.
+        """Write only notes, all or none.
 
         Raises:
             StoreError: the folder is read-only, full or damaged.
@@ -196,17 +196,17 @@ class PersistentTier:
             self._db.write(batch)
 
     def note(self, name: str) -> bytes | None:
-        """What was noted under a name."""
+        """Read the note under a name."""
         value = self._db.get(name.encode())
         return value if value is None or isinstance(value, bytes) else None
 
     def count(self, name: str) -> int:
-        """About how many rows a table has, as RocksDB estimates it."""
+        """Approximate number of a table's rows, as RocksDB estimates it."""
         return self._tables[name].property_int_value("rocksdb.estimate-num-keys") or 0
 
 
 def _linked(folder: Path) -> tempfile.TemporaryDirectory[str]:
-    """A folder of links to the files of ``folder``, since rocksdict writes into what it opens, even to read it only."""
+    """A folder of links to the files of ``folder``, since rocksdict writes into a folder even to read it only."""
     view = tempfile.TemporaryDirectory(prefix="recsys-rocksdb-")
     for file in folder.iterdir():
         if file.name not in OWN_FILES:
@@ -239,7 +239,7 @@ _CACHE = Cache(CACHE_BYTES)  # one for all tables of the process
 
 @contextmanager
 def _store_errors(path: Path) -> Iterator[None]:
-    """Raise as StoreError, with advice, whatever RocksDB raises; rocksdict has nothing narrower than Exception."""
+    """Raise RocksDB's errors as StoreError, with advice; rocksdict raises nothing narrower than Exception."""
     try:
         yield
     except StoreError:

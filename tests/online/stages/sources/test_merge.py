@@ -25,7 +25,7 @@ def test_an_item_of_several_sources_is_listed_once_with_all_of_them(seed: int) -
         assert found.pop(0, 0) == 0
         assert found == expected
         first = [items[row].tolist().index(item) for item in expected]
-        assert [merged[row, at] for at in first] == list(expected)  # each at the place where it came first
+        assert [merged[row, at] for at in first] == list(expected)  # each at its first position
 
 
 def test_sources_have_names() -> None:

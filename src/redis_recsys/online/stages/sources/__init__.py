@@ -1,4 +1,4 @@
-"""Candidate sources, and the merging of what they found.
+"""Candidate sources, and the merging of their items.
 
 - ``nearest``: items nearest to the user's embedding
 - ``similar``: items nearest to the one viewed last

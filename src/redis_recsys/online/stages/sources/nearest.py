@@ -13,7 +13,7 @@ from ....retrieval.index import AllowedIndex, Change
 from ....store.vectors import RedisIndex
 from ...loaded_deployment import Deployment
 
-NARROW = 0.25  # share of the catalogue; where rules leave less, Redis would look at four times what is wanted and more
+NARROW = 0.25  # share of the catalogue; if rules leave less, Redis would explore over four times the items needed
 
 
 class Nearest:
@@ -38,7 +38,7 @@ class Nearest:
     def search_with_features(
         self, queries: np.ndarray, count: int, seen: np.ndarray, schema: Schema
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
-        """The same with the packed features that the vector query returns as attributes; None if it is not asked.
+        """Search with the packed features that the vector query returns as attributes; None if Redis is not queried.
 
         Raises:
             StoreError: Redis failed.
@@ -52,7 +52,7 @@ class Nearest:
         return np.einsum("bnd,bd->bn", self.embeddings[np.maximum(items, 1) - 1], queries)
 
     def follow(self, changes: Sequence[Change]) -> None:
-        """Take over changes of the vectors in Redis."""
+        """Apply changes of the vectors in Redis."""
         embeddings = self.embeddings.copy()
         for change in changes:
             if change.embedding is not None and change.item <= len(embeddings):

@@ -8,7 +8,7 @@ from ...loaded_deployment import Deployment
 
 
 class PopularItems:
-    """Popular items of a deployment: the same for every user, and the only ones for users of whom nothing is known."""
+    """Popular items of a deployment: the same for every user, and the only candidates for unknown users."""
 
     def __init__(self, deployment: Deployment, count: int) -> None:
         self._deployment, self._count = deployment, count
@@ -25,5 +25,5 @@ class PopularItems:
         return self._popular.unseen(seen, width)[0]
 
     def refresh(self) -> None:
-        """Leave out items that have been removed meanwhile."""
+        """Leave out items removed since."""
         self._popular = self._deployment.popular

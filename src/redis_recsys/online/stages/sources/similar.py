@@ -8,7 +8,7 @@ from .nearest import Nearest
 
 
 class Similar:
-    """Neighbours of items, searched when an item is first the last one viewed, and kept."""
+    """Neighbours of items, searched and cached when an item is first the last one viewed."""
 
     def __init__(self, nearest: Nearest, count: int) -> None:
         self._nearest, self._count = nearest, count
@@ -22,7 +22,7 @@ class Similar:
         """
         if not self._count or not seen.shape[1]:
             return np.zeros((len(seen), self._count), np.int32)
-        neighbours, last = self._neighbours, seen[:, 0]  # another array takes its place when the vectors change
+        neighbours, last = self._neighbours, seen[:, 0]  # replaced by a new array when the vectors change
         missing = np.unique(last[neighbours[last, 0] < 0])
         if len(missing):
             queries = self._nearest.embeddings[missing - 1]
@@ -30,7 +30,7 @@ class Similar:
         return neighbours[last]
 
     def forget(self) -> None:
-        """Search neighbours again, since vectors have changed."""
+        """Discard cached neighbours, since vectors have changed."""
         neighbours = np.full((len(self._nearest.embeddings) + 1, self._count), -1, np.int32)  # -1: not searched yet
         neighbours[0] = 0
         self._neighbours = neighbours
