@@ -32,7 +32,7 @@ SEEN = 30
 
 def make_bundle(path: Path, users: int, items: int) -> Path:
     """A bundle with untrained models, unless ``path`` already has it."""
-    from redis_recsys.bundle.bundle import finish, write_tables, writing_bundle
+    from redis_recsys.bundle.writer import finish, write_tables, writing_bundle
     from redis_recsys.dataset.entities import write_entities
     from redis_recsys.dataset.user_history import History
     from redis_recsys.trainers.torch.export import export_ranker, export_towers

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from redis_recsys.bundle.bundle import Bundle, finish, write_tables, writing_bundle
+from redis_recsys.bundle.bundle import Bundle
 from redis_recsys.bundle.models import Ranker, Tower
+from redis_recsys.bundle.writer import finish, write_tables, writing_bundle
 from redis_recsys.dataset import entities
 from redis_recsys.dataset.entities import Entities, read_entities, write_entities
 from redis_recsys.dataset.interactions import PARTS, Rows
@@ -209,7 +210,7 @@ def test_users_come_in_blocks_of_any_size_across_row_groups(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
     monkeypatch.setattr(entities, "ROW_GROUP", 16)
-    monkeypatch.setattr("redis_recsys.bundle.bundle.ROW_GROUP", 16)
+    monkeypatch.setattr("redis_recsys.bundle.writer.ROW_GROUP", 16)
     write(tmp_path / "bundle", users=100)
     blocks = list(Bundle(tmp_path / "bundle").users(block))
     assert {len(users) for users, _ in blocks[:-1]} <= {block}

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from redis_recsys.bundle.bundle import Bundle, write_tables
+from redis_recsys.bundle.bundle import Bundle
 from redis_recsys.bundle.models import ItemSide, Ranker, RankerHead
+from redis_recsys.bundle.writer import write_tables
 from redis_recsys.dataset.entities import write_entities
 from redis_recsys.dataset.interactions import Rows
 from redis_recsys.dataset.popularity import Clicks

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import redis
 
-from redis_recsys.bundle.bundle import Bundle, finish, write_tables, writing_bundle
+from redis_recsys.bundle.bundle import Bundle
 from redis_recsys.bundle.models import Tower
+from redis_recsys.bundle.writer import finish, write_tables, writing_bundle
 from redis_recsys.config import Settings
 from redis_recsys.dataset.entities import Entities, write_entities
 from redis_recsys.dataset.popularity import Clicks

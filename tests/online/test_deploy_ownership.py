@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import redis
 
-from redis_recsys.bundle.bundle import Bundle, finish, write_tables, writing_bundle
+from redis_recsys.bundle.bundle import Bundle
+from redis_recsys.bundle.writer import finish, write_tables, writing_bundle
 from redis_recsys.config import OnlineSettings, RedisSettings, Settings
 from redis_recsys.dataset.popularity import Clicks
 from redis_recsys.dataset.user_history import History

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 
-from redis_recsys.bundle.bundle import Bundle, Manifest, finish, writing_bundle
+from redis_recsys.bundle.bundle import Bundle, Manifest
+from redis_recsys.bundle.writer import finish, writing_bundle
 from redis_recsys.config import BatchSettings, Settings
 from redis_recsys.embedded.redis_server import EmbeddedRedis
 from redis_recsys.offline.batch import batch

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 
-from redis_recsys.bundle.bundle import Bundle, finish
+from redis_recsys.bundle.bundle import Bundle
+from redis_recsys.bundle.writer import finish
 from redis_recsys.config import BatchSettings, OnlineSettings, Settings, load_settings
 from redis_recsys.dataset.encode import encode
 from redis_recsys.dataset.entities import read_entities, write_entities

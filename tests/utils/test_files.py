@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from redis_recsys.bundle.bundle import finish, writing_bundle
+from redis_recsys.bundle.writer import finish, writing_bundle
 from redis_recsys.data import synthetic
 from redis_recsys.data.criteo import generate as criteo_synthetic
 from redis_recsys.data.criteo.dataset import CriteoDataset

@@ -26,8 +26,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,14 +36,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..dataset.entities import ITEM_VALUES, RAW_ID, ROW_GROUP, Entities, read_entities, stream_entities, stream_parquet
+from ..dataset.entities import ITEM_VALUES, RAW_ID, Entities, read_entities, stream_entities, stream_parquet
 from ..dataset.interactions import Part
 from ..dataset.popularity import Clicks, Popular
 from ..dataset.schema import SIDES, IdKind, Schema, Side
 from ..dataset.user_history import History
 from ..errors import BundleError, explain_validation
-from ..utils.files import sha256, written_aside
-from ..utils.output_kinds import BUNDLE
+from ..utils.files import sha256
 
 if TYPE_CHECKING:  # ONNX Runtime is slow to import, and most of a bundle is read without it
     from .models import ItemSide, Ranker, RankerHead, Tower
@@ -244,71 +242,3 @@ class Bundle:
             lengths = np.diff(lists.offsets.to_numpy())
             starts = np.concatenate([[0, 0], np.cumsum(lengths)]).astype(np.int64)
             yield users, History(starts, lists.flatten().to_numpy())
-
-
-@contextmanager
-def writing_bundle(target: Path) -> Iterator[Path]:
-    """Yield a directory to fill; it becomes ``target`` if the block ends without an error (see ``finish``)."""
-    with written_aside(target, BUNDLE) as aside:
-        (aside / "vocab").mkdir()
-        yield aside
-        if not (aside / MANIFEST).exists():
-            raise BundleError(f"the bundle for {target} was not finished")
-
-
-def write_tables(folder: Path, item_embeddings: np.ndarray, clicks: Clicks, history: History, users: int) -> None:
-    """Write the parquet files that are not copied from the dataset.
-
-    Args:
-        folder: a directory from :func:`writing_bundle`.
-        item_embeddings: float32[items, D].
-        clicks: clicks of each item.
-        history: items that each user has interacted with.
-        users: number of users.
-    """
-    flat = pa.array(np.ascontiguousarray(item_embeddings, np.float32).reshape(-1))
-    embedding = pa.FixedSizeListArray.from_arrays(flat, item_embeddings.shape[1])
-    pq.write_table(pa.table({"embedding": embedding}), folder / EMBEDDINGS)
-    order = np.argsort(-clicks.scores, kind="stable")
-    order = order[clicks.ever[order] > 0]
-    table = {"item": (order + 1).astype(np.int32), "count": clicks.ever[order].astype(np.int64)}
-    if clicks.recent is not None:
-        table["recent"] = clicks.recent[order].astype(np.int64)
-    pq.write_table(pa.table(table), folder / POPULARITY)
-    offsets = history.starts[1 : users + 2]
-    # int64 offsets: a catalogue's whole history may hold more than 2^31 items
-    lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(history.items, type=pa.int32()))
-    pq.write_table(pa.table({"items": lists}), folder / HISTORY, row_group_size=ROW_GROUP)
-
-
-def finish(
-    folder: Path,
-    schema: Schema,
-    trainer: str,
-    metrics: dict[str, Any],
-    embedding_dim: int,
-    users: int,
-    items: int,
-    learned_from: dict[Part, int] | None = None,
-    final: bool = False,
-) -> None:
-    """Write schema and manifest, the last step before the bundle moves into place; see :class:`Manifest`."""
-    schema.save(folder / SCHEMA)
-    files = {
-        path.relative_to(folder).as_posix(): File(bytes=path.stat().st_size, sha256=sha256(path))
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-    manifest = Manifest(
-        version=BUNDLE_VERSION,
-        trainer=trainer,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        embedding_dim=embedding_dim,
-        users=users,
-        items=items,
-        metrics=metrics,
-        learned_from=learned_from or {},
-        final=final,
-        files=files,
-    )
-    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")

@@ -17,8 +17,9 @@ import numpy as np
 import polars as pl
 from pydantic import ValidationError
 
-from ...bundle.bundle import Bundle, features_file, finish, tower_file, write_tables, writing_bundle
+from ...bundle.bundle import Bundle, features_file, tower_file
 from ...bundle.models import Tower
+from ...bundle.writer import finish, write_tables, writing_bundle
 from ...config import MerlinSettings
 from ...dataset.entities import ITEM_VALUES, Entities, write_entities
 from ...dataset.popularity import Clicks

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ...bundle.bundle import Bundle, writing_bundle
-from ...bundle.writer import complete
+from ...bundle.bundle import Bundle
+from ...bundle.writer import complete, writing_bundle
 from ...config import Settings, TrainSettings
 from ...dataset.interactions import PARTS, Dataset
 from ...dataset.vocabularies import read_vocabulary

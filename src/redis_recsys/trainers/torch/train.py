@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...bundle.bundle import Bundle, writing_bundle
-from ...bundle.writer import complete
+from ...bundle.bundle import Bundle
+from ...bundle.writer import complete, writing_bundle
 from ...config import TrainSettings
 from ...dataset.interactions import BEFORE_TEST, PARTS, Dataset, Part, Rows
 from ...dataset.user_history import History
