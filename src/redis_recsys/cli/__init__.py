@@ -5,10 +5,15 @@ Heavy libraries are imported inside the verb that needs them, so that ``recsys -
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from contextlib import suppress
+from typing import NoReturn
 
+from ..embedded.process import end_descendants
 from ..errors import RecsysError
-from ..utils.interrupts import interruptible
+from ..utils.interrupts import ENDING, Interrupted, interruptible
 from . import check, data, demo, dlrm, dlrm_train, merlin, offline, online, user
 from . import perf as perf_analyzer
 from .app import app
@@ -32,13 +37,35 @@ INTERRUPTED = 130  # what Typer exits with after Ctrl-C
 
 def main() -> None:
     """Entry point: errors become one line and a non-zero exit code; SIGTERM tidies up like Ctrl-C."""
+    interrupted = Interrupted()
     try:
-        with interruptible():
+        with interruptible() as interrupted:
             app()
     except RecsysError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        if not interrupted.happened:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(error.exit_code)
+        _leave(INTERRUPTED)
     except SystemExit as end:
+        if interrupted.happened:
+            _leave(INTERRUPTED if end.code else 0)
         if end.code == INTERRUPTED:
             print("error: interrupted", file=sys.stderr)
         raise
+    except BaseException:
+        if not interrupted.happened:
+            raise
+        _leave(INTERRUPTED)
+
+
+def _leave(code: int) -> NoReturn:
+    """End after a signal: all is tidy, and whatever still waits in another thread or a child process waits in vain."""
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    end_descendants()
+    with suppress(OSError, ValueError):  # nobody reads it any more
+        sys.stdout.flush()
+    if code:
+        with suppress(OSError, ValueError):
+            print("error: interrupted", file=sys.stderr, flush=True)
+    os._exit(code)
