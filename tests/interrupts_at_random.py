@@ -1,7 +1,7 @@
 """Interrupt commands at moments drawn at random, and print how long each took to end.
 
-    python tests/interrupts_at_random.py --times 100
-    python tests/interrupts_at_random.py --times 20 deploy "real, dlrm serve"
+    python -m tests.interrupts_at_random --times 100
+    python -m tests.interrupts_at_random --times 20 deploy "real, dlrm serve"
 
 The times are of a machine that has nothing else to do. Ends with 1 if a command took longer than a second, ended in
 another way than it should, or left a process or half of an output.
@@ -16,8 +16,6 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from random import Random
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from redis_recsys.data.criteo.generate import generate
 from tests.support.interrupts import (

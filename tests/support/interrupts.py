@@ -66,6 +66,7 @@ class Kind:
         within: seconds, after the command can be interrupted, from which the moment is drawn.
         begun: what must hold before that; by default nothing.
         code: that it ends with.
+        ends: whether it may end by itself meanwhile, in a way of its own.
     """
 
     arguments: tuple[str, ...]
@@ -73,6 +74,7 @@ class Kind:
     within: float = 1.0
     begun: Callable[[], bool] = lambda: True
     code: int = 130
+    ends: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ class Ended:
             return None
         if self.seconds > seconds:
             return f"took {self.seconds:.1f} s: {self.err[-1000:]}"
+        if kind.ends and self.code in (0, 1) and "Traceback" not in self.err:
+            return None
         lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
         wanted = ["error: interrupted"] if self.code else []
         if self.code not in (kind.code, 130) or lines != wanted or "Traceback" in self.err:
@@ -238,16 +242,16 @@ def with_servers(bundle: Path, dataset: Path, criteo: Path, ps: Path) -> dict[st
     merlin = {"RECSYS_MERLIN_ENVIRONMENT": f"{ROOT / '.venv-merlin'}"}
     ports = {f"RECSYS_TRITON_{name}_PORT": "0" for name in ("GRPC", "HTTP", "METRICS")}
     return {
-        "get": Kind(("get", "1"), {}, 1),
+        "get": Kind(("get", "1"), {}, 1, ends=True),
         "event --wait": Kind(("event", "1", "2", "click", "--wait"), {}, 3),
         "consume": Kind(("consume",), {}, 3, code=0),
-        "batch": Kind(("batch", str(bundle), "--block", "1"), {}, 4),
-        "deploy": Kind(("deploy", str(bundle)), {}, 8),
+        "batch": Kind(("batch", str(bundle), "--block", "1"), {}, 4, ends=True),
+        "deploy": Kind(("deploy", str(bundle)), {}, 8, ends=True),
         "serve": Kind(("serve", "--wait"), serving | ports, 3, code=0),
-        "evaluate": Kind(("evaluate", str(bundle), "--dataset", str(dataset)), {}, 4),
-        "train": Kind(("train", str(dataset), "--out", "bundle"), {}, 8),
+        "evaluate": Kind(("evaluate", str(bundle), "--dataset", str(dataset)), {}, 4, ends=True),
+        "train": Kind(("train", str(dataset), "--out", "bundle"), {}, 8, ends=True),
         "train, merlin": Kind(("train", str(dataset), "--trainer", "merlin", "--out", "bundle"), merlin, 25),
         "dlrm train": Kind(("dlrm", "train", str(criteo), "--out", "dlrm", "--processes", "2"), {}, 15),
-        "dlrm load": Kind(("dlrm", "load", str(ps)), cluster, 4),
+        "dlrm load": Kind(("dlrm", "load", str(ps)), cluster, 4, ends=True),
         "dlrm serve": Kind(("dlrm", "serve", str(ps)), cluster | serving | ports, 15, code=0),
     }

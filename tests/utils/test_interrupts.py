@@ -33,7 +33,7 @@ from tests.support.interrupts import (
 )
 from tests.support.planted import Trained
 
-BOUND = 10.0  # seconds; on a machine with nothing else to do it is one, as tests/interrupts_at_random.py shows
+BOUND = 10.0  # seconds; on a machine with nothing else to do it is one, as tests.interrupts_at_random shows
 AT_ONCE = 4  # commands, which mostly wait
 
 

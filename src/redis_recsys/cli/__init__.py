@@ -5,6 +5,7 @@ Heavy libraries are imported inside the verb that needs them, so that ``recsys -
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -37,6 +38,7 @@ INTERRUPTED = 130  # what Typer exits with after Ctrl-C
 
 def main() -> None:
     """Entry point: errors become one line and a non-zero exit code; SIGTERM tidies up like Ctrl-C."""
+    atexit.register(_ignore_signals)  # the command has ended, and the interpreter takes its time to do so
     interrupted = Interrupted()
     try:
         with interruptible() as interrupted:
@@ -60,8 +62,7 @@ def main() -> None:
 
 def _leave(code: int) -> NoReturn:
     """End after a signal: all is tidy, and whatever still waits in another thread or a child process waits in vain."""
-    for number in ENDING:
-        signal.signal(number, signal.SIG_IGN)
+    _ignore_signals()
     end_descendants()
     with suppress(OSError, ValueError):  # nobody reads it any more
         sys.stdout.flush()
@@ -69,3 +70,8 @@ def _leave(code: int) -> NoReturn:
         with suppress(OSError, ValueError):
             print("error: interrupted", file=sys.stderr, flush=True)
     os._exit(code)
+
+
+def _ignore_signals() -> None:
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
