@@ -27,6 +27,12 @@ def test_a_split_by_time_keeps_rows_of_one_moment_together() -> None:
     )
 
 
+def test_a_split_by_time_without_a_test_part_gives_the_newest_rows_to_valid() -> None:
+    split = Split(by="time", valid=0.2, test=0)
+    assert parts(split, {"time": [0, 10, 20, 30, 40, 50, 60, 70, 80, 90]}) == [0] * 8 + [1] * 2
+    assert check_parts([8, 2, 0], split) == {"train": 8, "valid": 2, "test": 0}
+
+
 def test_a_split_by_user_takes_the_newest_rows_of_each_user() -> None:
     rows = {"user": [1, 2] * 10, "time": list(range(20))}
     assert parts(Split(by="user"), rows) == [0] * 16 + [1, 1, 2, 2]

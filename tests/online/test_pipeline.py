@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -265,6 +267,30 @@ def test_when_redis_is_gone_popular_items_are_shown_and_marked(
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
             assert runner(users)["item_ids"].tolist() == good["item_ids"].tolist()
+
+
+def test_after_a_failure_redis_is_left_alone_for_as_long_as_is_set(
+    trained: Trained, deployed: Deployed, server: EmbeddedRedis, client: redis.Redis
+) -> None:
+    users = ids(next(trained.bundle.users())[0].raw_ids[:4])
+    settings = deployed(trained.bundle, timeout=0.2, pause=60.0)
+    with running(settings) as runner:
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            assert runner(users)["degraded"].all()
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        assert client.ping()
+        for _ in range(3):
+            assert runner(users)["degraded"].all()
+    settings.online.pause = 0.5
+    with running(settings) as runner:
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            assert runner(users)["degraded"].all()
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        wait(lambda: not runner(users)["degraded"].any(), 30)
 
 
 def test_a_new_deployment_takes_over_and_a_damaged_one_does_not(trained: Trained, deployed: Deployed) -> None:

@@ -34,6 +34,14 @@ def test_no_two_generations_share_a_name(client: redis.Redis) -> None:
     assert len(set(names)) == 4
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_writer_that_cannot_begin_gives_its_lock_back(client: redis.Redis, kind: type[GenerationWriter]) -> None:
+    client.set(f"{kind.prefix}:generations", "no hash")
+    with pytest.raises(StoreError):
+        kind.begin(client, "bundle", 60)
+    assert not client.exists(f"{kind.prefix}:lock")
+
+
 def test_kinds_do_not_lock_each_other_out(client: redis.Redis) -> None:
     with RecommendationsWriter.begin(client, "a", 60) as one, DeploymentWriter.begin(client, "b", 60) as other:
         one.switch()

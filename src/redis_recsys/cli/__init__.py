@@ -5,10 +5,16 @@ Heavy libraries are imported inside the verb that needs them, so that ``recsys -
 
 from __future__ import annotations
 
+import atexit
+import os
+import signal
 import sys
+from contextlib import suppress
+from typing import NoReturn
 
+from ..embedded.process import end_descendants
 from ..errors import RecsysError
-from ..utils.interrupts import interruptible
+from ..utils.interrupts import ENDING, Interrupted, interruptible
 from .app import app
 
 # In the order in which the help lists the verbs.
@@ -36,13 +42,40 @@ INTERRUPTED = 130  # what Typer exits with after Ctrl-C
 
 def main() -> None:
     """Entry point: errors become one line and a non-zero exit code; SIGTERM tidies up like Ctrl-C."""
+    atexit.register(_ignore_signals)  # the command has ended, and the interpreter takes its time to do so
+    interrupted = Interrupted()
     try:
-        with interruptible():
+        with interruptible() as interrupted:
             app()
     except RecsysError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        if not interrupted.happened:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(error.exit_code)
+        _leave(INTERRUPTED)
     except SystemExit as end:
+        if interrupted.happened:
+            _leave(INTERRUPTED if end.code else 0)
         if end.code == INTERRUPTED:
             print("error: interrupted", file=sys.stderr)
         raise
+    except BaseException:
+        if not interrupted.happened:
+            raise
+        _leave(INTERRUPTED)
+
+
+def _leave(code: int) -> NoReturn:
+    """End after a signal: all is tidy, and whatever still waits in another thread or a child process waits in vain."""
+    _ignore_signals()
+    end_descendants()
+    with suppress(OSError, ValueError):  # nobody reads it any more
+        sys.stdout.flush()
+    if code:
+        with suppress(OSError, ValueError):
+            print("error: interrupted", file=sys.stderr, flush=True)
+    os._exit(code)
+
+
+def _ignore_signals() -> None:
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from difflib import get_close_matches
 from itertools import takewhile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -54,7 +56,7 @@ def recsys(
 BEHIND = "; a text that begins with a minus sign goes behind --"
 NEGATIVE = re.compile(r"-\d")
 DATASET, BUNDLE = Path("data/dataset"), Path("data/bundle")
-
+T = TypeVar("T")
 
 Dataset_ = Annotated[Path, typer.Argument(help="dataset folder")]
 Bundle_ = Annotated[Path, typer.Argument(help="bundle folder")]
@@ -63,6 +65,19 @@ Force = Annotated[
     bool, typer.Option("--force", help="replace what this project made there, though it is of another kind")
 ]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+@contextmanager
+def until_ctrl_c(starting: AbstractContextManager[T]) -> Iterator[T]:
+    """Block that Ctrl-C ends well; before the block, while ``starting`` is entered, it is an interrupt as anywhere."""
+    begun = False
+    try:
+        with starting as started:
+            begun = True
+            yield started
+    except KeyboardInterrupt:
+        if not begun:
+            raise
 
 
 class TakesIds(TyperCommand):

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +18,7 @@ from ..config import Settings
 from ..errors import DataError
 from ..utils import output_kinds
 from ..utils.files import claimed
-from .app import Force, Json, app, out
+from .app import Force, Json, app, out, until_ctrl_c
 from .options import TRITON_CLIENT, TRITON_SERVER, options
 from .tables import hits_table, phases_table, probabilities_table
 
@@ -114,16 +114,15 @@ def serve(
     from ..dlrm.dlrm_serving import serving
 
     _show_warnings()
-    with suppress(KeyboardInterrupt):
-        while wait and not ps.exists():
-            time.sleep(WAIT_SECONDS)
-        with serving(ps, settings) as triton:
-            out.print(
-                f"Triton serves 'dlrm' at {triton.host}: gRPC {triton.grpc_port}, HTTP {triton.http_port}, metrics "
-                f"{triton.metrics_port}; log in {triton.log}; Ctrl-C stops it",
-                highlight=False,
-            )
-            triton.watch(threading.Event())
+    while wait and not ps.exists():
+        time.sleep(WAIT_SECONDS)
+    with until_ctrl_c(serving(ps, settings)) as triton:
+        out.print(
+            f"Triton serves 'dlrm' at {triton.host}: gRPC {triton.grpc_port}, HTTP {triton.http_port}, metrics "
+            f"{triton.metrics_port}; log in {triton.log}; Ctrl-C stops it",
+            highlight=False,
+        )
+        triton.watch(threading.Event())
 
 
 @dlrm.command()

@@ -6,7 +6,8 @@ import json
 import logging
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +16,7 @@ import typer
 
 from ..config import Settings
 from ..errors import AcceptedError, StoreError
-from .app import BEHIND, BUNDLE, Bundle_, Json, TakesIds, app, out, titles
+from .app import BEHIND, BUNDLE, Bundle_, Json, TakesIds, app, out, titles, until_ctrl_c
 from .options import TRITON_CLIENT, TRITON_SERVER, options
 from .tables import explained, ranked
 
@@ -120,12 +121,13 @@ def consume(
     from ..store.connection import connect
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")  # what it waits for, on the error stream
-    with (
-        connect(settings.redis) as client,
-        Consumer(client, settings) as consumer,
-        suppress(KeyboardInterrupt),
-        out.status("waiting for events") as status,
-    ):
+
+    @contextmanager
+    def consuming() -> Iterator[Consumer]:
+        with connect(settings.redis) as client, Consumer(client, settings) as consumer:
+            yield consumer
+
+    with until_ctrl_c(consuming()) as consumer, out.status("waiting for events") as status:
         while True:
             time.sleep(0.2)
             status.update(f"{consumer.applied:,} events applied, {consumer.refused:,} put aside")
@@ -150,7 +152,7 @@ def serve(
     from ..online.serving import serving
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")  # restarts, on the error stream
-    with suppress(KeyboardInterrupt), serving(settings, events, wait) as triton:
+    with until_ctrl_c(serving(settings, events, wait)) as triton:
         out.print(
             f"Triton serves 'recommender' at {triton.host}: gRPC {triton.grpc_port}, HTTP {triton.http_port}, metrics "
             f"{triton.metrics_port}; log in {triton.log}; Ctrl-C stops it",

@@ -12,9 +12,12 @@ import fcntl
 import os
 import signal
 import subprocess
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
+
+from ..utils.interrupts import unhurried
 
 
 def spawn(
@@ -78,32 +81,64 @@ exit $code
     return ["/bin/sh", "-c", script, "sh", *command]
 
 
-def stop(process: subprocess.Popen[bytes], seconds: float, ask: signal.Signals | None = None) -> None:
-    """Stop a child: first politely, and for certain after so many seconds. No process of its group is left.
+def stop(
+    process: subprocess.Popen[bytes], seconds: float, ask: signal.Signals | None = None, saves: bool = False
+) -> None:
+    """Stop a child: first politely, and for certain after so many seconds, or when interrupted. No process of its
+    group is left.
 
     Args:
         process: child from :func:`spawn`; may have ended.
         seconds: time to end by itself.
         ask: signal that asks it to; None: its standard input closes, as when the starter ends.
+        saves: whether it saves data before it ends, so that only a second Ctrl-C cuts that time short.
     """
     assert process.stdin is not None
-    if ask is None:
-        process.stdin.close()
-    elif process.poll() is None:
-        process.send_signal(ask)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(seconds)
-    kill(process)
+    try:
+        if ask is None:
+            process.stdin.close()
+        elif process.poll() is None:
+            process.send_signal(ask)
+        with contextlib.suppress(subprocess.TimeoutExpired), unhurried() if saves else contextlib.nullcontext():
+            process.wait(seconds)
+    finally:
+        kill(process)
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """End a child and all of its group at once, as a crash would."""
+    """End a child, all of its group and all that they have started at once, as a crash would."""
+    below = _descendants(process.pid)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+    _kill_each(below)
     process.wait()
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             pipe.close()
+
+
+def end_descendants() -> None:
+    """Kill every process below this one: those of a child, too, of which a signal has kept its starter from knowing."""
+    _kill_each(_descendants(os.getpid()))
+
+
+def _kill_each(processes: list[int]) -> None:
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+def _descendants(ancestor: int) -> list[int]:
+    """Processes that a process has started, and those that these have; none where the system has no /proc."""
+    children = defaultdict(list)
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            children[parent].append(int(path.parent.name))
+    found = [ancestor]
+    for process in found:
+        found += children[process]
+    return found[1:]
 
 
 class FolderLock:

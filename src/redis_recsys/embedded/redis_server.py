@@ -140,7 +140,7 @@ class EmbeddedRedis(Embedded):
         """Stop the server if this object started it: first politely, after 20 s for certain."""
         process, self._process = self._process, None
         if process is not None:
-            stop(process, STOP_SECONDS)
+            stop(process, STOP_SECONDS, saves=self.persist)
         self._lock.release()
 
     def kill(self) -> None:
