@@ -16,8 +16,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from redis_recsys import cli
 from redis_recsys.bundle.bundle import Bundle
+from redis_recsys.cli.main import main
 from redis_recsys.config import OnlineSettings, RedisSettings, Settings, TritonSettings
 from redis_recsys.embedded.redis_server import EmbeddedRedis
 from redis_recsys.embedded.triton_server import EmbeddedTriton
@@ -149,7 +149,7 @@ def recsys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Out
         code: Any = 0
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
-                cli.main()
+                main()
             except SystemExit as end:
                 code = end.code or 0
         return Outcome(code, out.getvalue(), err.getvalue())

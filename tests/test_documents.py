@@ -22,7 +22,7 @@ from settings_page import settings_page
 from site_hooks import on_post_page
 from verbs import command_line_page, verbs
 
-from redis_recsys.cli import app
+from redis_recsys.cli.main import app
 from redis_recsys.config import Settings
 from tests.support.paths import ROOT
 from tests.support.planted import planted

@@ -21,7 +21,7 @@ import redis
 import typer.main
 from redis.cluster import RedisCluster
 
-from redis_recsys.cli import app
+from redis_recsys.cli.main import app
 from redis_recsys.config import DeploySettings, OnlineSettings, RedisSettings, Settings
 from redis_recsys.embedded.redis_binary import find_redis_server
 from redis_recsys.embedded.redis_cluster import PORTS

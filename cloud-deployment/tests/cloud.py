@@ -265,7 +265,7 @@ def _import_image(host: Host) -> None:
     for folder in ("root", "home/recsys/models", "home/recsys/tls", "opt", "usr/local/bin"):
         (own / folder).mkdir(parents=True)
     program = own / "usr/local/bin/recsys"
-    program.write_text(f"#!{CHECKOUT}/.venv-serving/bin/python\nfrom redis_recsys.cli import main\n\nmain()\n")
+    program.write_text(f"#!{CHECKOUT}/.venv-serving/bin/python\nfrom redis_recsys.cli.main import main\n\nmain()\n")
     program.chmod(0o755)
     (own / "library.pth").write_text(f"{CHECKOUT}/src\n")  # the environment knows the library where it is here
     packages = f"{CHECKOUT[1:]}/.venv-serving/lib/{library.name}/site-packages"

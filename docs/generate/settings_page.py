@@ -13,7 +13,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from verbs import verbs
 
-from redis_recsys.cli import app
+from redis_recsys.cli.main import app
 from redis_recsys.cli.options import PANEL
 from redis_recsys.config import Settings
 

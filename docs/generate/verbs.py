@@ -10,7 +10,7 @@ import typer
 import typer.main
 from typer.cli import get_docs_for_click
 
-from redis_recsys.cli import app
+from redis_recsys.cli.main import app
 
 HELP = re.compile(r"^\* `--help`: .*\n", re.MULTILINE)
 OVERVIEW = re.compile(r"\*\*Options\*\*:\n\n(?=\n|\*\*Commands|#|\Z)")

@@ -144,7 +144,7 @@ def test_an_unknown_option_is_refused_with_the_usage(recsys: Recsys) -> None:
 
 
 def test_reading_loads_no_training_library(use_server: redis.Redis, tmp_path: Path) -> None:
-    code = "import sys; from redis_recsys.cli import main\ntry: main()\nfinally: print('loaded', *sys.modules)"
+    code = "import sys; from redis_recsys.cli.main import main\ntry: main()\nfinally: print('loaded', *sys.modules)"
     command = [sys.executable, "-c", code, "get", "1"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.stderr == "error: this Redis holds no recommendations yet: write some with 'recsys batch'\n"

@@ -16,8 +16,8 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from typer.testing import CliRunner
 
-from redis_recsys.cli import app
 from redis_recsys.cli import options as mechanism
+from redis_recsys.cli.main import app
 from redis_recsys.cli.options import PANEL, options
 from redis_recsys.config import Settings, load_settings
 from redis_recsys.errors import ConfigError

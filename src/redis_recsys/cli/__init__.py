@@ -1,81 +1,20 @@
-"""The command line: one verb per step, in the order in which data flows.
+"""The command line ``recsys``: one verb per step, one file per group of verbs.
 
 Heavy libraries are imported inside the verb that needs them, so that ``recsys --help`` and ``recsys get`` are quick.
+
+- ``main``: entry point; errors, signals, the order of the verbs
+- ``app``: the Typer application, and what verbs share
+- ``options``: options out of the settings models
+- ``tables``: tables that verbs print
+- ``check``: machine and Redis looked at
+- ``setup``: other Python environments made
+- ``data``: data fetched or made, encoded, moved to and from S3
+- ``offline``: train, evaluate, batch, get
+- ``online``: deploy, serve, recommend, events
+- ``user``: what is done with one user
+- ``merlin``: import from and export to NVIDIA Merlin
+- ``dlrm``: DLRM of example 3 configured, served, asked
+- ``dlrm_train``: its data and training
+- ``demo``: the main job from end to end
+- ``perf``: load generator of Triton's makers
 """
-
-from __future__ import annotations
-
-import atexit
-import os
-import signal
-import sys
-from contextlib import suppress
-from typing import NoReturn
-
-from ..embedded.process import end_descendants
-from ..errors import RecsysError
-from ..utils.interrupts import ENDING, Interrupted, interruptible
-from .app import app
-
-# In the order in which the help lists the verbs.
-from . import check, offline, demo, online  # isort: skip
-from . import perf as perf_analyzer  # isort: skip
-from . import data, dlrm, dlrm_train, merlin, user, setup  # isort: skip
-
-__all__ = [
-    "check",
-    "data",
-    "demo",
-    "dlrm",
-    "dlrm_train",
-    "main",
-    "merlin",
-    "offline",
-    "online",
-    "perf_analyzer",
-    "setup",
-    "user",
-]
-
-INTERRUPTED = 130  # what Typer exits with after Ctrl-C
-
-
-def main() -> None:
-    """Entry point: errors become one line and a non-zero exit code; SIGTERM tidies up like Ctrl-C."""
-    atexit.register(_ignore_signals)  # the command has ended, and the interpreter takes its time to do so
-    interrupted = Interrupted()
-    try:
-        with interruptible() as interrupted:
-            app()
-    except RecsysError as error:
-        if not interrupted.happened:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(error.exit_code)
-        _leave(INTERRUPTED)
-    except SystemExit as end:
-        if interrupted.happened:
-            _leave(INTERRUPTED if end.code else 0)
-        if end.code == INTERRUPTED:
-            print("error: interrupted", file=sys.stderr)
-        raise
-    except BaseException:
-        if not interrupted.happened:
-            raise
-        _leave(INTERRUPTED)
-
-
-def _leave(code: int) -> NoReturn:
-    """End after a signal: all is tidy, and whatever still waits in another thread or a child process waits in vain."""
-    _ignore_signals()
-    end_descendants()
-    with suppress(OSError, ValueError):  # nobody reads it any more
-        sys.stdout.flush()
-    if code:
-        with suppress(OSError, ValueError):
-            print("error: interrupted", file=sys.stderr, flush=True)
-    os._exit(code)
-
-
-def _ignore_signals() -> None:
-    for number in ENDING:
-        signal.signal(number, signal.SIG_IGN)
