@@ -6,6 +6,8 @@
 - ``torchrec/``: DLRM on sharded tables, for example 3
 - ``epochs``: number of epochs for a second training
 - ``negatives``: negatives for data that has only positives
+- ``onnx_check``: comparison of ONNX files with their models
+- ``presets``: training settings chosen for known data
 - ``worker_events``: progress of worker processes
 """
 
