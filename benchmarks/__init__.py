@@ -1,1 +1,1 @@
-"""Measurements that anyone can repeat: ``make bench`` and its kin write the tables and plots of docs/benchmarks.md."""
+"""Repeatable measurements: ``make bench`` and the like write the tables and plots of docs/benchmarks.md."""

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine's description and speed, and child processes whose peak memory is known."""
+"""Shared parts of the benchmarks: description and speed of the machine, and child processes with known peak memory."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def machine() -> dict[str, Any]:
 
 
 def matmul_rate(repeats: int = 7) -> float:
-    """float32 operations per second of a large matrix product on all cores: what this machine can do at best."""
+    """Float32 operations per second of a large matrix product on all cores: the best rate of this machine."""
     random = np.random.default_rng(0)
     a = random.standard_normal((4096, 1024), np.float32)
     b = random.standard_normal((1024, 4096), np.float32)
@@ -48,7 +48,7 @@ def matmul_rate(repeats: int = 7) -> float:
 
 
 def in_child(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """Run ``work`` in a fresh process and add ``peak_mb``, the most memory that process held."""
+    """Run ``work`` in a fresh process and add ``peak_mb``, the peak memory of that process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         result: dict[str, Any] = pool.apply(_with_peak, (work, arguments))
         pool.close()

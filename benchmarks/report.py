@@ -1,4 +1,4 @@
-"""Tables in Markdown, and their place in the documentation."""
+"""Markdown tables, and their insertion into the documentation."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ PAGE = Path("docs/benchmarks.md")
 
 
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table; the first column holds words, the others numbers."""
+    """Lines of a table; the first column holds words, the others numbers."""
     lines = [headings, ["---", *["--:"] * (len(headings) - 1)], *rows]
     return ["| " + " | ".join(line) + " |" for line in lines]
 
 
 def picture(title: str, path: Path) -> str:
-    """Markdown of a picture, as the benchmarks page links to it."""
+    """Markdown of a picture, as linked from the benchmarks page."""
     return f"![{title}]({Path(os.path.relpath(path, PAGE.parent)).as_posix()})"
 
 

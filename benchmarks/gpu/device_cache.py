@@ -1,7 +1,7 @@
-"""Rows per second of the parameter server's first tier, and how much of the memory's bandwidth they take.
+"""Rows per second of the parameter server's first tier, and the share of memory bandwidth they use.
 
-On a GPU it stands beside the card's own copy and PyTorch's ``index_select`` of the same rows, measured in the same run;
-without one, the caches on the processor are measured. The rows lie in a table far larger than any cache of the chip.
+On a GPU, the same run also measures the card's own copy and PyTorch's ``index_select`` of the same rows; without one,
+it measures the caches on the CPU. The table of the rows is far larger than any cache of the chip.
 
     python -m benchmarks.gpu.device_cache          # a table
     python -m benchmarks.gpu.device_cache --json   # the same as JSON
@@ -29,9 +29,9 @@ RATES = (1.0, 0.9)
 GPU_BATCHES = (26, 1664, 26_624, 262_144, 1_048_576)
 HOST_BATCHES = (26, 1664, 26_624)
 GPU_ROWS, CPU_ROWS = 4_000_000, 500_000
-GPU_WORK, CPU_WORK = 4_000_000, 200_000  # rows between two looks at the clock, at most
-CALLS = 200  # calls between two looks at the clock, at most
-INPUTS = 8  # batches taken in turn, so that no run finds the rows of the one before in the chip's cache
+GPU_WORK, CPU_WORK = 4_000_000, 200_000  # maximum rows between two readings of the clock
+CALLS = 200  # maximum calls between two readings of the clock
+INPUTS = 8  # batches used in rotation, so that no run finds the previous one's rows in the chip's cache
 REPEATS = 15
 
 Call = Callable[[int], object]  # of the number of a batch
@@ -92,7 +92,7 @@ def on_cpu() -> dict[str, Any]:
 
 
 def result(device: str, cache: Cache, copied: float, measured: list[dict[str, Any]]) -> dict[str, Any]:
-    """What was measured, and on what."""
+    """Return the measurements and a description of the machine."""
     return {
         "device": device,
         "torch": torch.__version__,
@@ -105,7 +105,7 @@ def result(device: str, cache: Cache, copied: float, measured: list[dict[str, An
 
 
 def filled(cache: Cache, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Fill the cache with random keys; of them and as many others, those that it holds and those that it does not."""
+    """Fill the cache with random keys; return held keys and as many absent ones."""
     keys = np.unique(np.random.default_rng(1).integers(-(2**63), 2**63 - 1, 2 * count))
     parts = np.array_split(keys, 16)
     rows = np.random.default_rng(2).standard_normal((len(parts[0]), DIM), np.float32)
@@ -118,7 +118,7 @@ def filled(cache: Cache, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def batches(held: np.ndarray, absent: np.ndarray, batch: int, rate: float) -> list[np.ndarray]:
-    """Batches of different keys int64[batch], of which the share ``rate`` is held."""
+    """Batches int64[batch] of distinct keys, of which the cache holds the share ``rate``."""
     random = np.random.default_rng(batch)
     found = round(batch * rate)
     return [
@@ -128,17 +128,17 @@ def batches(held: np.ndarray, absent: np.ndarray, batch: int, rate: float) -> li
 
 
 def over(work: Callable[[Any], object], inputs: list[Any]) -> Call:
-    """The work on an input by its number."""
+    """Work on the input with a given number."""
     return lambda number: work(inputs[number])
 
 
 def calls_for(batch: int, work: int) -> int:
-    """Calls between two looks at the clock."""
+    """Number of calls between two readings of the clock."""
     return min(max(work // batch, 1), CALLS)
 
 
 def gpu_seconds(call: Call, calls: int) -> float:
-    """Median seconds of a call, of many launched one after another, by the device's own clock."""
+    """Median seconds per call of many launched one after another, by the device's own clock."""
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
 
     def measure() -> float:
@@ -153,7 +153,7 @@ def gpu_seconds(call: Call, calls: int) -> float:
 
 
 def host_seconds(call: Call, calls: int) -> float:
-    """Median seconds of a call."""
+    """Median seconds per call."""
 
     def measure() -> float:
         started = time.perf_counter()
@@ -165,7 +165,7 @@ def host_seconds(call: Call, calls: int) -> float:
 
 
 def median(measure: Callable[[], float]) -> float:
-    """Of several measurements, after two that warm up."""
+    """Median of several measurements, after two for warm-up."""
     return statistics.median([measure() for _ in range(REPEATS + 2)][2:])
 
 
@@ -178,7 +178,7 @@ def _find(cache: Cache, keys: np.ndarray) -> None:
 
 
 def entry(what: str, batch: int, rate: float, seconds: float, copied: float) -> dict[str, Any]:
-    """One line of the result; the bandwidth counts the rows of hits, read once and written once, and nothing else."""
+    """One line of the result; the bandwidth counts only the rows of hits, read once and written once."""
     bandwidth = batch * rate * DIM * 4 * 2 / seconds
     return {
         "what": what,
@@ -192,7 +192,7 @@ def entry(what: str, batch: int, rate: float, seconds: float, copied: float) -> 
 
 
 def table(found: dict[str, Any]) -> str:
-    """The result as text."""
+    """Render the result as text."""
     head = (
         f"{found['device']}, torch {found['torch']}: a cache of {found['capacity']:,} rows of {found['dim']} floats; "
         f"a plain copy moves {found['copy_gb_per_s']:,} GB/s",

@@ -1,9 +1,9 @@
-"""Embedding tables in tiers: how fast each tier is, a table larger than memory, and a DLRM served out of them.
+"""Embedding tables in tiers: speed of each tier, a table larger than memory, and a DLRM served from them.
 
-Everything runs on this machine: a real Redis Cluster of three nodes, RocksDB, Triton, and what asks them.
+Everything runs on this machine: a real Redis Cluster of three nodes, RocksDB, Triton, and their clients.
 
     python -m benchmarks.large_scale            # eight minutes and 25 GB of disk, writes the tables and plots of docs
-    python -m benchmarks.large_scale --quick    # two minutes, on little data, writes nothing there
+    python -m benchmarks.large_scale --quick    # two minutes, on little data, does not write them
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from redis_recsys.embedded.redis_cluster import EmbeddedCluster
 from redis_recsys.parameter_server.nodes import Access
 
 RESULTS = Path("benchmarks/large_scale/results/tables.json")
-OTHERS = {  # measured elsewhere, shown if they are there
+OTHERS = {  # measured elsewhere, shown if available
     "device_cache": Path("benchmarks/gpu/results/device-cache.json"),
     "training": Path("benchmarks/large_scale/results/dlrm-training.json"),
     "training_on_gpus": Path("benchmarks/gpu/results/dlrm-training.json"),
 }
-TIMEOUT = 5.0  # seconds that a lookup waits for Redis: a slow answer is to be measured, not left out
+TIMEOUT = 5.0  # seconds a lookup waits for Redis: slow answers are measured, not left out
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured.
+    """Extent of the measurement.
 
     Attributes:
-        rows: of the table in all tiers, and about so many of the DLRM's.
-        seconds: of lookups of each tier, kind of keys and number of samples.
-        large_rows, large_cache: of the table that is larger than memory, and of its cache.
-        large_seconds: of lookups in it, for each kind of keys.
-        load_seconds: of each load on each server.
+        rows: rows of the table in all tiers, and approximate rows of the DLRM.
+        seconds: seconds of lookups per tier, kind of keys and number of samples.
+        large_rows, large_cache: rows of the table larger than memory, and of its cache.
+        large_seconds: seconds of lookups in it per kind of keys.
+        load_seconds: seconds of each load on each server.
     """
 
     rows: int = 1_000_000
@@ -58,7 +58,7 @@ QUICK = Scale(50_000, seconds=0.3, large_rows=400_000, large_cache=20_000, large
 
 
 def measure(scale: Scale) -> dict[str, Any]:
-    """All figures, on servers and files that are gone afterwards."""
+    """Measure all figures, on temporary servers and files."""
     home = Path(tempfile.mkdtemp(prefix="tables-", dir=FOLDER)).absolute()
     try:
         with EmbeddedCluster(home / "cluster", persist=False) as cluster:
@@ -90,14 +90,14 @@ def measure(scale: Scale) -> dict[str, Any]:
 
 
 def others() -> dict[str, Any]:
-    """What was measured on other machines, as far as it is there."""
+    """Load the available measurements from other machines."""
     return {name: json.loads(path.read_text()) for name, path in OTHERS.items() if path.exists()}
 
 
 def main(
     quick: Annotated[bool, typer.Option(help="Little data and short loads, for trying out.")] = False,
 ) -> None:
-    """Measure, print the tables, and put them and the plots where docs/benchmarks.md shows them."""
+    """Measure, print the tables, and write them and the plots for docs/benchmarks.md."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     results = measure(QUICK if quick else Scale())
     text = tables(results, others())

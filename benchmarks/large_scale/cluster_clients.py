@@ -1,10 +1,10 @@
-"""Clients of a Redis Cluster beside each other on the reads of a lookup: HMGET of a batch of rows, over three nodes.
+"""Comparison of Redis Cluster clients on the reads of a lookup: HMGET of a batch of rows, over three nodes.
 
-    .venv/bin/pip install --no-deps valkey-glide-sync==2.6.0     # .venv has all else that it needs
+    .venv/bin/pip install --no-deps valkey-glide-sync==2.6.0     # .venv has its other requirements
     python -m benchmarks.large_scale.cluster_clients
 
-Each client packs the same keys and gets the same rows, in turns, on one thread. Time counts from keys as NumPy has them
-until the answers are there; CPU is that of this process.
+Each client packs the same keys and gets the same rows, in turns, on one thread. Time runs from keys as NumPy arrays
+to the received answers; CPU is that of this process.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Client = Callable[[Groups], list[Any]]
 
 
 def groups_of(keys: np.ndarray) -> Groups:
-    """Keys by the hash that holds their rows."""
+    """Group keys by the hash that holds their rows."""
     of = partitions(keys, PARTITIONS)
     order = np.argsort(of, kind="stable")
     ends = np.searchsorted(of[order], np.arange(PARTITIONS + 1))
@@ -82,7 +82,7 @@ def redis_py(client: RedisCluster) -> Client:
 
 
 def measured(clients: dict[str, Client], size: int) -> dict[str, dict[str, float]]:
-    """Milliseconds per lookup of so many keys, by the clock and of this process' CPU, medians over all turns."""
+    """Milliseconds per lookup of so many keys, by the clock and in CPU time of this process; medians over all turns."""
     random = np.random.default_rng(size)
     count = max(3, KEYS_OF_A_TURN // size)
     wall: dict[str, list[float]] = {name: [] for name in clients}

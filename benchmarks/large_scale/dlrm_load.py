@@ -1,7 +1,7 @@
-"""The model ``dlrm`` in Triton under load, with its table in the tiers and with all of it in memory.
+"""Load on the model ``dlrm`` in Triton, with its table in the tiers and with all of it in memory.
 
-Both servers run at the same time and are asked in turns for the same samples, so that a drift of the machine favours
-neither; who is not asked, rests.
+Both servers run at the same time and get the same samples in turns, so that a drift of the machine favours neither;
+the other server idles.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from redis_recsys.utils.output_kinds import DENSE, NETWORK, SPARSE
 
 FEATURES, BOTTOM, TOP = 13, (512, 256, DIM), (1024, 1024, 512, 256, 1)  # the public shape
 TIERS, MEMORY = "tiers", "memory"
-LOADS = tuple(itertools.product((64, 1), (16, 1)))  # samples of a request, requests at a time; the hardest one first
+LOADS = tuple(itertools.product((64, 1), (16, 1)))  # samples per request, concurrent requests; the hardest load first
 MODULE = """import sys
 
 sys.path.insert(0, {!r})
@@ -46,21 +46,21 @@ from benchmarks.large_scale.in_memory import TritonPythonModel
 
 __all__ = ["TritonPythonModel"]
 """
-POOL = 500_000  # samples, after which the same come again
-ROUNDS = 4  # turns of each server
-WARM_UP = 1.5  # seconds of each load that do not count
-FIRST = 10.0  # seconds of the first load that do not count, since the cache is empty
+POOL = 500_000  # distinct samples, which then repeat
+ROUNDS = 4  # turns per server
+WARM_UP = 1.5  # warm-up seconds of each load
+FIRST = 10.0  # warm-up seconds of the first load, since the cache is empty
 WEIGHT = 0.1  # standard deviation of the embeddings
 
 
 @dataclass(frozen=True)
 class Server:
-    """One to be asked.
+    """Server under test.
 
     Attributes:
-        address: ``host:port`` of its gRPC.
+        address: gRPC address, ``host:port``.
         metrics: host and port of its metrics.
-        groups: process groups whose CPU time it costs.
+        groups: process groups whose CPU time counts.
     """
 
     address: str
@@ -69,7 +69,7 @@ class Server:
 
 
 class Client(load.Caller):
-    """Workers that ask for samples instead of users."""
+    """Workers that send samples instead of users."""
 
     def __init__(self, channel: grpc.aio.Channel, server: Server, workers: int, requests: Iterator[bytes]) -> None:
         super().__init__(channel, load.Load(server.address, users=0, topk=0, seconds=0.0, workers=workers))
@@ -80,7 +80,7 @@ def measure(home: Path, cluster: EmbeddedCluster, rows: int, seconds: float) -> 
     """Write a model, serve it both ways, and measure all loads.
 
     Returns:
-        rows of the table, and for each load ``<samples>x<workers>`` what :func:`run` says.
+        Rows of the table, and for each load ``<samples>x<workers>`` the result of :func:`run`.
     """
     shape = write_model(home / "dlrm", rows)
     host, port = cluster.addresses[0]
@@ -109,8 +109,8 @@ def measure(home: Path, cluster: EmbeddedCluster, rows: int, seconds: float) -> 
 
 
 def write_model(folder: Path, rows: int) -> DlrmShape:
-    """Write a DLRM with random weights in HugeCTR's files: the public shape, its slots scaled down to about so many
-    rows altogether."""
+    """Write a DLRM with random weights in HugeCTR's files: the public shape, with slots scaled down to about
+    ``rows`` rows altogether."""
     folder.mkdir()
     shape = DlrmShape(FEATURES, tuple(scaled(rows / sum(PUBLIC_SIZES))), DIM, BOTTOM, TOP)
     random = np.random.default_rng(0)
@@ -127,7 +127,7 @@ def write_model(folder: Path, rows: int) -> DlrmShape:
 
 
 def in_memory(path: Path, settings: Settings) -> EmbeddedTriton:
-    """A Triton with the model of ``benchmarks.large_scale.in_memory``."""
+    """Run Triton with the model of ``benchmarks.large_scale.in_memory``."""
 
     def write(folder: Path) -> None:
         write_repository(folder, path, settings)
@@ -137,7 +137,7 @@ def in_memory(path: Path, settings: Settings) -> EmbeddedTriton:
 
 
 def same_answers(shape: DlrmShape, *tritons: EmbeddedTriton) -> None:
-    """See to it that all servers have the same model."""
+    """Check that all servers have the same model."""
     features, keys = draw_samples(shape, 64)
     answers = []
     for triton in tritons:
@@ -165,7 +165,7 @@ def draw_samples(shape: DlrmShape, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def requests(pool: tuple[np.ndarray, np.ndarray], samples: int) -> Iterator[bytes]:
-    """Serialised requests for so many samples of a pool each, without end."""
+    """Yield serialised requests for so many samples of a pool each, without end."""
     features, keys = pool
     pointers = np.arange(samples * SLOTS + 1, dtype=np.int32).tobytes()
     request = service_pb2.ModelInferRequest(model_name=MODEL)
@@ -185,20 +185,20 @@ def requests(pool: tuple[np.ndarray, np.ndarray], samples: int) -> Iterator[byte
 def run(
     servers: dict[str, Server], shape: DlrmShape, samples: int, workers: int, seconds: float, warm_up: float
 ) -> dict[str, Any]:
-    """Put one load on all servers, in turns; meant for a process of its own.
+    """Put one load on all servers, in turns; run this in a separate process.
 
     Args:
-        servers: by name.
-        shape: of the model.
-        samples: of a request.
-        workers: requests at a time.
-        seconds: of load on each server, in ``ROUNDS`` turns.
-        warm_up: seconds of the same load before, that do not count.
+        servers: servers by name.
+        shape: shape of the model.
+        samples: samples per request.
+        workers: concurrent requests.
+        seconds: seconds of load on each server, in ``ROUNDS`` turns.
+        warm_up: preceding seconds of the same load, not measured.
 
     Returns:
-        For each server requests, per_second, samples_per_s, p50_ms, p99_ms, errors (by kind), short (answers of another
-        length than wanted); cpu_us by process, microseconds of CPU per request; together, requests that Triton computed
-        at once on average; and hit_rate, of the cache, where there is one.
+        By server: requests, per_second, samples_per_s, p50_ms, p99_ms, errors (by kind), short (answers of the wrong
+        length); cpu_us by process, microseconds of CPU per request; together, average number of requests that Triton
+        computed at once; and hit_rate of the cache, if there is one.
     """
     return asyncio.run(_run(servers, shape, samples, workers, seconds, warm_up))
 

@@ -1,4 +1,4 @@
-"""Training a DLRM with sharded tables: rows per second by number of processes, and its AUC beside the best possible.
+"""Training of a DLRM with sharded tables: rows per second by number of processes, and AUC beside the best possible.
 
 python -m benchmarks.large_scale.dlrm_training
 python -m benchmarks.large_scale.dlrm_training --public --rows 8000000 --scale 1 --batch 131072    # for two large GPUs
@@ -34,17 +34,17 @@ PUBLIC: dict[str, Any] = {
 def measure(
     rows: int = 1_000_000, scale: float | None = None, public: bool = False, batch: int | None = None
 ) -> dict[str, Any]:
-    """Train on 1 and on 2 processes, the batch of all together being the same.
+    """Train on 1 and on 2 processes with the same total batch.
 
     Args:
-        rows: of synthetic clicks.
-        scale: of the public slot sizes; default: grows with the rows.
-        public: the public model's shape instead of the small default one.
-        batch: rows of a step, of all processes together; default: that of the settings.
+        rows: number of synthetic clicks.
+        scale: scale of the public slot sizes; default: grows with the rows.
+        public: whether to use the public model's shape instead of the small default one.
+        batch: rows per step of all processes together; default: that of the settings.
 
     Returns:
-        The size of the data, and for each number of processes the rows per second of its median epoch, the epochs,
-        the seconds from start to export, and the test metrics.
+        Size of the data, and by number of processes the rows per second of the median epoch, the epochs, the seconds
+        from start to export, and the test metrics.
     """
     path = FOLDER / (f"criteo-{rows}" if scale is None else f"criteo-{rows}-{scale:g}")
     if not path.exists():
@@ -71,7 +71,7 @@ def measure(
 
 
 def table(results: dict[str, Any]) -> str:
-    """The results as Markdown."""
+    """Render the results as Markdown."""
     rows = [
         [
             processes,
@@ -91,9 +91,9 @@ def table(results: dict[str, Any]) -> str:
 
 def main(
     rows: Annotated[int, typer.Option(min=20_000, help="Synthetic rows.")] = 1_000_000,
-    scale: Annotated[float | None, typer.Option(help="Of the public slot sizes; default: grows with the rows.")] = None,
+    scale: Annotated[float | None, typer.Option(help="Scale of the slot sizes; default: grows with the rows.")] = None,
     public: Annotated[bool, typer.Option("--public", help="The public model: dimension 128, 8 layers.")] = False,
-    batch: Annotated[int | None, typer.Option(min=2, help="Rows of a step, of all processes together.")] = None,
+    batch: Annotated[int | None, typer.Option(min=2, help="Rows per step of all processes together.")] = None,
     target: Annotated[Path | None, typer.Option("--out", help="Write the results to this JSON file.")] = None,
 ) -> None:
     """Measure training."""

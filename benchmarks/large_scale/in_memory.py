@@ -1,6 +1,6 @@
-"""What the parameter server is measured against: the same Triton model with the whole table as one array in memory.
+"""Baseline of the parameter server: the same Triton model with the whole table as one array in memory.
 
-Keys are the rows' numbers. Nothing is looked for, fetched, counted or changed: no server of embeddings does less.
+Keys are row numbers. It searches, fetches, counts and changes nothing: no embedding server does less.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from redis_recsys.parameter_server.server import ParameterServer
 
 
 class Rows(ParameterServer):
-    """A parameter server that is one array, float32[rows, dim]."""
+    """Parameter server on one array float32[rows, dim]."""
 
     def __init__(self, config: Config) -> None:
         (model,) = config.models
@@ -26,16 +26,16 @@ class Rows(ParameterServer):
         self._rows = np.array(SparseModel(Path(model.sparse_files[0]), model.embedding_vecsize_per_table[0]).rows)
 
     def lookup(self, table: str, keys: np.ndarray) -> np.ndarray:
-        """The rows with these numbers."""
+        """Return the rows with these numbers."""
         return self._rows.take(keys, axis=0)
 
 
 class TritonPythonModel(dlrm.TritonPythonModel):
-    """The model ``dlrm`` over an array."""
+    """Model ``dlrm`` on an array."""
 
     def open(self, config: dict[str, Any], parameters: dict[str, str]) -> None:
-        """Read the table of the ``ps.json`` that the model's configuration names."""
+        """Read the table of the ``ps.json`` in the model's configuration."""
         self._model = DlrmModel(Rows(read(Path(parameters["ps"]))), config["name"])
 
     def finalize(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no resource is open."""

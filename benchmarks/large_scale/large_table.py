@@ -1,8 +1,8 @@
-"""A table that is larger than the memory of the process that serves it: all of it in RocksDB, the hot rows in a cache.
+"""A table larger than the memory of the process that serves it: all of it in RocksDB, the hot rows in a cache.
 
-Loading and serving run in processes of their own, so that the most memory each of them held is known. The system keeps
-files in memory on its own account, as far as there is room, and gives that up as soon as a process needs it; so both
-are measured: with the files on the disk alone, and with what the system keeps of them.
+Loading and serving run in separate processes, so that the peak memory of each is known. The system caches files in
+free memory, and releases that as soon as a process needs it; so both cases are measured: with the files only on disk,
+and with those that the system caches.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from redis_recsys.parameter_server.server import ParameterServer
 from redis_recsys.parameter_server.tiers.rocksdb_tier import PersistentTier
 
 BATCH = 64
-ROUND = 20  # lookups between two looks at the clock
+ROUND = 20  # lookups between two readings of the clock
 
 
 def load(folder: Path, rows: int) -> dict[str, Any]:
@@ -46,11 +46,11 @@ def load(folder: Path, rows: int) -> dict[str, Any]:
 
 
 def serve(folder: Path, rows: int, cache: int, seconds: float) -> dict[str, Any]:
-    """Look up power-law and uniform keys with an empty cache of ``cache`` rows at the start.
+    """Look up power-law and uniform keys, starting with an empty cache of ``cache`` rows.
 
     Returns:
-        For ``cold``, the files on the disk alone at the start, and ``warm``: for each kind of keys what
-        ``tiers.rates`` says, and ``hit_rate`` of the cache.
+        For ``cold``, with the files only on disk at the start, and ``warm``: by kind of keys the result of
+        ``tiers.rates``, and ``hit_rate`` of the cache.
     """
     document = ps_json(SHAPE, Place(rocksdb=str(folder)), cache / rows)
     document["volatile_db"]["type"] = "disabled"
@@ -80,7 +80,7 @@ def serve(folder: Path, rows: int, cache: int, seconds: float) -> dict[str, Any]
 
 
 def forget(folder: Path) -> None:
-    """Have the system drop what it keeps of the files of a RocksDB; some systems cannot."""
+    """Drop the system's cached files of a RocksDB; some systems cannot."""
     for file in folder.glob("*.sst"):
         with file.open("rb") as opened:
             os.fsync(opened.fileno())

@@ -1,4 +1,4 @@
-"""What ``benchmarks.large_scale`` has measured, as Markdown and as plots."""
+"""Report of ``benchmarks.large_scale``, as Markdown and as plots."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LABELS = {
 SHORT = {"cache": "cache", "redis": "Redis", "rocksdb": "RocksDB", "all": "all three"}
 KINDS = {"power law": "power-law keys", "uniform": "uniform keys"}
 SERVERS = {"tiers": "cache, Redis, RocksDB", "memory": "all in memory"}
-DEVICE_BATCHES = (1664, 26_624, 1_048_576)  # that are shown, of all that were measured
+DEVICE_BATCHES = (1664, 26_624, 1_048_576)  # shown, out of all measured
 PUBLISHED = (
     "For orientation, from another machine and another code: 1,542 requests/s with one sample and 2,285 with 64, one "
     "at a time, are published for one GPU."
@@ -31,11 +31,11 @@ PUBLISHED = (
 
 
 def tables(results: dict[str, Any], others: dict[str, Any]) -> str:
-    """The results as Markdown.
+    """Render the results as Markdown.
 
     Args:
-        results: of ``benchmarks.large_scale``.
-        others: what was measured elsewhere, by name: ``device_cache``, ``training``, ``training_on_gpus``.
+        results: results of ``benchmarks.large_scale``.
+        others: measurements from elsewhere, by name: ``device_cache``, ``training``, ``training_on_gpus``.
     """
     here, scale = results["machine"], results["scale"]
     return "\n".join(
@@ -114,7 +114,7 @@ def _large(found: dict[str, Any], scale: dict[str, Any]) -> list[str]:
 
 
 def _loads(found: dict[str, Any]) -> list[tuple[int, int, dict[str, Any]]]:
-    """(samples, requests at a time, what was found) of each load, the smallest one first."""
+    """Return (samples, concurrent requests, result) of each load, the smallest one first."""
     sizes = sorted(tuple(map(int, name.split("x"))) for name in found if name != "rows")
     return [(samples, workers, found[f"{samples}x{workers}"]) for samples, workers in sizes]
 
@@ -154,7 +154,7 @@ def _serving(found: dict[str, Any]) -> list[str]:
 
 
 def _device_cache(found: dict[str, Any]) -> list[str]:
-    """See ``benchmarks.gpu.device_cache``; without its fallback and some of its batches."""
+    """Render the results of ``benchmarks.gpu.device_cache``, without its fallback and some of its batches."""
     rows = [
         [
             each["what"],
@@ -176,8 +176,8 @@ def _device_cache(found: dict[str, Any]) -> list[str]:
 
 
 def _training(found: dict[str, Any]) -> list[str]:
-    """See ``benchmarks.large_scale.dlrm_training``."""
-    from benchmarks.large_scale.dlrm_training import table  # it needs what trains, and only here
+    """Render the results of ``benchmarks.large_scale.dlrm_training``."""
+    from benchmarks.large_scale.dlrm_training import table  # here, since it imports the training libraries
 
     here = found["machine"]
     return [
@@ -188,7 +188,7 @@ def _training(found: dict[str, Any]) -> list[str]:
 
 
 def _training_on_gpus(found: dict[str, Any]) -> list[str]:
-    """The loop of ``benchmarks.large_scale.dlrm_training --public``, on another machine."""
+    """Render the training loop of ``benchmarks.large_scale.dlrm_training --public``, on another machine."""
     shape = found["shape"]
     rows = [
         [
@@ -209,7 +209,7 @@ def _training_on_gpus(found: dict[str, Any]) -> list[str]:
 
 @styled
 def speed_plot(results: dict[str, Any]) -> Figure:
-    """Rows per second of each tier, grouped by the samples of a lookup, one panel per kind of keys."""
+    """Plot rows per second of each tier, grouped by samples per lookup, with one panel per kind of keys."""
     found, batches = results["tiers"], results["scale"]["batches"]
     figure, panels = plt.subplots(1, len(KINDS), figsize=(9, 3.8), sharey=True)
     width = 0.8 / len(SHORT)
@@ -232,7 +232,7 @@ def speed_plot(results: dict[str, Any]) -> Figure:
 
 @styled
 def serving_plot(results: dict[str, Any]) -> Figure:
-    """Requests per second of Triton with the tiers and with all rows in memory."""
+    """Plot requests per second of Triton with the tiers and with all rows in memory."""
     loads = _loads(results["serving"])
     figure, axes = plt.subplots(figsize=(8, 0.8 * len(loads) + 1.2))
     places, height = np.arange(len(loads)), 0.38

@@ -1,8 +1,8 @@
-"""Lookups in one embedding table, tier by tier, beside the least that Redis must be asked for the same rows.
+"""Lookups in one embedding table, tier by tier, beside the minimal Redis commands for the same rows.
 
-A lookup asks for 26 keys per sample, as a DLRM of the Criteo data does. Keys follow a power law, or are uniform, and
-no lookup is asked twice, but of the cache, which has to hold what it is asked for. Rates count the time until all that
-a lookup does in the background is done, latencies until it returns.
+A lookup has 26 keys per sample, like a DLRM on the Criteo data. Keys follow a power law, or are uniform. No lookup
+repeats, except for the cache, which must hold the requested keys. Rates include the background work of a lookup,
+latencies end when it returns.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ BARE = "bare"
 KEYS = {"power law": True, "uniform": False}
 
 DIM, SLOTS = 128, 26
-EXPONENT = 1.05  # of the power law
-SPREAD = 2_654_435_761  # a prime: times this, the frequent keys lie anywhere
+EXPONENT = 1.05  # exponent of the power law
+SPREAD = 2_654_435_761  # a prime factor that scatters the frequent keys
 FULL = full_name(MODEL, EMBEDDING)
-BLOCK = 100_000  # rows written at a time
-ROUND_KEYS, MOST = 60_000, 200  # keys and lookups of a round: what is asked before the other contender has its turn
-POOL = 200_000  # different keys at most that the cache alone is asked for
-WARM_KEYS = 3  # times the rows of a cache: asked for before it is measured
-SHAPE = DlrmShape(13, (1,) * SLOTS, DIM, (DIM,), (1,))  # of the configuration; nothing is computed with it
+BLOCK = 100_000  # rows per write
+ROUND_KEYS, MOST = 60_000, 200  # keys and lookups per round, before the other contender's turn
+POOL = 200_000  # maximum distinct keys in lookups of the cache alone
+WARM_KEYS = 3  # warm-up lookups, as a multiple of the cache's rows
+SHAPE = DlrmShape(13, (1,) * SLOTS, DIM, (DIM,), (1,))  # required by the configuration; not used in computation
 
 Lookups = list[np.ndarray]
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Where the table is.
+    """Location of the table.
 
     Attributes:
-        rows: their number; keys are 0 to this.
-        access: of Redis.
-        rocksdb: folder.
+        rows: number of rows; keys are 0 to ``rows`` - 1.
+        access: access to Redis.
+        rocksdb: folder of RocksDB.
     """
 
     rows: int
@@ -62,7 +62,7 @@ class Stored:
 
 
 def draw(random: np.random.Generator, count: int, rows: int, skewed: bool) -> np.ndarray:
-    """int64[count] from 0 to ``rows`` - 1: the frequency of a key falls with its rank to the power of 1.05, or not."""
+    """Draw keys int64[count] from 0 to ``rows`` - 1, with frequencies by rank to the power of -1.05, or uniform."""
     if not skewed:
         return random.integers(0, rows, count)
     power = 1 - EXPONENT
@@ -71,7 +71,7 @@ def draw(random: np.random.Generator, count: int, rows: int, skewed: bool) -> np
 
 
 def blocks(rows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(keys int64[n], random rows float32[n, 128]) of a table, made as they are needed."""
+    """Yield (keys int64[n], random rows float32[n, 128]) of a table, generated on demand."""
     random = np.random.default_rng(0)
     for start in range(0, rows, BLOCK):
         keys = np.arange(start, min(start + BLOCK, rows))
@@ -79,7 +79,7 @@ def blocks(rows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def configured(tier: Tier, rocksdb: Path, cache: float = 0.2) -> Config:
-    """The default configuration with one tier alone, or all of them."""
+    """Default configuration with one tier, or all of them."""
     document = ps_json(SHAPE, Place(rocksdb=str(rocksdb) if tier in ("rocksdb", "all") else None), cache)
     document["models"][0]["gpucache"] = tier == "all"
     if tier == "rocksdb":
@@ -89,7 +89,7 @@ def configured(tier: Tier, rocksdb: Path, cache: float = 0.2) -> Config:
 
 @contextmanager
 def opened(stored: Stored, tier: Tier) -> Iterator[ParameterServer]:
-    """A parameter server with that tier, for as long as the block."""
+    """Open a parameter server with one tier, for the block."""
     nodes = Nodes(stored.access) if tier != "rocksdb" else None
     server = ParameterServer(configured(tier, stored.rocksdb), nodes, "cpu")
     try:
@@ -99,7 +99,7 @@ def opened(stored: Stored, tier: Tier) -> Iterator[ParameterServer]:
 
 
 def fill(stored: Stored) -> dict[str, Any]:
-    """Write the table into Redis and RocksDB; returns rows per second of each."""
+    """Write the table into Redis and RocksDB; return rows per second of each."""
     with opened(stored, "all") as server:
         assert server.volatile is not None
         assert server.persistent is not None
@@ -112,7 +112,7 @@ def fill(stored: Stored) -> dict[str, Any]:
 
 
 def into_rocksdb(tier: PersistentTier, rows: int) -> dict[str, Any]:
-    """Write the table into RocksDB, its files merged in the end; returns rows per second."""
+    """Write the table into RocksDB, merge its files, and return rows per second."""
     started = time.perf_counter()
     for _ in tier.load(FULL, blocks(rows)):
         pass
@@ -120,7 +120,7 @@ def into_rocksdb(tier: PersistentTier, rows: int) -> dict[str, Any]:
 
 
 def read_files(folder: Path) -> None:
-    """Read the files of a RocksDB once, so that the system has in memory what it has room for."""
+    """Read the files of a RocksDB once, so that the system caches as much as fits."""
     for file in folder.glob("*.sst"):
         with file.open("rb", buffering=0) as opened_file:
             while opened_file.read(1 << 24):
@@ -128,30 +128,30 @@ def read_files(folder: Path) -> None:
 
 
 class Contender(Protocol):
-    """What answers lookups."""
+    """Contender that answers lookups."""
 
     def prepare(self, lookups: Lookups) -> Sequence[Any]:
-        """What :meth:`ask` gets, made before the clock runs."""
+        """Prepare the argument of :meth:`ask`, outside the measured time."""
 
     def ask(self, prepared: Any) -> None:
-        """One lookup."""
+        """Run one lookup."""
 
     def settle(self) -> None:
-        """Wait for what goes on in the background."""
+        """Wait for background work."""
 
 
 class Ours:
-    """The parameter server."""
+    """Lookups in the parameter server."""
 
     def __init__(self, server: ParameterServer) -> None:
         self._server = server
 
     def prepare(self, lookups: Lookups) -> Lookups:
-        """Nothing."""
+        """Do nothing."""
         return lookups
 
     def ask(self, prepared: np.ndarray) -> None:
-        """A lookup."""
+        """Look up the keys."""
         self._server.lookup(TABLE, prepared)
 
     def settle(self) -> None:
@@ -160,8 +160,8 @@ class Ours:
 
 
 class Bare:
-    """``HMGET`` of the distinct keys of a lookup, packed before, sent to all nodes, the answers read and left as they
-    are: what no client that gets its rows out of the same hashes can do without."""
+    """``HMGET`` of the distinct keys of a lookup, packed beforehand and sent to all nodes, with unparsed answers: the
+    minimum for any client that reads its rows from the same hashes."""
 
     def __init__(self, access: Access, config: Config) -> None:
         volatile = config.volatile_db
@@ -177,7 +177,7 @@ class Bare:
         }
 
     def prepare(self, lookups: Lookups) -> list[list[tuple[Any, bytes, int]]]:
-        """For each lookup, per node: the connection, the packed commands, and how many they are."""
+        """Return for each lookup, by node: the connection, the packed commands, and their number."""
         prepared = []
         for keys in lookups:
             distinct = np.unique(keys)
@@ -194,7 +194,7 @@ class Bare:
         return prepared
 
     def ask(self, prepared: list[tuple[Any, bytes, int]]) -> None:
-        """Send, then read."""
+        """Send the commands, then read the answers."""
         for connection, packed, count in prepared:
             if count:
                 connection.send_packed_command([packed], check_health=False)
@@ -203,20 +203,20 @@ class Bare:
                 connection.read_response()
 
     def settle(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 @dataclass
 class Times:
-    """Of one contender: seconds of each lookup, and of each round with its background work."""
+    """Times of one contender: seconds of each lookup, and of each round with its background work."""
 
     lookups: list[float] = field(default_factory=list)
     rounds: list[float] = field(default_factory=list)
 
 
 def alternated(contenders: Sequence[Contender], lookups: Callable[[], Lookups], seconds: float) -> list[Times]:
-    """Ask the contenders in turns, and in turns who comes first, so that neither a drift of the machine nor rows that
-    lie in the processor's cache favour one; for so many seconds each on average."""
+    """Ask the contenders in turns, with an alternating first, so that neither a drift of the machine nor rows in the
+    CPU's cache favour one; for so many seconds each on average."""
     times = [Times() for _ in contenders]
     for number in itertools.count():
         asked = lookups()
@@ -236,11 +236,11 @@ def alternated(contenders: Sequence[Contender], lookups: Callable[[], Lookups], 
 
 
 def measure(stored: Stored, tier: Tier, batches: Sequence[int], seconds: float) -> dict[str, Any]:
-    """Lookups of one tier.
+    """Measure lookups of one tier.
 
     Returns:
-        For each kind of keys and number of samples: ``ours``, and for Redis ``bare`` and ``share``, our rate as a share
-        of the bare one's, the median of all pairs of rounds; each with lookups, rows_per_s, p50_ms and p99_ms. With
+        By kind of keys and number of samples: ``ours``, and for Redis ``bare`` and ``share``, our rate as a share of
+        the bare one, the median of all pairs of rounds; each with lookups, rows_per_s, p50_ms and p99_ms. Also
         ``hit_rate`` of the cache.
     """
     found: dict[str, Any] = {}
@@ -263,7 +263,7 @@ def measure(stored: Stored, tier: Tier, batches: Sequence[int], seconds: float) 
                     return [draw(random, count, stored.rows, skewed) for _ in range(lookups)]
 
                 source = held(server, fresh, lookups * count) if tier == "cache" else fresh
-                for contender in contenders:  # connections, and code that is run for the first time
+                for contender in contenders:  # warms up connections and code
                     contender.ask(contender.prepare(source()[:1])[0])
                 before = server.statistics()[TABLE]
                 ours, *bare = alternated(contenders, source, seconds)
@@ -277,7 +277,7 @@ def measure(stored: Stored, tier: Tier, batches: Sequence[int], seconds: float) 
 
 
 def warm(server: ParameterServer, rows: int, skewed: bool) -> None:
-    """Ask until the cache holds what it will hold."""
+    """Ask until the content of the cache is stable."""
     random = np.random.default_rng(2)
     cache = server.tables[TABLE].cache
     assert cache is not None
@@ -287,27 +287,27 @@ def warm(server: ParameterServer, rows: int, skewed: bool) -> None:
 
 
 def held(server: ParameterServer, fresh: Callable[[], Lookups], keys: int) -> Callable[[], Lookups]:
-    """A source of lookups whose keys are all in the cache: some rounds, again and again."""
+    """Return a source of lookups whose keys are all in the cache: a few rounds, repeated."""
     rounds = [fresh() for _ in range(max(POOL // keys, 1))]
     asked = np.unique(np.concatenate(list(itertools.chain(*rounds))))
     cache = server.tables[TABLE].cache = HostCache(4 * len(asked), DIM)
     rows = np.random.default_rng(3).random((len(asked), DIM), np.float32)
     cache.insert(asked, rows, cache.versions(asked))
     some = asked[cache.find(asked, rows)][0]
-    for lookup in itertools.chain(*rounds):  # one key of thousands finds no room
+    for lookup in itertools.chain(*rounds):  # one key in thousands does not fit
         lookup[~cache.find(lookup, np.empty((len(lookup), DIM), np.float32))] = some
     turns = itertools.cycle(rounds)
     return lambda: next(turns)
 
 
 def hit_rate(server: ParameterServer, before: Counts) -> float:
-    """Of the cache since then."""
+    """Hit rate of the cache since then."""
     after = server.statistics()[TABLE]
     return (after.cache - before.cache) / (after.keys - before.keys)
 
 
 def rates(times: Times, keys: int, lookups: int) -> dict[str, float]:
-    """What a table shows of some times."""
+    """Figures of a table from measured times."""
     p50, p99 = np.percentile(np.array(times.lookups) * 1e3, [50, 99])
     return {
         "lookups": len(times.lookups),

@@ -1,11 +1,11 @@
-"""Merlin and this library side by side: the same synthetic rows, the same machine, one after the other.
+"""Comparison of Merlin and this library: the same synthetic rows, the same machine, one after the other.
 
     python -m benchmarks.merlin --rows 1000000
 
-Both begin with parquet files of raw rows and end with exported models. Merlin runs as the public notebook does, with
-its shapes and batch sizes: once for the notebook's number of epochs, once for as long as its validation metric gets
-better, as ours does. Ours runs on the training part alone, like Merlin, and with the default, which trains once more
-with the validation part included. All are then evaluated by the same code on the same test part.
+Both start with parquet files of raw rows and end with exported models. Merlin runs like the public notebook, with its
+shapes and batch sizes: once for the notebook's number of epochs, once for as long as its validation metric improves,
+like ours. Ours runs on the training part alone, like Merlin, and with the default, which trains once more with the
+validation part included. The same code then evaluates all of them on the same test part.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from redis_recsys.offline.recommender import BundleRecommender
 
 RESULTS = Path("benchmarks/merlin/results/merlin.json")
 PLOT = Path("assets/merlin-speed.png")
-NOTEBOOK_EPOCHS = 3  # of the notebook's DLRM; its towers get 2
+NOTEBOOK_EPOCHS = 3  # epochs of the notebook's DLRM; its towers get 2
 STEPS = ("import", "etl", "retrieval", "ranking", "export")
 
 
 def measure(rows: int) -> dict[str, Any]:
-    """All contenders on ``rows`` synthetic rows."""
+    """Measure all contenders on ``rows`` synthetic rows."""
     raw, home = FOLDER / f"synthetic-{rows}", FOLDER / f"merlin-{rows}"
     if not raw.exists():
         generate(raw, rows)
@@ -58,7 +58,7 @@ def measure(rows: int) -> dict[str, Any]:
 
 
 def _merlin(home: Path, epochs: int) -> dict[str, Any]:
-    """The worker alone is measured: writing its rows before and packing its models afterwards is not Merlin's."""
+    """Measure the worker alone: writing its rows before and packing its models afterwards are not Merlin's work."""
     from redis_recsys.trainers.merlin.train import MerlinTrainer
 
     settings = Settings(
@@ -75,7 +75,7 @@ def _merlin(home: Path, epochs: int) -> dict[str, Any]:
 
 
 def _ours(raw: Path, home: Path, refit: bool) -> dict[str, Any]:
-    """The same steps in a fresh process."""
+    """Run the same steps in a fresh process."""
     started = time.perf_counter()
     from redis_recsys.trainers.torch.train import Trainer
 
@@ -96,7 +96,7 @@ def _ours(raw: Path, home: Path, refit: bool) -> dict[str, Any]:
 
 
 def _speed(curves: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Rows per second of an epoch, the median without the first, which traces graphs and fills caches."""
+    """Rows per second of an epoch: the median without the first, which traces graphs and fills caches."""
     speed: dict[str, Any] = {"epochs": {name: len(records) for name, records in curves.items()}}
     for name, records in curves.items():
         rates = sorted(record["rows_per_s"] for record in records[1:] or records)
@@ -123,7 +123,7 @@ def _quality(dataset: Dataset, path: Path) -> dict[str, Any]:
 
 
 def tables(results: dict[str, Any]) -> str:
-    """The results as Markdown."""
+    """Render the results as Markdown."""
     here, rows, found = results["machine"], results["rows"], results["found"]
     speed, quality = [], []
     for name, f in found.items():
@@ -163,7 +163,7 @@ def tables(results: dict[str, Any]) -> str:
 
 @styled
 def plot(results: dict[str, Any]) -> Figure:
-    """Seconds of each step, stacked."""
+    """Plot the seconds of each step, stacked."""
     found = results["found"]
     figure, axes = plt.subplots(figsize=(8, 2.6))
     left, bars = [0.0] * len(found), None
@@ -184,7 +184,7 @@ def main(
     rows: Annotated[int, typer.Option(min=20_000, help="Synthetic rows.")] = 1_000_000,
     publish: Annotated[bool, typer.Option(help="Write the tables into docs/benchmarks.md, and the plot.")] = True,
 ) -> None:
-    """Measure Merlin and ours."""
+    """Measure Merlin and this library."""
     results = {"machine": machine(), "rows": rows, "found": measure(rows)}
     print(tables(results))
     if publish:

@@ -1,1 +1,1 @@
-"""Benchmarks of the offline way: encoding, training, quality, scoring ahead of time."""
+"""Offline benchmarks: encoding, training, quality, and scoring ahead of time."""

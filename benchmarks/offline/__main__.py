@@ -1,4 +1,4 @@
-"""Run the benchmarks of the offline way: print the tables, put them into docs/benchmarks.md, and draw the plots.
+"""Run the offline benchmarks: print the tables, put them into docs/benchmarks.md, and draw the plots.
 
 python -m benchmarks.offline
 """
@@ -23,7 +23,7 @@ SPEED_PLOT, QUALITY_PLOT = Path("assets/batch-speed.png"), Path("assets/quality-
 
 
 def main() -> None:
-    """Measure one thing after the other, so that none disturbs the next."""
+    """Measure one thing after the other, so that none disturbs another."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {"machine": machine()}
     for name, measure in (
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def tables(results: dict[str, Any]) -> str:
-    """The results as Markdown."""
+    """Render the results as Markdown."""
     here, e, b = results["machine"], results["etl"], results["batch"]
     synthetic, movielens = results["synthetic"], results["movielens"]
     plain, many, public, loop = b["batch"], b["batch_many"], b["public_shape"], b["loop"]
@@ -111,7 +111,7 @@ def _quality(results: dict[str, Any]) -> list[str]:
 
 @styled
 def speed_plot(figures: dict[str, Any]) -> Figure:
-    """Users per second of batch scoring and of the loop."""
+    """Plot users per second of batch scoring and of the loop."""
     names = {"loop": "one user at a time", "batch": "batch, 100k users", "batch_many": "batch, 1M users"}
     values = [figures[name]["users_per_s"] for name in names]
     figure, axes = plt.subplots(figsize=(7, 2.2))

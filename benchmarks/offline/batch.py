@@ -1,6 +1,6 @@
-"""Batch scoring: users per second into Redis, beside a loop over one user at a time with the same models.
+"""Batch scoring: users per second into Redis, beside a loop over single users with the same models.
 
-The models are untrained (speed does not depend on what they have learnt) and have the shape of the Ali-CCP models.
+The models are untrained (speed does not depend on training) and have the shape of the Ali-CCP models.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SEEN = 30
 
 
 def make_bundle(path: Path, users: int, items: int) -> Path:
-    """A bundle with untrained models, unless ``path`` already has it."""
+    """Write a bundle with untrained models, unless ``path`` already has it."""
     from redis_recsys.bundle.writer import finish, write_tables, writing_bundle
     from redis_recsys.dataset.entities import write_entities
     from redis_recsys.dataset.user_history import History
@@ -93,7 +93,7 @@ def into_redis(path: Path, settings: BatchSettings) -> dict[str, Any]:
 
 
 def scoring_alone(path: Path, settings: BatchSettings) -> dict[str, Any]:
-    """Retrieval and ranking without Redis, and the floating-point operations that they cannot do without."""
+    """Measure retrieval and ranking without Redis, and count their minimal floating-point operations."""
     bundle = Bundle(path)
     started = time.perf_counter()
     users = sum(len(entities) for entities, _ in score(bundle, settings))
@@ -108,7 +108,7 @@ def scoring_alone(path: Path, settings: BatchSettings) -> dict[str, Any]:
 
 
 def one_at_a_time(path: Path, settings: BatchSettings, users: int) -> dict[str, Any]:
-    """The loop that one writes first: for each user embed, score all items, sort, rank, write one key."""
+    """Run the naive loop: for each user embed, score all items, sort, rank, and write one key."""
     bundle = Bundle(path)
     tower, ranker = bundle.user_tower(2), bundle.ranker(2)
     items, embeddings = bundle.items, bundle.item_embeddings
@@ -147,7 +147,7 @@ def _recommend_one(
 
 
 def run(users: int = 100_000, many: int = 1_000_000, items: int = 10_000) -> dict[str, Any]:
-    """All figures of this benchmark."""
+    """Measure all figures of this benchmark."""
     settings = BatchSettings()
     public = BatchSettings(candidates=20, topk=10)
     paths = {

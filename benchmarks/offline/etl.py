@@ -1,9 +1,9 @@
-"""How fast, and in how much memory, synthetic interactions become a dataset.
+"""Speed and memory of encoding synthetic interactions as a dataset.
 
     python -m benchmarks.offline.etl --rows 10000000 --json out.json
 
-The raw data is made once and kept. Each run of ``encode`` has a process of its own, so that its peak memory is its
-own; the seconds are those of ``encode`` alone, without starting Python and importing Polars.
+The raw data is made once and kept. Each run of ``encode`` has a separate process, so that its peak memory is known;
+the seconds are those of ``encode`` alone, without the start of Python and the import of Polars.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from redis_recsys.data.synthetic import generate
 
 
 def measure(rows: int = 10_000_000, runs: int = 3, by: str = "time") -> dict[str, Any]:
-    """Median seconds and highest peak memory of ``runs`` encodings of ``rows`` synthetic rows.
+    """Measure median seconds and highest peak memory of ``runs`` encodings of ``rows`` synthetic rows.
 
     Returns:
         rows, split, seconds, rows_per_s and peak_mb.
@@ -57,9 +57,9 @@ def _encode(raw: Path, target: Path, by: str) -> dict[str, Any]:
 
 def main(
     rows: Annotated[int, typer.Option(min=1, help="Interactions to encode.")] = 10_000_000,
-    runs: Annotated[int, typer.Option(min=1, help="The median run counts.")] = 3,
+    runs: Annotated[int, typer.Option(min=1, help="Number of runs; the median counts.")] = 3,
     by: Annotated[str, typer.Option(help="Split: time, random or user.")] = "time",
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures there, too.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this JSON file.")] = None,
 ) -> None:
     """Measure the ETL."""
     figures = measure(rows, runs, by)

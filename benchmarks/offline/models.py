@@ -1,4 +1,4 @@
-"""Training speed, where its time goes, and how good the models are: on synthetic data and on MovieLens-100k."""
+"""Training speed, its breakdown, and quality of the models: on synthetic data and on MovieLens-100k."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def synthetic(rows: int = 1_000_000) -> dict[str, Any]:
 
 
 def movielens() -> dict[str, Any]:
-    """What the offline half of ``recsys demo`` does, and how long it takes."""
+    """Run the offline half of ``recsys demo`` and measure its time."""
     return in_child(_movielens)
 
 
@@ -67,7 +67,7 @@ def _movielens() -> dict[str, Any]:
 
 
 def comparisons(report: Report) -> list[str]:
-    """What the ranker changes, and how the better of our two recommenders compares with the best baseline."""
+    """Compare the ranker with the towers alone, and the better of the two with the best baseline."""
     from redis_recsys.offline.recommender import OURS
 
     def ndcg(name: str) -> float:
@@ -78,7 +78,7 @@ def comparisons(report: Report) -> list[str]:
 
 
 def _speed(curves: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
-    """Per model: rows per second over all epochs, and the share of loader, forward and backward in an epoch."""
+    """Return by model: rows per second over all epochs, and the shares of loader, forward and backward in an epoch."""
     speed = {}
     for name in ("retrieval", "ranking"):
         parts = {part: sum(epoch[f"{part}_s"] for epoch in curves[name]) for part in ("loader", "forward", "backward")}

@@ -1,1 +1,1 @@
-"""Benchmarks of answers on demand, and the load that asks for them."""
+"""Benchmarks of recommendations on demand, and their load generator."""

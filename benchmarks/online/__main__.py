@@ -1,11 +1,11 @@
-"""The online pipeline, from its slowest form to its fastest: the same stages, models and data in other settings.
+"""The online pipeline from its slowest form to its fastest: the same stages, models and data in different settings.
 
-The revisions replay how the public reference pipeline for Merlin and Redis was made faster, one step after the other;
-then come the settings that this project serves with. All of them answer from one Redis and one deployment, on the
-real Triton, for users of whom none comes twice.
+The revisions replay how the public reference pipeline for Merlin and Redis was made faster, step by step; then come
+the settings that this project serves with. All of them answer from one Redis and one deployment, on the real Triton,
+for users who never repeat.
 
     python -m benchmarks.online            # eight minutes, writes the table and the plot of docs/benchmarks.md
-    python -m benchmarks.online --quick    # about four minutes, on little data, writes nothing there
+    python -m benchmarks.online --quick    # about four minutes, on little data, does not write them
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ from redis_recsys.triton.perf_analyzer import perf_analyzer
 RESULTS = Path("benchmarks/online/results/online.json")
 PLOT = Path("assets/online-speed.png")
 WITH_FEAST = Path(".venv-serving-feast")
-REPEATED = 1000  # users who come again and again where hits of the cache are measured
+REPEATED = 1000  # users who repeat, where cache hits are measured
 KEPT = re.compile("recsys_(?!.*_bucket)|nv_inference_")  # metrics in the results
 SECONDS = re.compile(r'recsys_stage_seconds_sum\{stage="(\w+)"\}')
-WINDOWS = 3  # that perf_analyzer measures, at least so many
+WINDOWS = 3  # minimum number of requests that perf_analyzer measures
 HEADINGS = ("revision", "per second", "p50 ms", "p99 ms", "p99 ms at half the load", "CPU µs per request", "errors",
             "per second by perf_analyzer", "published per second")  # fmt: skip
 PROGRAMS = {"tritonserver": "Triton", "triton_python_backend_stub": "Python models", "redis-server": "Redis"}
@@ -58,14 +58,14 @@ PROGRAMS = {"tritonserver": "Triton", "triton_python_backend_stub": "Python mode
 
 @dataclass(frozen=True)
 class Revision:
-    """One way to serve.
+    """One configuration of the server.
 
     Attributes:
-        name: in results.
-        label: in tables and plots.
+        name: name in results.
+        label: name in tables and plots.
         published: recommendations per second that the public reference reports for this step.
-        half: whether latency is measured at half the load, too.
-        cached: whether repeated users are measured, too.
+        half: whether to measure latency at half the load as well.
+        cached: whether to measure repeated users as well.
     """
 
     name: str
@@ -106,7 +106,7 @@ OURS = tuple(
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured: number of users and items, and seconds of each load."""
+    """Extent of the measurement: number of users and items, and seconds of each load."""
 
     users: int = 100_000
     items: int = 10_000
@@ -118,7 +118,7 @@ QUICK = Scale(5_000, 1_000, 1.0, 0.5)
 
 
 def measure(scale: Scale) -> dict[str, Any]:
-    """All revisions, one after the other, on a Redis that is gone afterwards."""
+    """Measure all revisions, one after the other, on a temporary Redis."""
     bundle = Bundle(make_bundle(FOLDER / f"batch-{scale.users}-{scale.items}", scale.users, scale.items))
     home = Path(tempfile.mkdtemp(prefix="online-", dir=FOLDER)).absolute()
     try:
@@ -152,7 +152,7 @@ def _settings_of(revision: Revision, settings: Settings) -> Settings:
         nearest=100,
         similar=0,
         popular=0,
-        timeout=5.0,  # a slow answer is to be measured, not replaced by popular items
+        timeout=5.0,  # slow answers are measured, not replaced by popular items
     )
     triton = TritonSettings(
         environment=WITH_FEAST if revision.items == "feast" else TritonSettings().environment,
@@ -169,7 +169,7 @@ def _settings_of(revision: Revision, settings: Settings) -> Settings:
 
 
 def _measured(revision: Revision, triton: EmbeddedTriton, server: EmbeddedRedis, scale: Scale) -> dict[str, Any]:
-    """The loads on one server, one after the other."""
+    """Measure the loads on one server, one after the other."""
     address = f"{triton.host}:{triton.grpc_port}"
 
     def load(**options: Any) -> dict[str, Any]:
@@ -199,10 +199,10 @@ def _measured(revision: Revision, triton: EmbeddedTriton, server: EmbeddedRedis,
 
 
 def _perf_analyzer(address: str, scale: Scale, per_second: float) -> dict[str, Any]:
-    """The same closed load by Triton's own tool; its users come from the other end of the order.
+    """Measure the same closed load with Triton's own tool, with users from the other end of the order.
 
     Returns:
-        per_second, p50_ms and p99_ms, or ``note``, why there are none.
+        per_second, p50_ms and p99_ms, or ``note``, the reason why they are missing.
     """
     users = order(scale.users)[: -round(2 * per_second * scale.seconds) - 1 : -1]
     with ExitStack() as stack:
@@ -239,7 +239,7 @@ def _perf_analyzer(address: str, scale: Scale, per_second: float) -> dict[str, A
 
 
 def _line(result: dict[str, Any]) -> str:
-    """The result of a revision, to be read while the others run."""
+    """Print the result of a revision, while the others run."""
     loads = {name: load for name, load in result.items() if "per_second" in load}
     return "; ".join(
         f"{name}: {load['per_second']:,.0f}/s, p99 {load['p99_ms']:.1f} ms" for name, load in loads.items()
@@ -247,7 +247,7 @@ def _line(result: dict[str, Any]) -> str:
 
 
 def tables(results: dict[str, Any]) -> str:
-    """The results as Markdown."""
+    """Render the results as Markdown."""
     here, scale, found = results["machine"], results["scale"], results["revisions"]
     fastest = max(OURS, key=lambda each: found[each.name]["load"]["per_second"])
     best = found[fastest.name]["load"]["per_second"]
@@ -290,7 +290,7 @@ def _row(revision: Revision, result: dict[str, Any]) -> list[str]:
 
 
 def _profile(revision: Revision, load: dict[str, Any]) -> list[str]:
-    """Where the time of a request goes: by stage, and by process."""
+    """Render the time of a request by stage, and by process."""
     metrics, users = load["metrics"], load["metrics"]["recsys_requests_total"]
     stages = {found[1]: value for name, value in metrics.items() if (found := SECONDS.match(name))}
     batches = max(value for name, value in metrics.items() if name.startswith("recsys_stage_seconds_count"))
@@ -318,13 +318,13 @@ def _profile(revision: Revision, load: dict[str, Any]) -> list[str]:
 
 
 def _sum(metrics: dict[str, float], name: str) -> float:
-    """A counter of all models together."""
+    """Sum a counter over all models."""
     return sum(value for key, value in metrics.items() if key.partition("{")[0] == name)
 
 
 @styled
 def speed_plot(found: dict[str, Any]) -> Figure:
-    """Recommendations per second of every revision, with the 99th percentile of the latency."""
+    """Plot recommendations per second of every revision, with the 99th percentile of the latency."""
     shown = (*STEPS, *OURS)
     loads = [found[each.name]["load"] for each in shown]
     values = [load["per_second"] for load in loads]
@@ -344,7 +344,7 @@ def speed_plot(found: dict[str, Any]) -> Figure:
 def main(
     quick: Annotated[bool, typer.Option(help="Little data and short loads, for trying out.")] = False,
 ) -> None:
-    """Measure, print the table, and put it and the plot where docs/benchmarks.md shows them."""
+    """Measure, print the table, and write it and the plot for docs/benchmarks.md."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     results = measure(QUICK if quick else Scale())
     text = tables(results)

@@ -1,12 +1,12 @@
 """Load on a Triton server over gRPC, cheap enough to leave the machine to the server: about 80 µs per request.
 
-Requests are bytes that differ in the user alone, and answers stay bytes until the measurement is over. Users come in
-a random order and none comes twice, unless ``repeat`` says so. Two kinds of load:
+Requests are bytes that differ only in the user, and answers stay bytes until the measurement is over. Users come in
+random order and do not repeat, unless ``repeat`` is set. There are two kinds of load:
 
-- closed: so many workers, each asks again as soon as it is answered; measures throughput.
-- open: requests come at a given rate at random (Poisson), whether the server keeps up or not; a latency counts from
-  the moment at which its request was due, so that a stall delays everybody behind it. The timer of the event loop is
-  up to a millisecond late, which counts, too.
+- closed: a number of workers, each of which asks again as soon as it gets an answer; measures throughput.
+- open: requests come at random (Poisson) at a given rate, whether the server keeps up or not; latency counts from the
+  time at which a request was due, so that a stall delays all requests behind it. The timer of the event loop is up to
+  a millisecond late, which counts too.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ from redis_recsys.triton import metrics_page
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 OUTPUTS = ("item_ids", "scores", "degraded", "generation")
-TIMEOUT = 30.0  # seconds until a request counts as an error
-WAITING = 1000  # requests of an open load that may wait for an answer
-SETTLE = 2.5  # seconds after which the server's metrics tell everything
+TIMEOUT = 30.0  # seconds after which a request counts as an error
+WAITING = 1000  # requests of an open load that may be pending
+SETTLE = 2.5  # seconds after which the server's metrics are complete
 
 
 @dataclass(frozen=True)
 class Load:
-    """What is asked of a server.
+    """Description of a load.
 
     Attributes:
-        address: ``host:port`` of its gRPC.
-        users: raw ids are 1 to this.
-        topk: recommendations that an answer has to hold.
-        seconds: to measure.
-        warm_up: seconds of the same load before, that do not count.
-        workers: of a closed load.
+        address: gRPC address of the server, ``host:port``.
+        users: number of users, with raw ids from 1.
+        topk: required number of recommendations in an answer.
+        seconds: seconds to measure.
+        warm_up: preceding seconds of the same load, not measured.
+        workers: workers of a closed load.
         rate: requests per second of an open load; None for a closed one.
-        repeat: ask for so many users again and again; None: no user twice.
+        repeat: number of users to ask for repeatedly; None: no user twice.
         groups: process groups whose CPU time is measured.
-        metrics: host and port of the server's metrics, if they are wanted.
+        metrics: host and port of the server's metrics, optional.
     """
 
     address: str
@@ -68,13 +68,13 @@ class Load:
 
 @dataclass
 class Answers:
-    """What came back.
+    """Answers to a load.
 
     Attributes:
         latencies: seconds, one per answer.
-        raw: the answers as bytes.
-        errors: how often each kind.
-        seconds: from the first request to the last answer.
+        raw: answers as bytes.
+        errors: number of errors by kind.
+        seconds: time from the first request to the last answer.
     """
 
     latencies: list[float] = field(default_factory=list)
@@ -84,11 +84,11 @@ class Answers:
 
 
 def run(load: Load) -> dict[str, Any]:
-    """Put the load on the server and measure; meant for a process of its own.
+    """Put the load on the server and measure; run this in a separate process.
 
     Returns:
-        requests, seconds, per_second, p50_ms, p99_ms, max_ms, errors (by kind), degraded and short (answers with fewer
-        items than wanted); cpu_us by process, microseconds of CPU per request; metrics, by how much each has grown.
+        requests, seconds, per_second, p50_ms, p99_ms, max_ms, errors (by kind), degraded and short (answers with too
+        few items); cpu_us by process, microseconds of CPU per request; metrics, the increase of each.
     """
     return asyncio.run(_run(load))
 
@@ -111,7 +111,7 @@ async def _run(load: Load) -> dict[str, Any]:
 
 
 def summary(answers: Answers, topk: int) -> dict[str, Any]:
-    """Throughput, latencies, and how many answers were not what they should be."""
+    """Compute throughput, latencies, and the number of faulty answers."""
     found = Counter({"degraded": 0, "short": 0})
     for raw in answers.raw:
         answer = service_pb2.ModelInferResponse.FromString(raw)
@@ -134,12 +134,12 @@ def summary(answers: Answers, topk: int) -> dict[str, Any]:
 
 
 def order(users: int) -> list[int]:
-    """The users 1 to ``users`` in the order in which they come."""
+    """Return the users 1 to ``users`` in the order of the requests."""
     return (np.random.default_rng(0).permutation(users) + 1).tolist()
 
 
 def requests(users: int, repeat: int | None) -> Iterator[bytes]:
-    """Serialised requests for all users in order; for the first ``repeat`` of them, forever."""
+    """Yield serialised requests for all users in order, or for the first ``repeat`` of them, forever."""
     request = service_pb2.ModelInferRequest(model_name="recommender")
     request.inputs.add(name="user_id", datatype="INT64", shape=[1, 1])
     for name in OUTPUTS:
@@ -157,7 +157,7 @@ class Caller:
         self._requests = requests(load.users, load.repeat)
 
     async def ask(self, seconds: float) -> Answers:
-        """So many seconds of load, or less when there are no users left."""
+        """Run a load for so many seconds, or less if no users are left."""
         answers = Answers()
         began = time.perf_counter()
         if self._load.rate is None:
@@ -199,23 +199,23 @@ class Caller:
 
 
 def scrape(metrics: tuple[str, int] | None) -> dict[str, float]:
-    """Counters of a server's metrics, by name with labels; none without an address."""
+    """Read the counters of a server's metrics, by name with labels; none without an address."""
     if metrics is None:
         return {}
     return {_series(sample): sample.value for sample in metrics_page.scrape(*metrics)}
 
 
 def _series(sample: Sample) -> str:
-    """Name and labels as Prometheus writes them."""
+    """Format name and labels like Prometheus."""
     labels = ",".join(f'{name}="{value}"' for name, value in sample.labels.items())
     return f"{sample.name}{{{labels}}}" if labels else sample.name
 
 
 def cpu_of(groups: Collection[int]) -> dict[str, float]:
-    """CPU seconds so far of all processes in some process groups, by the program's name, and of this process."""
+    """CPU seconds so far of all processes in some process groups, by program name, and of this process."""
     seconds: defaultdict[str, float] = defaultdict(float)
     for process in psutil.process_iter() if groups else ():
-        with suppress(psutil.NoSuchProcess, ProcessLookupError):  # it has just ended
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):  # the process has just ended
             if os.getpgid(process.pid) in groups:
                 used = process.cpu_times()
                 seconds[process.name()] += used.user + used.system

@@ -32,30 +32,30 @@ class Section(BaseModel):
 
 
 class RedisSettings(Section):
-    """Where Redis is. Without a host, the project starts its own real Redis in ``folder``."""
+    """Connection to Redis. Without a host, the project starts its own real Redis in ``folder``."""
 
     host: str | None = Field(None, description="host of Redis; default: the project starts its own")
     port: int = Field(6379, ge=1, le=65535, description="port of Redis")
-    username: str | None = Field(None, description="user of Redis' access control; default: the default user")
+    username: str | None = Field(None, description="user in Redis' access control list; default: the default user")
     password: SecretStr | None = Field(None, description="password of that user; from the environment only")
     tls: bool = Field(False, description="TLS on the connection to Redis")
     tls_ca: Path | None = Field(None, description="certificate authority that signed the server's certificate")
     timeout: float = Field(5.0, gt=0, description="seconds to wait for a connection or an answer")
-    retries: int = Field(3, ge=0, description="further attempts after a lost connection")
+    retries: int = Field(3, ge=0, description="retries after a lost connection")
     folder: Path = Field(Path("data/redis"), description="data of the embedded Redis")
-    max_memory: str | None = Field(None, description="limit of the embedded Redis, as Redis writes it: 512mb")
+    max_memory: str | None = Field(None, description="memory limit of the embedded Redis, in Redis' notation: 512mb")
 
 
 class TrainSettings(Section):
-    """How the models are trained."""
+    """Training of the models."""
 
     trainer: Literal["torch", "merlin"] = Field(
         "torch", description="torch: PyTorch; merlin: NVIDIA Merlin, which needs `recsys setup merlin`"
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device of the training: auto, cpu or cuda")
-    seed: int = Field(42, description="seed of all that is drawn while training")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="training device: auto, cpu or cuda")
+    seed: int = Field(42, description="seed of all random draws in training")
     embedding_dim: int = Field(64, ge=1, description="dimension of the towers' output")
-    epochs: int = Field(20, ge=1, description="most epochs; early stopping ends sooner")
+    epochs: int = Field(20, ge=1, description="maximum number of epochs; early stopping ends sooner")
     patience: int = Field(2, ge=1, description="epochs without a better validation metric before stopping")
     retrieval_batch: int = Field(2048, ge=2, description="batch size of the two-tower model")
     retrieval_lr: float = Field(0.002, gt=0, description="learning rate of the two-tower model")
@@ -65,26 +65,26 @@ class TrainSettings(Section):
     ranking_lr: float = Field(0.005, gt=0, description="learning rate of the ranker")
     ranking_dim: int = Field(16, ge=1, description="dimension of the ranker's embeddings")
     feature_dropout: float = Field(0.0, ge=0, lt=1, description="share of a user's features hidden while training")
-    half_life: float | None = Field(None, gt=0, description="days after which an interaction counts half in training")
+    half_life: float | None = Field(None, gt=0, description="days after which an interaction has half its weight")
     refit: bool = Field(True, description="second training, on train + valid, for the best number of epochs")
     final: bool = Field(
         False,
-        description="second training for production: on every row, the test part too, for the best number of epochs",
+        description="second training for production: on all rows, test part included, for the best number of epochs",
     )
     ranking_l2: float = Field(2e-5, ge=0, description="L2 penalty on the ranker's weights, in the gradient")
     ranking_negatives: int = Field(
         4, ge=1, description="negatives drawn per positive when the data has no target column"
     )
-    resume: bool = Field(False, description="continuation from the checkpoint of an interrupted run")
+    resume: bool = Field(False, description="continue from the checkpoint of an interrupted run")
 
 
 class MerlinSettings(Section):
-    """How Merlin trains: the public notebooks' shapes and batch sizes, in an environment of its own."""
+    """Training with Merlin: the public notebooks' shapes and batch sizes, in a separate environment."""
 
     environment: Path = Field(
         Path(".venv-merlin"), description="Merlin's Python environment (see `recsys setup merlin`), or its python"
     )
-    log: Path = Field(Path("data/merlin.log"), description="file for what Merlin's libraries print")
+    log: Path = Field(Path("data/merlin.log"), description="log file for the output of Merlin's libraries")
     retrieval_batch: int = Field(4096, ge=2, description="batch size of the two-tower model")
     ranking_batch: int = Field(16384, ge=2, description="batch size of DLRM")
     learning_rate: float = Field(0.001, gt=0, description="learning rate of Adam, for both models")
@@ -93,12 +93,12 @@ class MerlinSettings(Section):
 
 
 class DlrmSettings(Section):
-    """How the DLRM of Criteo data is trained, its tables sharded over processes. The public shapes: dimension 128,
+    """Training of the DLRM on Criteo data, with its tables sharded over processes. The public shapes: dimension 128,
     bottom 512, 256, top 1024, 1024, 512, 256; the defaults suit a few cores.
     """
 
     processes: int = Field(
-        2, ge=1, description="processes that share the tables and the rows: one per GPU, or on a CPU a few"
+        2, ge=1, description="processes that share the tables and the rows: one per GPU, or a few on a CPU"
     )
     embedding_dim: int = Field(16, ge=4, multiple_of=4, description="dimension of all embedding tables")
     bottom: list[int] = Field([64, 32], description="widths of the bottom MLP, before its last layer (embedding_dim)")
@@ -109,40 +109,42 @@ class DlrmSettings(Section):
         0.2, gt=0, description="learning rate of row-wise Adagrad, for the tables; both fall to 0 by the end"
     )
     embedding_eps: float = Field(
-        0.01, gt=0, description="epsilon of Adagrad; the larger, the less the first rows of a rare key move it"
+        0.01, gt=0, description="epsilon of Adagrad; larger values damp the first updates of a rare key"
     )
     row_wise_from: int = Field(
-        20_000, ge=1, description="rows from which on a table is split by rows; a smaller one lies whole on one process"
+        20_000,
+        ge=1,
+        description="least rows of a table that is split by rows; smaller ones stay whole on one process",
     )
-    epochs: int = Field(3, ge=1, description="most epochs; early stopping ends sooner")
+    epochs: int = Field(3, ge=1, description="maximum number of epochs; early stopping ends sooner")
     patience: int = Field(1, ge=1, description="epochs without a better validation AUC before stopping")
     seed: int = Field(42, description="seed of the initial weights and of the order of rows")
-    checkpoint: int = Field(2000, ge=1, description="steps between checkpoints; there is one after each epoch, too")
-    resume: bool = Field(False, description="continuation from the newest checkpoint, with any number of processes")
-    log: Path = Field(Path("data/dlrm.log"), description="file for what the processes print")
+    checkpoint: int = Field(2000, ge=1, description="steps between checkpoints; each epoch also ends with one")
+    resume: bool = Field(False, description="continue from the newest checkpoint, with any number of processes")
+    log: Path = Field(Path("data/dlrm.log"), description="log file for the output of the processes")
 
 
 class LookupSettings(Section):
-    """How the parameter server reaches the tables that its `ps.json` describes."""
+    """Lookups of the parameter server in the tables that its `ps.json` describes."""
 
     cluster: Path = Field(Path("data/cluster"), description="folder of the embedded Redis Cluster")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="device of the cache of hot rows: auto, cpu or cuda"
     )
     threads: int | None = Field(None, ge=1, description="threads of the dense part of the model; default: one per core")
-    timeout: float = Field(0.5, gt=0, description="seconds a lookup waits for a Redis node before it goes on without")
-    pause: float = Field(0.5, ge=0, description="seconds for which a node that did not answer is left alone")
+    timeout: float = Field(0.5, gt=0, description="seconds a lookup waits for a Redis node before going on without it")
+    pause: float = Field(0.5, ge=0, description="seconds before a node that did not answer is tried again")
 
 
 class BatchSettings(Section):
-    """How recommendations are computed ahead of time."""
+    """Recommendations computed ahead of time."""
 
-    candidates: int = Field(100, ge=1, description="items that retrieval hands to the ranker, at least topk")
+    candidates: int = Field(100, ge=1, description="items that retrieval passes to the ranker, at least topk")
     topk: int = Field(20, ge=1, description="recommendations kept per user")
     temperature: float = Field(0.0, ge=0, description="temperature of the sampling (softmax); 0: strictly by score")
     seed: int = Field(42, description="seed of the sampling")
     block: int = Field(2048, ge=1, description="users scored together")
-    workers: int | None = Field(None, ge=1, description="threads that score; default: one per core")
+    workers: int | None = Field(None, ge=1, description="scoring threads; default: one per core")
     grace: int = Field(3600, ge=0, description="seconds the replaced generation stays readable")
     popular: int = Field(
         1000, ge=1, description="popular items stored for users without recommendations, at least topk"
@@ -150,29 +152,29 @@ class BatchSettings(Section):
 
     @property
     def retrieved(self) -> int:
-        """Items that retrieval hands to the ranker: enough for ``topk`` of them to be kept."""
+        """Number of items that retrieval passes to the ranker: enough to keep ``topk`` of them."""
         return max(self.candidates, self.topk)
 
     @property
     def popular_kept(self) -> int:
-        """Popular items that are stored: enough for a user who gets nothing else."""
+        """Number of popular items stored: enough for a user who gets nothing else."""
         return max(self.popular, self.topk)
 
 
 class DeploySettings(Section):
-    """What `recsys deploy` writes, and for how long the replaced deployment stays readable."""
+    """Output of `recsys deploy`, and how long the replaced deployment stays readable."""
 
     models: Path = Field(Path("data/deployed"), description="folder of deployed bundles, which the servers read")
-    feast: bool = Field(True, description="Feast's own layout, too: feature repository applied, features materialized")
-    recall: float = Field(0.97, gt=0, le=1, description="recall of the vector index, against exact search")
+    feast: bool = Field(True, description="also Feast's own layout: feature repository applied, features materialized")
+    recall: float = Field(0.97, gt=0, le=1, description="recall of the vector index, compared with exact search")
     history: int = Field(
-        1000, ge=1, description="newest interactions kept per user, of the bundle and of live events each"
+        1000, ge=1, description="newest interactions kept per user, from the bundle and from live events each"
     )
     grace: int = Field(3600, ge=0, description="seconds the replaced deployment stays readable")
 
 
 class OnlineSettings(Section):
-    """How recommendations are computed on demand."""
+    """Recommendations computed on demand."""
 
     retrieval: Literal["local", "redis"] = Field(
         "local",
@@ -187,22 +189,22 @@ class OnlineSettings(Section):
         "of the vector query, needs retrieval redis) or feast (the Feast SDK)",
     )
     nearest: int = Field(80, ge=1, description="candidates from the vector index, at least topk")
-    similar: int = Field(10, ge=0, description="candidates similar to the item viewed last")
-    popular: int = Field(10, ge=0, description="candidates that are popular")
+    similar: int = Field(10, ge=0, description="candidates similar to the last viewed item")
+    popular: int = Field(10, ge=0, description="candidates from the popular items")
     allow: dict[str, list[bool | int | str]] = Field(
-        {}, description="raw values by column, one of which an item must have, in batches and degraded answers, too"
+        {}, description="raw values by column, one of which an item must have, also in batches and degraded answers"
     )
     deny: dict[str, list[bool | int | str]] = Field(
-        {}, description="raw values by column, none of which an item may have, in batches and degraded answers, too"
+        {}, description="raw values by column, none of which an item may have, also in batches and degraded answers"
     )
     topk: int = Field(20, ge=1, description="recommendations per user")
     temperature: float = Field(0.0, ge=0, description="temperature of the sampling (softmax); 0: strictly by score")
     diversity: float = Field(
-        0.0, ge=0, le=1, description="weight of unlikeness to the items before (MMR); 0: by score alone"
+        0.0, ge=0, le=1, description="weight of dissimilarity to items ranked above (MMR); 0: by score alone"
     )
-    seed: int | None = Field(None, description="seed of the sampling; default: a new one at every start")
-    timeout: float = Field(0.1, gt=0, description="seconds a request waits for Redis before it is answered without")
-    pause: float = Field(0.5, ge=0, description="seconds without Redis after it failed, before it is tried again")
+    seed: int | None = Field(None, description="seed of the sampling; default: a new one at each start")
+    timeout: float = Field(0.1, gt=0, description="seconds a request waits for Redis before it is answered without it")
+    pause: float = Field(0.5, ge=0, description="seconds before Redis is tried again after a failure")
 
     @model_validator(mode="after")
     def _consistent(self) -> OnlineSettings:
@@ -215,18 +217,18 @@ class OnlineSettings(Section):
 
     @property
     def retrieved(self) -> int:
-        """Candidates from the vector index: enough for ``topk`` of them to be shown, whatever other sources bring."""
+        """Candidates from the vector index: enough to show ``topk`` of them, whatever other sources return."""
         return max(self.nearest, self.topk)
 
 
 class TritonSettings(Section):
-    """Where Triton is. `recsys serve` starts the project's own; without a host, clients look for it on this machine."""
+    """Connection to Triton. `recsys serve` starts the project's own; without a host, clients use this machine's."""
 
     host: str | None = Field(None, description="host that clients connect to")
     address: str = Field("127.0.0.1", description="address that the server listens on")
-    grpc_port: int = Field(8001, ge=0, le=65535, description="port of gRPC; 0: any free one")
-    http_port: int = Field(8000, ge=0, le=65535, description="port of HTTP; 0: any free one")
-    metrics_port: int = Field(8002, ge=0, le=65535, description="port of the metrics; 0: any free one")
+    grpc_port: int = Field(8001, ge=0, le=65535, description="gRPC port; 0: any free one")
+    http_port: int = Field(8000, ge=0, le=65535, description="HTTP port; 0: any free one")
+    metrics_port: int = Field(8002, ge=0, le=65535, description="metrics port; 0: any free one")
     environment: Path = Field(
         Path(".venv-serving"), description="Python environment of the server, see `recsys setup serving`"
     )
@@ -237,10 +239,10 @@ class TritonSettings(Section):
         "their features)",
     )
     instances: int = Field(2, ge=1, description="processes per model")
-    max_batch: int = Field(64, ge=1, description="users computed together at most")
-    queue_delay: int = Field(0, ge=0, description="microseconds a request waits for others to be computed with")
+    max_batch: int = Field(64, ge=1, description="maximum number of users computed together")
+    queue_delay: int = Field(0, ge=0, description="microseconds a request waits to be batched with others")
     cache: bool = Field(
-        False, description="answers to repeated requests from Triton's response cache, whatever has changed since"
+        False, description="repeated requests answered from Triton's response cache, whatever has changed since"
     )
     alias: str | None = Field(
         None,
@@ -249,16 +251,16 @@ class TritonSettings(Section):
         "clients of the public multi-stage example",
     )
     explain: bool = Field(True, description="candidates, sources, similarities and stage times as outputs")
-    tls_certificate: Path | None = Field(None, description="certificate of the server, turns on TLS")
+    tls_certificate: Path | None = Field(None, description="certificate of the server; turns on TLS")
     tls_key: Path | None = Field(None, description="key of the server's certificate; default: in its file")
     tls_ca: Path | None = Field(None, description="certificate authority that the client trusts")
     tls: bool = Field(False, description="TLS on the client's connection")
-    token: SecretStr | None = Field(None, description="token that clients have to send; from the environment only")
-    timeout: float = Field(5.0, gt=0, description="seconds that a client waits for an answer")
+    token: SecretStr | None = Field(None, description="token that clients must send; from the environment only")
+    timeout: float = Field(5.0, gt=0, description="seconds a client waits for an answer")
 
 
 class Settings(BaseSettings):
-    """Everything that can be set."""
+    """All settings, by section."""
 
     model_config = SettingsConfigDict(
         env_prefix="RECSYS_", env_nested_delimiter="_", env_nested_max_split=1, extra="forbid"
@@ -291,13 +293,13 @@ class Settings(BaseSettings):
         return init_settings, env_settings, InitSettingsSource(settings_cls, _read(Path(path)))
 
     def changed(self, section: str, **values: Any) -> Settings:
-        """The same with other values in one section, which are not checked."""
+        """Return a copy with other values in one section, without validation."""
         return self.model_copy(update={section: getattr(self, section).model_copy(update=values)})
 
     def with_redis(
         self, host: str, port: int, username: str | None = None, password: str | None = None, tls: bool = False
     ) -> Settings:
-        """The same with a Redis that is there already."""
+        """Return a copy that uses an existing Redis."""
         secret = SecretStr(password) if password else None
         return self.changed("redis", host=host, port=port, username=username, password=secret, tls=tls)
 
@@ -323,7 +325,7 @@ def _text(value: object) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The settings file."""
+    """Read the settings file."""
     try:
         document = yaml.safe_load(path.read_text()) or {}
     except OSError as error:
@@ -343,14 +345,14 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def load_settings(**flags: Any) -> Settings:
-    """Settings with the flags that were given (None means: not given) on top: a dictionary for each section.
+    """Load the settings, overridden by flags: one dictionary per section, None meaning "not given".
 
     Example:
         >>> load_settings(batch={"topk": 5, "seed": None}).batch.topk
         5
 
     Raises:
-        ConfigError: a value is wrong, with the setting's name.
+        ConfigError: a value is wrong; the message names the setting.
     """
     given: dict[str, Any] = {
         name: {field: value for field, value in flag.items() if value is not None} if isinstance(flag, dict) else flag

@@ -1,4 +1,4 @@
-"""The one exception family. Each message says what was wrong, where, and what to do about it."""
+"""Exceptions of the project. Each message says what was wrong, where, and what to do about it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 class RecsysError(Exception):
-    """Base of every error this project raises on purpose; the command line prints it as one line.
+    """Base of all errors that this project raises on purpose; the command line prints one as one line.
 
     Attributes:
-        exit_code: code with which the command line ends.
+        exit_code: exit code of the command line.
     """
 
     exit_code = 1
@@ -27,11 +27,11 @@ class SchemaError(RecsysError):
 
 
 class DataError(RecsysError):
-    """Input data is missing, truncated or holds values that it must not hold."""
+    """Input data is missing or truncated, or holds invalid values."""
 
 
 class TrainingError(RecsysError):
-    """A model cannot be trained on what it was given."""
+    """A model cannot be trained on the given data."""
 
 
 class BundleError(RecsysError):
@@ -43,7 +43,7 @@ class StoreError(RecsysError):
 
 
 class AcceptedError(RecsysError):
-    """An event is accepted, and it is not known to be applied, or never will be: it must not be sent again."""
+    """An event was accepted but is not known to be applied, or never will be: it must not be sent again."""
 
     exit_code = 3
 
@@ -53,17 +53,17 @@ class ServingError(RecsysError):
 
 
 def one_line(error: object, most: int | None = None) -> str:
-    """Text of an error with every run of blanks and line breaks as one blank, cut after ``most`` characters."""
+    """Text of an error with runs of whitespace collapsed to one blank, cut after ``most`` characters."""
     return " ".join(f"{error}".split())[:most]
 
 
 def explain_validation(error: ValidationError) -> str:
-    """One line for a pydantic error: every wrong field with its place and reason."""
+    """One line for a pydantic error: every wrong field with its path and the reason."""
     parts = []
     for item in error.errors():
-        place = ".".join(str(part) for part in item["loc"]) or "document"
+        path = ".".join(str(key) for key in item["loc"]) or "document"
         reason = (
             "is not a known field" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
         )
-        parts.append(f"{place}: {reason}")
+        parts.append(f"{path}: {reason}")
     return "; ".join(parts)

@@ -1,11 +1,13 @@
-"""Trainers: each turns a dataset into a bundle. Nothing else knows which one made a bundle.
+"""Trainers: each turns a dataset into a bundle. No other code knows which trainer made a bundle.
 
-- ``training``: the choice of a trainer, and the three calls of each
+- ``training``: choice of the trainer, and the interface of all trainers
 - ``torch/``: two towers and DLRM in PyTorch
-- ``merlin/``: the same by NVIDIA Merlin
+- ``merlin/``: the same models in NVIDIA Merlin
 - ``torchrec/``: DLRM on sharded tables, for example 3
-- ``epochs``: number of epochs for a training on other rows
+- ``epochs``: number of epochs for a second training
 - ``negatives``: negatives for data that has only positives
+- ``onnx_check``: comparison of ONNX files with their models
+- ``presets``: training settings chosen for known data
 - ``worker_events``: progress of worker processes
 """
 

@@ -1,4 +1,4 @@
-"""For how many epochs a training on other rows should go on: the best of each model's curve."""
+"""Number of epochs for a second training on other rows: the best epoch of each model's curve."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ Curves = dict[str, list[dict[str, Any]]]
 
 
 def best_epochs(curves: Curves) -> dict[str, int]:
-    """The epoch with the highest validation metric, by model."""
+    """Return the epoch with the highest validation metric, by model."""
     return {name: max(curves[name], key=lambda record: record["metric"])["epoch"] for name in MODELS}
 
 
 def curves_of(bundle: Bundle, trainer: str) -> Curves:
-    """What the training of a bundle recorded of both models, to be used instead of choosing the epochs again.
+    """Return the training records of both models of a bundle, used instead of choosing the epochs again.
 
     Raises:
-        ConfigError: it was trained by another trainer, or has no records since it was imported.
+        ConfigError: the bundle was trained by another trainer, or has no records because it was imported.
     """
     if bundle.manifest.trainer != trainer:
         raise ConfigError(

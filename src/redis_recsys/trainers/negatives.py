@@ -10,17 +10,17 @@ from ..dataset.interactions import Rows
 def with_negatives(rows: Rows, items: int, per_positive: int, rng: np.random.Generator) -> tuple[Rows, np.ndarray]:
     """Positive rows and, for each, items drawn uniformly from the whole catalogue.
 
-    A draw may hit an item that the user has interacted with. Leaving those out would be wrong: it would push up what
-    active users have known for long, since such items would rarely serve as negatives.
+    A draw may hit an item that the user has interacted with. Excluding those would be wrong: items that active users
+    have long known would rarely serve as negatives, and be ranked too high.
 
     Args:
-        rows: positives, n of them.
+        rows: n positive rows.
         items: size of the catalogue plus one.
         per_positive: negatives for each row.
         rng: source of randomness.
 
     Returns:
-        ``n * (1 + per_positive)`` rows, and for each the int64 position in ``rows`` that it was made from.
+        ``n * (1 + per_positive)`` rows, and for each the int64 position of its source in ``rows``.
     """
     source = np.tile(np.arange(len(rows)), 1 + per_positive)
     item = rng.integers(1, items, len(source), dtype=np.int32)

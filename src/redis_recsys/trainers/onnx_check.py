@@ -1,4 +1,4 @@
-"""Whether an exported ONNX file answers what the model that it came from answers."""
+"""Comparison of an exported ONNX file with the model it was exported from."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ TOLERANCE = 1e-5
 
 
 def difference(path: Path, actual: np.ndarray, expected: np.ndarray, model: str) -> float:
-    """Largest absolute difference between two answers of the same shape.
+    """Return the largest absolute difference between two outputs of the same shape.
 
     Args:
         path: ONNX file.
-        actual: answer of the file.
-        expected: answer of the model.
-        model: how people call it.
+        actual: output of the file.
+        expected: output of the model.
+        model: name of the model in messages.
 
     Raises:
         BundleError: the difference is above 1e-5, or there is nothing to compare.

@@ -1,4 +1,4 @@
-"""Training settings that were chosen for known data."""
+"""Training settings chosen for known data."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any
 
 from ..config import Settings, TrainSettings
 
-# MovieLens-100k has few users and fashions that change within weeks. These values were chosen on its valid part.
+# MovieLens-100k has few users, and tastes change within weeks. These values were chosen on its valid part.
 MOVIELENS: dict[str, Any] = {"half_life": 20.0, "feature_dropout": 0.5, "epochs": 10, "patience": 3}
 
 
 def movielens_training(settings: Settings) -> TrainSettings:
-    """Training settings of the torch trainer for MovieLens-100k; those that the user has set win."""
+    """Return the settings of the torch trainer for MovieLens-100k; settings made by the user win."""
     if settings.train.trainer != "torch":
         return settings.train
     return TrainSettings(**MOVIELENS | settings.train.model_dump(exclude_unset=True))

@@ -1,4 +1,4 @@
-"""Trainers: each turns a dataset into a bundle. Nothing else knows which one made a bundle."""
+"""Trainers: each turns a dataset into a bundle. No other code knows which trainer made a bundle."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 
 class Trainer(Protocol):
-    """What every trainer does, in this order.
+    """Interface of all trainers; the methods are called in this order.
 
-    With ``train.final`` the first two calls choose the epochs, on the train and valid parts, unless a bundle's training
-    has done so, whose records they then return. The export trains both models again, on every row, and writes these.
+    With ``train.final`` the first two calls choose the epochs, on the train and valid parts, unless an earlier bundle's
+    training has chosen them: then they return its records. The export trains both models again, on all rows, and
+    writes those.
     """
 
     curves: dict[str, list[dict[str, Any]]]
@@ -39,30 +40,30 @@ class Trainer(Protocol):
         ...
 
     def close(self) -> None:
-        """Give up what is still held, after whatever went wrong."""
+        """Release all resources, also after a failure."""
         ...
 
 
 def trainer_of(
     dataset: Dataset, settings: Settings, target: Path, export: Path | None = None, chosen: Bundle | None = None
 ) -> Trainer:
-    """The trainer that ``settings.train.trainer`` names.
+    """Return the trainer named by ``settings.train.trainer``.
 
     Args:
-        dataset: to learn from.
-        settings: of the training.
-        target: of the bundle.
-        export: folder in which to keep what the framework's own tools read; only Merlin has such.
-        chosen: bundle whose training has chosen the epochs, for ``settings.train.final``; None: they are chosen first.
+        dataset: training data.
+        settings: training settings.
+        target: folder of the bundle.
+        export: folder for files that the framework's own tools read; Merlin only.
+        chosen: bundle whose training chose the epochs, for ``settings.train.final``; None: choose them first.
 
     Raises:
-        ConfigError: an option does not go with the trainer, or its environment is missing.
+        ConfigError: the trainer does not support an option, or its environment is missing.
         DataError: ``target`` or ``export`` must not be written, see :func:`files.claimed`.
         TrainingError: the dataset has nothing to learn from.
     """
     if chosen is not None and not settings.train.final:
         raise ConfigError("--epochs-of is for --final: other trainings choose their epochs by themselves")
-    with _claimed_outputs(dataset, target, export, force=False):  # said before the hour of training
+    with _claimed_outputs(dataset, target, export, force=False):  # fails before the hour of training
         pass
     if settings.train.trainer == "merlin":
         from .merlin.train import MerlinTrainer
@@ -83,13 +84,13 @@ def train(
     chosen: Bundle | None = None,
     force: bool = False,
 ) -> Bundle:
-    """Train both models and write the bundle, which nobody else can write meanwhile; see :func:`trainer_of`.
+    """Train both models and write the bundle, locked against other writers; see :func:`trainer_of`.
 
     Args:
-        force: whether ``target`` and ``export`` may be another folder that this project made.
+        force: whether ``target`` and ``export`` may be folders of another kind that this project made.
 
     Raises:
-        DataError: something else is in the place of ``target`` or ``export``, or another run is writing it.
+        DataError: ``target`` or ``export`` exists and is something else, or another run is writing it.
     """
     with ExitStack() as stack:
         stack.enter_context(_claimed_outputs(dataset, target, export, force))
@@ -102,7 +103,7 @@ def train(
 
 @contextmanager
 def _claimed_outputs(dataset: Dataset, target: Path, export: Path | None, force: bool) -> Iterator[None]:
-    """Keep others from writing what a training writes, and the training from replacing what it reads."""
+    """Lock the outputs of a training against other writers, and refuse outputs that would replace its inputs."""
     with ExitStack() as stack:
         keep_inputs(target, dataset.path, export)
         stack.enter_context(claimed(target, BUNDLE, force))

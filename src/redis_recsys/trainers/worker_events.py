@@ -1,4 +1,4 @@
-"""Progress of the worker: JSON lines on the standard output that the process was started with."""
+"""Progress of a worker process: JSON lines on its original standard output."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ _out: TextIO = sys.stdout
 
 
 def take_over() -> None:
-    """Keep standard output for events alone, whatever libraries print; end when the starter has ended."""
+    """Reserve standard output for events, whatever libraries print, and exit when the parent process has ended."""
     global _out
     _out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     if stat.S_ISFIFO(os.fstat(0).st_mode):
-        threading.Thread(target=_end_with_starter, daemon=True).start()
+        threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _end_with_starter() -> None:
-    os.read(0, 1)  # from a pipe that nobody writes to: it ends when the starter does
+def _end_with_parent() -> None:
+    os.read(0, 1)  # a pipe that nobody writes to: it closes when the parent ends
     os._exit(1)
 
 
 def emit(event: str, **fields: Any) -> None:
-    """Tell the starter."""
+    """Send an event to the parent process."""
     _out.write(json.dumps({"event": event, **fields}) + "\n")
 
 
 @contextmanager
 def timed(step: str) -> Iterator[None]:
-    """Tell when a step begins and how many seconds it took."""
+    """Report the start of a step, and its seconds at the end."""
     emit("begin", step=step)
     started = time.perf_counter()
     yield
@@ -46,9 +46,9 @@ def timed(step: str) -> Iterator[None]:
 
 
 def peak_mb() -> float:
-    """Most memory that this process has held; psutil does not tell on Linux, and Merlin's environment has none."""
+    """Peak memory of this process; psutil does not report it on Linux, and Merlin's environment has no psutil."""
     status = Path("/proc/self/status")
-    if status.exists():  # unlike ru_maxrss, this does not begin with the memory of the parent
+    if status.exists():  # unlike ru_maxrss, VmHWM does not start at the parent's memory
         peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(peak.split()[1]) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

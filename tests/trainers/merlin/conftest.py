@@ -12,11 +12,11 @@ from tests.support.planted import MERLIN_ENVIRONMENT
 
 @pytest.fixture
 def merlin(tmp_path: Path) -> MerlinSettings:
-    """Settings with a log of their own."""
+    """Settings with a separate log."""
     return MerlinSettings(environment=MERLIN_ENVIRONMENT, log=tmp_path / "merlin.log")
 
 
 @pytest.fixture
 def use_merlin(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For commands that run in a folder of their own."""
+    """Environment for commands that run in a separate folder."""
     monkeypatch.setenv("RECSYS_MERLIN_ENVIRONMENT", str(MERLIN_ENVIRONMENT))

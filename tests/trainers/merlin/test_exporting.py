@@ -28,7 +28,7 @@ CONNECTION = "redis.internal:6379,password=${REDIS_PASSWORD}"
 
 Recsys = Callable[..., Outcome]
 
-# What runs in the Merlin environment to see that the graph fits together, after the move.
+# Script for the Merlin environment that checks the graph after the move.
 INSPECT = """
 import json, sys
 from pathlib import Path
@@ -50,7 +50,7 @@ print(json.dumps([
 
 @pytest.fixture(scope="module")
 def written(by_merlin: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both repositories, moved to where they were not written."""
+    """Both repositories, moved away from where they were written."""
     folder = tmp_path_factory.mktemp("systems")
     assert by_merlin.export is not None
     merlin = MerlinSettings(environment=MERLIN_ENVIRONMENT, log=folder / "merlin.log")
@@ -106,7 +106,7 @@ class WithMerlin(EmbeddedTriton):
 
 
 def test_real_triton_loads_the_executor(written: Path, tmp_path: Path) -> None:
-    """Triton's own Python backend, with Merlin's packages; the TensorFlow backend is in no server of today."""
+    """Triton's own Python backend, with Merlin's packages; current servers have no TensorFlow backend."""
     settings = TritonSettings(
         repository=tmp_path, environment=ROOT / ".venv-serving", grpc_port=0, http_port=0, metrics_port=0
     )

@@ -1,4 +1,4 @@
-"""What the public notebooks exported becomes a bundle that recommends the same, or is refused with the reason."""
+"""An export of the public notebooks becomes a bundle that recommends the same, or is refused with the reason."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from tests.support.planted import MERLIN_ENVIRONMENT, Trained
 
 Recsys = Callable[..., Outcome]
 CANDIDATES, K = 20, 8
-OOV = 2  # NVTabular's id of a value that training had not seen
+OOV = 2  # NVTabular's id of a value unseen in training
 
 
 @pytest.fixture(scope="session")
 def converted(by_merlin: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The export's models as the worker converts them."""
+    """The export's models, converted by the worker."""
     folder = tmp_path_factory.mktemp("converted")
     assert by_merlin.export is not None
     settings = MerlinSettings(environment=MERLIN_ENVIRONMENT, log=folder / "merlin.log")
@@ -50,7 +50,7 @@ def converted(by_merlin: Trained, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture
 def export(by_merlin: Trained, tmp_path: Path) -> Path:
-    """A copy of the export that may be damaged."""
+    """A copy of the export, to be damaged."""
     assert by_merlin.export is not None
     return Path(shutil.copytree(by_merlin.export, tmp_path / "export"))
 
@@ -66,7 +66,7 @@ def imported(by_merlin: Trained, converted: Path, tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="session")
 def expected(by_merlin: Trained, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What TensorFlow recommends, by raw user id: items and scores."""
+    """TensorFlow's recommendations by raw user id: items and scores."""
     out = tmp_path_factory.mktemp("reference") / "recommendations.json"
     script = SUPPORT / "reference.py"
     words = [script, by_merlin.export, CANDIDATES, K, out, "item", "user_raw", "item_raw"]
@@ -152,7 +152,7 @@ def test_raw_values_of_items_are_kept_for_business_rules_where_they_can_be_told(
     assert first is not None
     assert first.to_pylist() == expected
     assert not Rules.of(imported, OnlineSettings(deny={"genres_1": ["g3"]})).warnings
-    # one item's genre is out of vocabulary: it might be any
+    # one item's genre is out of vocabulary: it might be any value
     onnx = Path(shutil.copytree(converted, tmp_path / "onnx", ignore=shutil.ignore_patterns("candidate_tower*")))
     path = export / "item_features.parquet"
     frame = pl.read_parquet(path)
@@ -225,7 +225,7 @@ def test_categories_from_before_2023_6_begin_at_1_with_0_for_the_rest(tmp_path: 
 
 
 class Bomb:
-    """Writes a file when it is unpickled."""
+    """Object that writes a file when unpickled."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -243,7 +243,7 @@ def test_a_pickled_workflow_is_never_loaded(recsys: Recsys, export: Path, tmp_pa
     assert not (tmp_path / "exploded").exists()
 
 
-# What is refused
+# Refusals
 
 
 @pytest.mark.parametrize("piece", PIECES)

@@ -1,4 +1,4 @@
-"""What the public notebooks export, made by their own flow, is imported, served, and recommends what Merlin does."""
+"""An export made by the public notebooks' own flow is imported, served, and recommends the same as Merlin."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.planted import MERLIN_ENVIRONMENT
 
 Recsys = Callable[..., Outcome]
 Lists = dict[str, list[list[Any]]]
-CANDIDATES = 20  # as the notebook
+CANDIDATES = 20  # as in the notebook
 
 
 def run(script: str, folder: Path, *arguments: object) -> None:
@@ -37,14 +37,14 @@ def run(script: str, folder: Path, *arguments: object) -> None:
 
 @pytest.fixture(scope="session")
 def notebook(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The notebook's files in ``export``, and its recommendations in ``lists.json``. Not to be altered."""
+    """The notebook's files in ``export``, and its recommendations in ``lists.json``. Do not alter them."""
     folder = tmp_path_factory.mktemp("notebook")
     run("notebook.py", folder, CANDIDATES)
     return folder
 
 
 def assert_same(found: list[tuple[list[Any], list[float]]], expected: Lists, tolerance: float = 5e-6) -> None:
-    """Equal scores, and equal items but where scores are."""
+    """Assert equal scores, and equal items except where scores tie."""
     assert len(found) == len(expected)
     for (items, scores), (wanted, wanted_scores) in zip(found, expected.values(), strict=True):
         np.testing.assert_allclose(scores, wanted_scores, atol=tolerance)
@@ -62,14 +62,14 @@ def lists_of(folder: Path) -> Lists:
 
 
 def ahead(recsys: Recsys, expected: Lists) -> list[tuple[list[Any], list[float]]]:
-    """What ``recsys get`` finds for the users."""
+    """Output of ``recsys get`` for the users."""
     found = json.loads(recsys("get", *expected, "--json").out)
     assert {each["source"] for each in found} == {"model"}
     return [(each["items"], each["scores"]) for each in found]
 
 
 def asked_as_before(url: str, user: int) -> list[int]:
-    """What the client of the public multi-stage example gets, a column of items."""
+    """Answer to the client of the public multi-stage example, a column of items."""
     given = np.array([user], dtype=np.int32).reshape(-1, 1)
     tensor = grpc.InferInput("user_id_raw", given.shape, "INT32")
     tensor.set_data_from_numpy(given)
@@ -108,7 +108,7 @@ def test_the_notebooks_export_recommends_ahead_and_on_demand_what_the_notebook_d
 def test_any_signature_is_taken_and_found_in_the_folders_of_the_public_multi_stage_example(
     recsys: Recsys, client: redis.Redis, tmp_path: Path
 ) -> None:
-    """With NVTabular's categories and the item embeddings put beside them, since that example has neither."""
+    """Export in the example's folders, plus NVTabular's categories and item embeddings, which the example lacks."""
     example = tmp_path / "example"
     example.mkdir()
     run("odd_models.py", example)

@@ -1,4 +1,4 @@
-"""Merlin trains in its own environment and leaves a bundle like any other, or none at all."""
+"""Merlin trains in its own environment and writes a bundle like any other, or none at all."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_clicks_are_told_from_non_clicks_and_the_own_group_is_retrieved(by_merli
     users = np.arange(1, len(dataset.users) + 1)
     items = towers.recommend(users, 3)
     own = dataset.items.raw_ids[items - 1] % GROUPS == dataset.users.raw_ids[:, None] % GROUPS
-    assert own.mean() > 0.4  # by chance 0.25 or less, since part of the own group has been seen
+    assert own.mean() > 0.4  # at most 0.25 by chance, since part of the own group has been seen
 
 
 def test_onnx_agrees_with_tensorflow_on_real_rows(by_merlin: Trained) -> None:
@@ -116,7 +116,7 @@ np.save(sys.argv[3], next(iter(signature(**inputs).values())).numpy())
 
 
 def encoded(dataset: Dataset, export: Path, side: Any, entities: Entities) -> pl.DataFrame:
-    """Packed rows as Merlin's inputs, by way of the raw values: looked up in NVTabular's own files one by one."""
+    """Packed rows as Merlin's inputs, from raw values looked up in NVTabular's own files one by one."""
     columns: dict[str, Any] = {}
     for position, column in enumerate(dataset.schema.numeric(side)):
         columns[column.name] = entities.numeric[:, position]
@@ -136,7 +136,7 @@ def test_the_towers_order_items_as_merlins_inner_product_does(by_merlin: Trained
     assert by_merlin.export is not None
     frame = pl.read_parquet(by_merlin.export / "item_embeddings.parquet")
     vectors = frame.select(pl.exclude("item")).to_numpy()
-    assert np.ptp(np.linalg.norm(vectors, axis=1)) > 0.05  # so that cosine similarity would order otherwise
+    assert np.ptp(np.linalg.norm(vectors, axis=1)) > 0.05  # so that cosine similarity would give another order
     assert by_merlin.bundle.manifest.embedding_dim == vectors.shape[1] + 1
 
 
@@ -183,7 +183,7 @@ def test_long_lists_are_cut_where_nvtabular_could_not_name_the_file() -> None:
 
 
 def test_columns_of_any_name_are_learnt_from(tmp_path: Path) -> None:
-    """Names that are paths, devices or words of TensorFlow's; the models equal TensorFlow's to 1e-5, or this fails."""
+    """Names may be paths, devices or TensorFlow's words; this fails unless the models equal TensorFlow's to 1e-5."""
     encode(renamed(tmp_path / "raw", ODD_NAMES), tmp_path / "dataset", Split())
     train_settings = TrainSettings(trainer="merlin", epochs=1, patience=1, embedding_dim=8)
     merlin = MerlinSettings(environment=MERLIN_ENVIRONMENT, log=tmp_path / "merlin.log", encoder_dim=8, ranking_dim=8)
@@ -271,7 +271,7 @@ def test_options_that_merlin_does_not_know_are_named(recsys: Recsys, dataset: Da
     assert "train.trainer" in recsys("train", dataset.path, "--trainer", "jax").error()
 
 
-# What goes wrong
+# Failures
 
 
 def settings(merlin: MerlinSettings, **changes: Any) -> Settings:
@@ -281,7 +281,7 @@ def settings(merlin: MerlinSettings, **changes: Any) -> Settings:
 
 
 def fake(path: Path, script: str) -> Path:
-    """A fake of the Merlin environment's Python, which says what the real one would in some mishap."""
+    """A fake of the Merlin environment's Python, with the output of the real one in a failure."""
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
     return path
@@ -323,7 +323,7 @@ def test_a_real_worker_that_is_killed_leaves_no_bundle(
 
 
 def begun(dataset: Dataset, folder: Path) -> subprocess.Popen[str]:
-    """A training on the command line whose worker has imported Merlin."""
+    """Command-line training whose worker has imported Merlin."""
     command = [RECSYS, "train", str(dataset.path), "--trainer", "merlin", "--out", "bundle"]
     training = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
     assert training.stderr is not None
@@ -354,7 +354,7 @@ def test_the_worker_ends_when_its_starter_is_killed(dataset: Dataset, tmp_path: 
 
 
 def workers_of(starter: int) -> list[psutil.Process]:
-    """Workers that a process runs."""
+    """Worker processes of a process."""
     started = psutil.Process(starter).children(recursive=True)
     return [process for process in started if "recsys_trainers.merlin.worker" in " ".join(process.cmdline())]
 

@@ -1,4 +1,4 @@
-"""The surgery keeps what any row-wise model computes, whatever is inside it."""
+"""The surgery preserves the output of any row-wise model, whatever is inside it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WIDTHS = {"user": (2, 1), "item": (1, 1)}
 
 
 def cross_network(last: str = "Sigmoid", item_too: bool = True) -> onnx.ModelProto:
-    """A cross layer (DCN) over all features, with what else graphs do.
+    """A cross layer (DCN) over all features, with other operations of real graphs.
 
     A reshape takes the number of rows from one user input, and one id is also used as a number.
     """

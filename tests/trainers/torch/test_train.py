@@ -1,4 +1,4 @@
-"""Training learns what was planted, is the same for the same seed however often it is cut, and refuses clearly."""
+"""Training learns the planted preferences, depends only on the seed even if interrupted, and refuses clearly."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LEARNS = {"epochs": 12, "patience": 12, "ranking_dim": 8, "ranking_batch": 64, "
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Small matrices gain nothing from more, and on busy cores threads that wait for each other take for ever."""
+    """Use one thread: small matrices gain nothing from more, and on busy cores threads wait for each other for ages."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -47,13 +47,13 @@ def clicks(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 @pytest.fixture(scope="module")
 def implicit(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """Clicks alone."""
+    """Clicks only."""
     return planted_dataset(tmp_path_factory.mktemp("implicit"), rows=4000, users=200, target=False)
 
 
 @pytest.fixture(scope="module")
 def learned(clicks: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Trained for long enough to learn something."""
+    """Models trained long enough to learn something."""
     target = tmp_path_factory.mktemp("learned") / "bundle"
     return trained_on(clicks, target, **LEARNS, refit=True, embedding_dim=16)
 
@@ -102,7 +102,7 @@ def test_clicks_are_told_from_non_clicks_that_were_not_in_training(learned: Trai
     predicted = BundleRecommender(learned.bundle, learned.dataset).predict(rows)
     assert auc(predicted, rows.target) > 0.7
     group = [numbers.raw_ids[of - 1] % GROUPS for numbers, of in zip(*both_sides(learned.dataset, rows), strict=True)]
-    assert auc(predicted, rows.target) <= auc(group[0] == group[1], rows.target) + 0.03  # of the planted truth
+    assert auc(predicted, rows.target) <= auc(group[0] == group[1], rows.target) + 0.03  # AUC of the planted truth
 
 
 def both_sides(dataset: Dataset, rows: Rows) -> tuple[list[Any], list[np.ndarray]]:
@@ -121,7 +121,7 @@ def test_unseen_items_of_the_users_own_group_are_recommended(learned: Trained, r
     users = np.arange(1, len(learned.dataset.users) + 1)
     items = BundleRecommender(learned.bundle, learned.dataset, 20, ranked).recommend(users, 3)
     own = learned.dataset.items.raw_ids[items - 1] % GROUPS == learned.dataset.users.raw_ids[:, None] % GROUPS
-    assert own.mean() > 0.45  # by chance 0.25 or less, since part of the own group has been seen
+    assert own.mean() > 0.45  # at most 0.25 by chance, since part of the own group has been seen
 
 
 @pytest.mark.parametrize("target", [True, False], ids=["clicks", "implicit"])
@@ -129,7 +129,7 @@ def test_the_default_settings_learn_the_preference(tmp_path: Path, target: bool)
     dataset = planted_dataset(tmp_path, rows=40_000, users=2000, target=target)
     trainer = Trainer(dataset, TrainSettings(epochs=8, patience=8, ranking_batch=512), tmp_path / "bundle")
     records = trainer.fit_ranking()
-    # AUC, and NDCG@10 of an order by popularity alone is about 0.13
+    # AUC; or NDCG@10, which is about 0.13 by popularity alone
     assert max(record["metric"] for record in records) > (0.75 if target else 0.3)
     assert {record["metric_name"] for record in records} == {"AUC" if target else "NDCG@10"}
 
@@ -206,11 +206,11 @@ def test_without_resume_an_old_checkpoint_is_not_used(clicks: Dataset, tmp_path:
 
 
 class ExportedError(Exception):
-    """Stands for the export, which these tests do not need."""
+    """Replacement for the export, which these tests do not need."""
 
 
 def exported(dataset: Dataset, target: Path, chosen: Bundle | None = None, **changes: Any) -> list[Weights]:
-    """The weights of both models as they would be exported."""
+    """The weights of both models for the export."""
     trainer = Trainer(dataset, settings(**changes), target, chosen)
     trainer.fit_retrieval()
     trainer.fit_ranking()
@@ -226,7 +226,7 @@ def exported(dataset: Dataset, target: Path, chosen: Bundle | None = None, **cha
 
 
 def cut_at(fails_at: int, *args: Any, **changes: Any) -> None:
-    """A training that is interrupted in its epoch number ``fails_at``, counted over all models."""
+    """Training interrupted in epoch number ``fails_at``, counted over all models."""
     epochs, run = iter(range(1, 100)), loop.run_epoch
 
     def cut(*args: Any) -> Any:
@@ -265,7 +265,7 @@ def test_a_checkpoint_of_other_data_is_not_used(clicks: Dataset, implicit: Datas
 def test_a_checkpoint_with_more_epochs_than_another_bundle_chose_is_refused(
     clicks: Dataset, learned: Trained, tmp_path: Path
 ) -> None:
-    """One bundle says two epochs of retrieval, another one says one."""
+    """One bundle has two epochs of retrieval, the other one."""
     two, one = (Bundle(learned.bundle.path, verify=False) for _ in range(2))
     for bundle, best in ((two, 2), (one, 1)):
         bundle.manifest.metrics["curves"]["retrieval"] = [{"epoch": best, "metric": 0.5}]
@@ -297,7 +297,7 @@ def test_an_option_changes_the_models(clicks: Dataset, tmp_path: Path, change: d
     assert not same(plain[:1], changed[:1])
 
 
-# What cannot be trained
+# Data that cannot be trained on
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -306,7 +306,7 @@ def test_cuda_without_a_gpu_is_said(clicks: Dataset, tmp_path: Path) -> None:
 
 
 def with_targets(dataset: Dataset, target: Path, part: str, value: float) -> Dataset:
-    """A copy in which all rows of a part have one target."""
+    """A copy in which all rows of a part have the same target."""
     copy = Path(shutil.copytree(dataset.path, target))
     for path in (copy / part).iterdir():
         table = pq.read_table(path)

@@ -1,4 +1,4 @@
-"""Sharded training with real processes: the same model however many, whole again after a failure, and exported."""
+"""Sharded training with real processes: the same model for any number, complete after a failure, and exported."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def settings(folder: Path, **changes: Any) -> DlrmSettings:
 
 
 class Exported:
-    """What an export says, computed from its files alone, the way HugeCTR's layers are documented."""
+    """Output of an export, computed from its files alone according to the documentation of HugeCTR's layers."""
 
     def __init__(self, folder: Path) -> None:
         self.shape = network.read(folder / "dlrm.json")
@@ -79,7 +79,7 @@ class Exported:
 
 
 def test_one_process_and_two_give_the_same_tables(dataset: Path, tmp_path: Path) -> None:
-    """Each step sees all rows, so that both are fed the same; every table is split or whole on some process."""
+    """Each step sees all rows, so that both get the same input; every table is split, or whole on one process."""
     everything = {"epochs": 4, "patience": 4}
     for processes in (1, 2):
         batch = CriteoDataset(dataset).count("train") // processes
@@ -89,12 +89,12 @@ def test_one_process_and_two_give_the_same_tables(dataset: Path, tmp_path: Path)
     np.testing.assert_array_equal(two.keys, one.keys)
     np.testing.assert_allclose(two.rows, one.rows, atol=2e-4)
     np.testing.assert_allclose(two.sample["probability"], one.sample["probability"], atol=1e-3)
-    assert one.rows.std() > 0.01  # and not what they were before
+    assert one.rows.std() > 0.01  # and not the initial values
 
 
 @pytest.fixture(scope="module")
 def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """Trained on two processes for long enough to learn something; the export and the report."""
+    """Export and report of a training on two processes, long enough to learn something."""
     folder = tmp_path_factory.mktemp("trained")
     report = train(dataset, folder / "dlrm", settings(folder, processes=2, batch=64, epochs=2))
     return folder / "dlrm", report
@@ -132,7 +132,7 @@ def test_the_metrics_are_those_of_the_exported_model_over_the_whole_test_part(
 
 
 def test_it_learns_more_than_the_clicks_of_each_key(dataset: Path, trained: tuple[Path, dict[str, Any]]) -> None:
-    """Better than naive Bayes over the slots, the sum of smoothed log-odds of each key in the training part."""
+    """The model beats naive Bayes over the slots, the sum of smoothed log-odds of each key in the training part."""
     opened = CriteoDataset(dataset)
     rows, test = (CriteoRows.concatenate(list(opened.batches(part, 1000))) for part in ("train", "test"))  # type: ignore[arg-type]
     score = np.zeros(len(test))
@@ -189,7 +189,7 @@ def test_after_a_killed_process_the_checkpoint_stays_and_any_number_goes_on_from
     shutil.copytree(checkpoints, tmp_path / ".other.checkpoints")
     epoch = json.loads((checkpoints / kept / "progress.json").read_text())["epoch"]
     for folder, processes in (("dlrm", 2), ("other", 1)):
-        # one whole batch, so that both are fed the same, too
+        # one whole batch, so that both get the same input
         batch = CriteoDataset(dataset).count("train") // processes
         changes = {"processes": processes, "batch": batch, "epochs": epoch + 1, "resume": True}
         train(dataset, tmp_path / folder, chosen.model_copy(update=changes))

@@ -1,4 +1,4 @@
-"""The vocabularies that NVTabular's Categorify leaves behind: plain parquet, where a workflow is a pickle."""
+"""Vocabularies that NVTabular's Categorify writes: plain parquet, whereas a workflow is a pickle."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Categories:
 
     Attributes:
         values: raw values; position i has the id ``first + i``.
-        first: 3 from NVTabular 23.6 on; 1 before, where 0 stands for all that is reserved.
-        null, oov: ids of a missing value and of one that training had not seen.
+        first: first id: 3 since NVTabular 23.6; 1 before, where 0 stands for all reserved values.
+        null, oov: ids of a missing value and of one unseen in training.
         null_seen: whether training saw missing values.
-        counts: int64, rows of training that had each value; None if the file does not tell.
+        counts: int64, training rows with each value; None if the file has no counts.
     """
 
     values: pl.Series
@@ -35,10 +35,10 @@ class Categories:
 
     @classmethod
     def read(cls, folder: Path, name: str) -> Categories:
-        """Read ``unique.NAME.parquet`` and, of newer releases, ``meta.NAME.parquet``.
+        """Read ``unique.NAME.parquet`` and, from newer releases, ``meta.NAME.parquet``.
 
         Raises:
-            BundleError: a file is missing or not what NVTabular writes.
+            BundleError: a file is missing or was not written by NVTabular.
         """
         path = folder / f"unique.{name}.parquet"
         try:
@@ -56,7 +56,7 @@ class Categories:
             ) from error
         sizes = f"{name}_size"
         counts = frame[sizes].fill_null(0).to_numpy() if sizes in frame.columns else None
-        if rows is None:  # before 23.6, the first row is the null's
+        if rows is None:  # before 23.6, the first row is that of null
             return cls(settled(values.slice(1)), 1, 0, 0, False, None if counts is None else counts[1:])
         offsets = {kind: int(rows[kind]["offset"]) for kind in rows}
         return cls(
@@ -70,27 +70,27 @@ class Categories:
 
     @property
     def size(self) -> int:
-        """Ids, the reserved ones included."""
+        """Number of ids, the reserved ones included."""
         return self.first + len(self.values)
 
     def ids(self, values: pl.Series) -> np.ndarray:
-        """int32[n] ids of raw values; one that is not among them is out-of-vocabulary."""
-        own, wanted = self.values, values
-        if own.dtype != wanted.dtype:
-            common = pl.Float64 if own.dtype.is_numeric() and wanted.dtype.is_numeric() else pl.String
-            own, wanted = own.cast(common), wanted.cast(common)
-        table = own.to_frame("value").with_row_index("id", self.first)
-        found = wanted.to_frame("value").join(table, on="value", how="left", maintain_order="left")["id"]
-        return found.fill_null(self.oov).cast(pl.Int32).to_numpy()
+        """Ids int32[n] of raw values; unknown values are out-of-vocabulary."""
+        vocabulary = self.values
+        if vocabulary.dtype != values.dtype:
+            common = pl.Float64 if vocabulary.dtype.is_numeric() and values.dtype.is_numeric() else pl.String
+            vocabulary, values = vocabulary.cast(common), values.cast(common)
+        table = vocabulary.to_frame("value").with_row_index("id", self.first)
+        ids = values.to_frame("value").join(table, on="value", how="left", maintain_order="left")["id"]
+        return ids.fill_null(self.oov).cast(pl.Int32).to_numpy()
 
     @property
     def missing(self) -> int:
-        """The id for a value that is unknown or missing: the one of the two that training has met."""
+        """Id of an unknown or missing value: null's if training has seen nulls, else out-of-vocabulary."""
         return self.null if self.null_seen else self.oov
 
 
 def settled(values: pl.Series) -> pl.Series:
-    """Integers, where pandas made floats of them because of nulls."""
+    """Convert floats back to integers where pandas had cast them because of nulls."""
     if values.dtype.is_float() and values.is_finite().all() and (values == values.round()).all():
         return values.cast(pl.Int64)
     return values
@@ -98,11 +98,11 @@ def settled(values: pl.Series) -> pl.Series:
 
 @dataclass(frozen=True)
 class SavedSchema:
-    """What a model's own ``.merlin/input_schema.json`` tells of its columns; nothing where there is none.
+    """Column properties from a model's own ``.merlin/input_schema.json``; empty if there is none.
 
     Attributes:
-        vocabularies: column -> the name of its vocabulary; columns encoded together share one.
-        continuous: columns of numbers, which may be stored as integers.
+        vocabularies: vocabulary names by column; columns encoded together share one.
+        continuous: numeric columns, which may be stored as integers.
     """
 
     vocabularies: dict[str, str]
@@ -110,17 +110,17 @@ class SavedSchema:
 
     @classmethod
     def read(cls, models: Iterable[Path]) -> SavedSchema:
-        """Read those of some models' folders."""
-        found = cls({}, set())
+        """Read the schemas in the models' folders."""
+        schema = cls({}, set())
         for model in models:
             path = model / ".merlin" / "input_schema.json"
             document: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
             for feature in document.get("feature", []):
                 annotation = feature.get("annotation", {})
                 if "continuous" in annotation.get("tag", []):
-                    found.continuous.add(feature["name"])
+                    schema.continuous.add(feature["name"])
                 for extra in annotation.get("extraMetadata", []):
                     if extra.get("cat_path"):
                         name = extra["cat_path"].replace("\\", "/").rsplit("/", 1)[-1]
-                        found.vocabularies[feature["name"]] = name.removeprefix("unique.").removesuffix(".parquet")
-        return found
+                        schema.vocabularies[feature["name"]] = name.removeprefix("unique.").removesuffix(".parquet")
+        return schema

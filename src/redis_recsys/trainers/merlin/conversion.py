@@ -1,4 +1,4 @@
-"""Converted models become the bundle's ONNX files, and are compared with what TensorFlow answered on real rows."""
+"""The bundle's ONNX files from converted models, compared with TensorFlow's output on real rows."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from .wiring import Wire, lookup_tower, own_ids, packed_ranker, packed_tower
 
 Packed = tuple[np.ndarray, np.ndarray]  # int32[n, C], float32[n, F]
 MODEL = "TensorFlow"
-EQUAL_LENGTHS = 1e-4  # relative; lengths that differ less are rounding
-ROOM = 1.05  # beyond the longest item, since a root near 0 would enlarge rounding; new items may use it, too
+EQUAL_LENGTHS = 1e-4  # relative; smaller differences of length are rounding
+ROOM = 1.05  # margin over the longest item: a root near 0 would amplify rounding, and new items may be longer
 
 
 @dataclass(frozen=True)
 class Converted:
-    """A model as the worker converted it.
+    """A model converted by the worker.
 
     Attributes:
-        name: of the model.
-        model: one input per feature, output ``output``.
-        inputs: of real rows, by feature.
-        output: float32[n, ...], what TensorFlow answers.
+        name: name of the model.
+        model: ONNX model with one input per feature and the output ``output``.
+        inputs: values of real rows, by feature.
+        output: float32[n, ...], TensorFlow's output for them.
     """
 
     name: str
@@ -40,25 +40,25 @@ class Converted:
 
     @classmethod
     def read(cls, folder: Path, name: str) -> Converted:
-        """Read what the worker wrote to ``folder``."""
+        """Read the worker's files in ``folder``."""
         with np.load(folder / f"{name}.npz") as arrays:
             rows = dict(arrays)
         inputs = {feature: values for feature, values in rows.items() if feature != "output"}
         return cls(name, onnx.load(folder / f"{name}.onnx"), inputs, rows["output"])
 
     def run(self, wires: Mapping[str, Wire], entities: Entities) -> np.ndarray:
-        """The model's answer float32[n, d] for entities of a bundle."""
+        """Output float32[n, d] of the model for entities of a bundle."""
         feeds = {}
         for name, value in self.inputs.items():
             wire = wires[name]
-            part = entities.categorical if wire.ids is not None else entities.numeric
-            column = part[:, wire.slot] if wire.ids is None else wire.ids[part[:, wire.slot]]
+            matrix = entities.categorical if wire.ids is not None else entities.numeric
+            column = matrix[:, wire.slot] if wire.ids is None else wire.ids[matrix[:, wire.slot]]
             feeds[name] = column.astype(value.dtype).reshape(-1, *value.shape[1:])
         output: np.ndarray = session(self.model).run(["output"], feeds)[0]
         return output
 
     def packed(self, wires: Mapping[str, Wire], schema: Schema) -> tuple[dict[Side, Packed], np.ndarray]:
-        """The real rows as packed rows, by side, and which of them a bundle can express, bool[n]."""
+        """Return the real rows packed, by side, and bool[n] that marks the rows a bundle can express."""
         count = len(self.output)
         rows: dict[Side, Packed] = {}
         for side in SIDES:
@@ -88,15 +88,15 @@ def write_models(
     """Write ``user_tower.onnx``, ``item_tower.onnx`` and ``ranker.onnx``.
 
     Args:
-        folder: of the bundle.
-        schema: of the bundle.
-        wires: of every input of every model.
-        query, candidate, dlrm: the models; without a candidate tower, items are looked up in ``vectors``.
-        vectors: float32[items or item vocabulary, d] as Merlin's item tower computes them; the longest one sets the
-            scale, and without a candidate tower row i is for the item id i.
+        folder: folder of the bundle.
+        schema: schema of the bundle.
+        wires: wires of all inputs of all models.
+        query, candidate, dlrm: converted models; without a candidate tower, items are looked up in ``vectors``.
+        vectors: float32[items or item vocabulary, d], output of Merlin's item tower; the longest one sets the scale,
+            and without a candidate tower row i is for the item id i.
 
     Returns:
-        Largest absolute difference from TensorFlow on real rows, per file.
+        Largest absolute difference from TensorFlow on real rows, by file.
 
     Raises:
         BundleError: a difference is above 1e-5, or a model cannot be packed.
@@ -121,13 +121,13 @@ def write_models(
     own = {name: wires[name] for name in dlrm.inputs}
     onnx.save(packed_ranker(dlrm.model, own, {side: schema.widths(side) for side in SIDES}, dlrm.inputs), path)
     rows, known = dlrm.packed(wires, schema)
-    actual = Ranker(path)(*rows["user"], *(part[:, None] for part in rows["item"]))[:, 0]
+    actual = Ranker(path)(*rows["user"], *(values[:, None] for values in rows["item"]))[:, 0]
     differences[path.name] = difference(path, actual[known], dlrm.output.reshape(-1)[known], MODEL)
     return differences
 
 
 def unit(vectors: np.ndarray, side: Side, scale: float | None) -> np.ndarray:
-    """Merlin's vectors float32[n, d] as unit vectors whose inner products keep the order (see ``graph.py``)."""
+    """Convert vectors float32[n, d] to unit vectors whose inner products keep the order (see ``wiring``)."""
     vectors = vectors.astype(np.float32)
     if scale is not None:
         vectors = vectors / np.float32(scale) if side == "item" else vectors

@@ -1,4 +1,4 @@
-"""The repository that Merlin Systems writes, for a Triton that still has the TensorFlow backend (up to 25.02)."""
+"""Export of Merlin Systems' repository, for a Triton that still has the TensorFlow backend (up to 25.02)."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ def export_systems(
     topk: int = 20,
     temperature: float = 20.0,
 ) -> None:
-    """Write ``ensemble/`` (for Triton) and ``feature_repo/`` (for Feast) to a new folder, whole or not at all.
+    """Write ``ensemble/`` (for Triton) and ``feature_repo/`` (for Feast) to a new folder, atomically.
 
     Args:
-        export: folder with what the public notebooks, or ``recsys train --trainer merlin --export``, wrote.
+        export: folder written by the public notebooks, or by ``recsys train --trainer merlin --export``.
         target: folder to write.
-        settings: where the Merlin environment is.
+        settings: settings of the Merlin environment.
         redis: Feast's connection string; a password as ``${VARIABLE}``.
-        feast_path: where ``feature_repo`` will be when it is served; default: where it is written.
-        candidates: items from the index.
-        topk: items that are answered.
-        temperature: of the softmax sampling, which multiplies scores: higher is closer to the best first.
+        feast_path: path of ``feature_repo`` when it is served; default: the path where it is written.
+        candidates: number of items from the index.
+        topk: number of items in an answer.
+        temperature: factor on the scores in softmax sampling: higher values sample closer to strict order.
 
     Raises:
         BundleError: a piece is missing.
         ConfigError: there is no Merlin environment, or the connection string holds a secret.
-        TrainingError: Merlin Systems cannot make an ensemble of it.
+        TrainingError: Merlin Systems cannot build an ensemble from the export.
     """
     if SECRET.search(redis):
         raise ConfigError("the connection string holds a password: write password=${VARIABLE}, Feast fills it in")

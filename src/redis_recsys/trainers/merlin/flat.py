@@ -1,4 +1,4 @@
-"""A dataset's parts as Merlin reads them: flat rows of raw values, user and item features in every row."""
+"""Rows of a dataset's parts for Merlin: flat rows of raw values, with user and item features in every row."""
 
 from __future__ import annotations
 
@@ -18,22 +18,25 @@ from ..negatives import with_negatives
 from .worker_job import Feature
 
 LONGEST_NAME = 220  # NVTabular names a file after all columns that share a vocabulary
-CHOOSING: dict[str, tuple[Part, ...]] = {"train": ("train",), "valid": ("valid",)}  # the number of epochs
-TARGET = "click"  # of data that has no target column
-RAW = "_raw"  # ends the name of a raw id
-OTHER = "column"  # begins the name of a column that does not begin with a letter
-TAKEN = ("file", "output")  # names that the worker's files of arrays use
+CHOOSING: dict[str, tuple[Part, ...]] = {
+    "train": ("train",),
+    "valid": ("valid",),
+}  # to choose the number of epochs
+TARGET = "click"  # target of data without a target column
+RAW = "_raw"  # suffix of raw ids
+OTHER = "column"  # prefix of a column name that does not begin with a letter
+TAKEN = ("file", "output")  # names in use in the worker's array files
 
 
 class RowNames:
-    """Names of the columns of the rows.
+    """Column names of the rows.
 
-    They are those of the schema, as far as TensorFlow takes them as names of arguments: of letters, digits and
-    underscores, a letter first. Other characters become underscores, and a name that is taken already gets one more.
+    They are the schema's names, as far as TensorFlow accepts them as argument names: letters, digits and underscores,
+    a letter first. Other characters become underscores, and a duplicate gets a further underscore.
 
     Attributes:
-        columns: name in the schema -> names in the rows, of all features.
-        target: the click column's name.
+        columns: names in the rows by name in the schema, of all features.
+        target: name of the click column.
     """
 
     def __init__(self, schema: Schema) -> None:
@@ -51,15 +54,15 @@ class RowNames:
                     )
 
     def _several(self, column: Column) -> list[str]:
-        """A name for every slot; of a long list, for as many as NVTabular can name."""
-        endings = [f"_{place}" for place in range(1, column.width + 1)]
+        """Return a name for every slot, or for as many slots of a long list as NVTabular can name."""
+        endings = [f"_{number}" for number in range(1, column.width + 1)]
         first = self._unused(column.name, *endings)
-        every = [first.removesuffix(endings[0]) + ending for ending in endings]
-        lengths = np.cumsum([len(name) + 1 for name in every])
-        return every[: max(1, int((lengths <= LONGEST_NAME).sum()))]
+        names = [first.removesuffix(endings[0]) + ending for ending in endings]
+        lengths = np.cumsum([len(name) + 1 for name in names])
+        return names[: max(1, int((lengths <= LONGEST_NAME).sum()))]
 
     def _unused(self, name: str, *endings: str) -> str:
-        """A name like this one with the first ending, after which none of the endings makes a name that is taken."""
+        """Return a variant of the name, with the first ending, for which all the endings give unused names."""
         name = re.sub("[^A-Za-z0-9_]", "_", name)[: LONGEST_NAME // 2]
         name = name if name[0].isalpha() else f"{OTHER}{name}"
         while self._taken & {name + ending for ending in endings}:
@@ -69,7 +72,7 @@ class RowNames:
 
 
 def features(schema: Schema) -> list[Feature]:
-    """The columns that the models see, for the worker."""
+    """Feature columns of the models, for the worker."""
     names = RowNames(schema).columns
     return [
         Feature(column.name, column.side, column.kind == "numeric", names[column.name])
@@ -83,15 +86,15 @@ def write_rows(
 ) -> None:
     """Write the rows as parquet files.
 
-    Values are raw where they have an id in the dataset, null where not, so that NVTabular numbers exactly these.
-    Numerics are standardised already. The history column holds what each user did before the row, in any of the files.
+    Values with an id in the dataset are raw, others null, so that NVTabular assigns ids to exactly these. Numerics are
+    already standardised. The history column holds each user's items before the row, from all files.
 
     Args:
-        dataset: to take the rows from.
-        folder: an existing one.
-        negatives: drawn per positive where the data has no target column.
-        seed: of the drawing.
-        files: parts of the dataset by name of the file, ``train`` for ``train.parquet``.
+        dataset: source of the rows.
+        folder: existing folder to write to.
+        negatives: negatives drawn per positive if the data has no target column.
+        seed: seed of the draws.
+        files: parts of the dataset by file name, ``train`` for ``train.parquet``.
     """
     written = {name: dataset.rows(*parts) for name, parts in files.items()}
     everything = reduce(Rows.__add__, written.values())
@@ -105,7 +108,7 @@ def write_rows(
         if dataset.schema.target is None:
             rng = np.random.default_rng([seed, number])
             rows, source = with_negatives(rows, len(dataset.items) + 1, negatives, rng)
-            # each click with its negatives: Merlin shuffles only rows that lie near each other
+            # keep each click with its negatives: Merlin shuffles only rows near each other
             together = np.argsort(source, kind="stable")
             rows, before = rows.take(together), before[source[together]]
         frame = pl.concat(
@@ -121,7 +124,7 @@ def write_rows(
 
 
 def raw_table(entities: Entities, dataset: Dataset, side: Side) -> pl.DataFrame:
-    """Every entity with raw values instead of ids, and its raw id; the history column is left out."""
+    """Table of all entities with raw values instead of ids, and raw ids; without the history column."""
     columns: list[pl.Series] = []
     names = RowNames(dataset.schema).columns
     for column in dataset.schema.features(side):
@@ -137,9 +140,10 @@ def raw_table(entities: Entities, dataset: Dataset, side: Side) -> pl.DataFrame:
 
 
 def decoded(dataset: Dataset, column: Column, ids: np.ndarray, gaps: bool) -> list[pl.Series]:
-    """Raw values of int32[n, width] ids, one series for each of the column's names, null for 0.
+    """Decode ids int32[n, width] to raw values, one series for each of the column's names, null for 0.
 
-    With gaps, integers become texts: beside nulls pandas would make floats of them, which NVTabular cannot always read.
+    With gaps, integers become strings: pandas would turn integers with nulls into floats, which NVTabular cannot always
+    read.
     """
     values = pl.Series("value", read_vocabulary(dataset.path, dataset.schema, column))
     values = values.cast(pl.String) if gaps else values

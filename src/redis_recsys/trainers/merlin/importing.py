@@ -1,9 +1,8 @@
-"""What the public notebooks exported, made into a bundle: for models that were trained long ago.
+"""Import of the public notebooks' exports as a bundle, for models that were trained long ago.
 
-Read are the SavedModels of the query tower and of the DLRM (in the Merlin environment, which alone may load them), the
-feature tables, the item embeddings, and NVTabular's categories folder. An NVTabular workflow is a pickle, which runs
-whatever code somebody put into it (CVE-2025-33214), so none is ever loaded; the categories hold the same vocabularies
-as plain parquet.
+The import reads the SavedModels of the query tower and of the DLRM (only in the Merlin environment), the feature
+tables, the item embeddings, and NVTabular's categories folder. An NVTabular workflow is a pickle, which runs any code
+in it (CVE-2025-33214), so none is ever loaded; the categories hold the same vocabularies as plain parquet.
 """
 
 from __future__ import annotations
@@ -49,12 +48,12 @@ SAME = 1e-4  # relative difference between embeddings of one tower that rounding
 
 
 def import_export(export: Path, target: Path, settings: MerlinSettings) -> Bundle:
-    """Make a bundle of an export.
+    """Make a bundle from an export.
 
     Args:
-        export: folder with the files of ``PIECES``, and ``candidate_tower`` where there is one.
-        target: of the bundle; it appears whole or not at all.
-        settings: where the Merlin environment is.
+        export: folder with the files of ``PIECES``, and optionally ``candidate_tower``.
+        target: folder of the bundle, written atomically.
+        settings: settings of the Merlin environment.
 
     Raises:
         BundleError: a piece is missing, or two pieces do not fit together.
@@ -64,9 +63,9 @@ def import_export(export: Path, target: Path, settings: MerlinSettings) -> Bundl
     """
     check_pieces(export)
     keep_inputs(target, export)
-    with claimed(target, BUNDLE) as place:
+    with claimed(target, BUNDLE) as destination:
         try:
-            with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.merlin-") as scratch:
+            with tempfile.TemporaryDirectory(dir=destination.parent, prefix=f".{destination.name}.merlin-") as scratch:
                 with Worker(settings, "convert", export, Path(scratch)) as worker:
                     worker.finish()
                 assemble(export, Path(scratch), target)
@@ -76,42 +75,42 @@ def import_export(export: Path, target: Path, settings: MerlinSettings) -> Bundl
 
 
 def check_pieces(export: Path) -> None:
-    """See that everything is there.
+    """Check that an export is complete.
 
     Raises:
-        BundleError: the first piece that is missing, and how it is made.
+        BundleError: a piece is missing; the message says how to make the first one.
     """
-    for name, how in PIECES.items():
+    for name, advice in PIECES.items():
         path = piece(export, name)
         if not (path / "saved_model.pb" if name in MODELS else path).exists():
-            raise BundleError(f"{export} has no {name}: {how}")
+            raise BundleError(f"{export} has no {name}: {advice}")
 
 
 @dataclass(frozen=True)
 class _Vocabulary:
-    """A column's categories, and the bundle's ids for Merlin's.
+    """Categories of a column, and the mapping between Merlin's ids and the bundle's.
 
-    The bundle's id 0 is Merlin's out-of-vocabulary. Where training met missing values, which then have a learnt
-    vector of their own, the bundle's vocabulary begins with null.
+    The bundle's id 0 is Merlin's out-of-vocabulary id. If training saw missing values, which then have a learnt vector
+    of their own, the bundle's vocabulary begins with null.
     """
 
     categories: Categories
 
     @property
     def values(self) -> pl.Series:
-        """Row i has the bundle's id i + 1."""
+        """Raw values; row i has the bundle's id i + 1."""
         own = self.categories.values.alias("value")
         return pl.concat([pl.Series("value", [None], dtype=own.dtype), own]) if self.categories.null_seen else own
 
     @property
     def ids(self) -> np.ndarray:
-        """Merlin's id of each of the bundle's: int32[values + 1]."""
+        """Merlin's ids int32[values + 1] by the bundle's id."""
         c = self.categories
         null = [c.null] if c.null_seen else []
         return np.concatenate([[c.oov], null, np.arange(c.first, c.size)]).astype(np.int32)
 
     def packed(self, merlin: np.ndarray) -> np.ndarray:
-        """int[n] of Merlin's ids -> int32[n] of the bundle's; reserved ones are 0."""
+        """Convert Merlin's ids int[n] to the bundle's int32[n]; reserved ones become 0."""
         return np.maximum(own_ids(self.ids, merlin), 0)
 
 
@@ -120,10 +119,10 @@ class FeatureTable:
     """An exported feature table.
 
     Attributes:
-        side: whose.
-        frame: its rows.
+        side: user or item.
+        frame: rows of the table.
         id: name of the id column.
-        columns: what the models read of it, the id first.
+        columns: columns that the models read, the id first.
     """
 
     side: Side
@@ -133,12 +132,12 @@ class FeatureTable:
 
 
 def assemble(export: Path, onnx: Path, target: Path) -> None:
-    """Make the bundle of an export and of its models as the worker converted them.
+    """Make the bundle from an export and its converted models.
 
     Args:
-        export: as of :func:`import_export`.
-        onnx: folder that the worker wrote.
-        target: of the bundle.
+        export: same as in :func:`import_export`.
+        onnx: folder written by the worker.
+        target: folder of the bundle.
 
     Raises:
         BundleError: two pieces do not fit together.
@@ -179,17 +178,17 @@ def assemble(export: Path, onnx: Path, target: Path) -> None:
         raw_values.select(pl.all().gather(order["item"])).write_parquet(folder / ITEM_VALUES)
         embeddings = Tower(folder / tower_file("item")).embed(items.categorical, items.numeric)
         popularity = _popularity(vocabularies[tables["item"].id], item_ids)
-        nothing = History(np.zeros(len(users) + 2, np.int64), np.empty(0, np.int32))  # exports do not tell who clicked
-        write_tables(folder, embeddings, Clicks(popularity), nothing, len(users))
+        empty = History(np.zeros(len(users) + 2, np.int64), np.empty(0, np.int32))  # exports have no clicks by user
+        write_tables(folder, embeddings, Clicks(popularity), empty, len(users))
         metrics = {"onnx_difference": differences}
         finish(folder, schema, "merlin", metrics, embeddings.shape[1], len(users), len(items))
 
 
 def read_table(export: Path, side: Side, reads: list[str]) -> FeatureTable:
-    """The feature table of a side, of whose columns the models read ``reads``.
+    """Read the feature table of a side; ``reads`` are the columns that the models read.
 
     Raises:
-        BundleError: it is not a parquet file, or has no id, nulls, or values that are not encoded.
+        BundleError: it is not a parquet file, has no id, or has nulls or values that are not encoded.
     """
     path = piece(export, f"{side}_features.parquet")
     frame = _parquet(path)
@@ -218,18 +217,18 @@ def read_table(export: Path, side: Side, reads: list[str]) -> FeatureTable:
 def _vocabularies(
     export: Path, tables: dict[Side, FeatureTable], names: dict[str, str], numeric: set[str]
 ) -> dict[str, _Vocabulary]:
-    """The vocabulary of every encoded column, checked against the tables.
+    """Read the vocabulary of every encoded column, checked against the tables.
 
     Args:
-        export: with the folder ``categories``.
-        tables: whose columns they are.
-        names: of the vocabularies of columns that do not bear their own.
-        numeric: columns of numbers, whatever type the tables have them in.
+        export: folder that contains ``categories``.
+        tables: feature tables by side.
+        names: vocabulary names of columns whose vocabulary has another name.
+        numeric: numeric columns, whatever their type in the tables.
     """
     folder = export / "categories"
     if (folder / "categories").is_dir():  # NVTabular adds the folder below the out_path
         folder = folder / "categories"
-    found = {}
+    vocabularies = {}
     for side, table in tables.items():
         for name in table.columns:
             if table.frame[name].dtype.is_float() or name in numeric:
@@ -242,8 +241,8 @@ def _vocabularies(
                     f"column {name!r} of {side}_features.parquet has the id {wrong}, but {folder} knows ids up to "
                     f"{categories.size - 1}: they are of different runs"
                 )
-            found[name] = _Vocabulary(categories)
-    return found
+            vocabularies[name] = _Vocabulary(categories)
+    return vocabularies
 
 
 def _schema(tables: dict[Side, FeatureTable], vocabularies: dict[str, _Vocabulary]) -> Schema:
@@ -267,14 +266,14 @@ def _columns(tables: dict[Side, FeatureTable], vocabularies: dict[str, _Vocabula
                 columns.append(Column(name=name, side=side, kind="categorical", role=role, cardinality=size))
             else:
                 columns.append(Column(name=name, side=side, kind="numeric"))
-    both = set(tables["user"].columns) & set(tables["item"].columns)
-    if both:
-        raise BundleError(f"both feature tables have {', '.join(sorted(both))}: it must be clear whose it is")
+    shared = set(tables["user"].columns) & set(tables["item"].columns)
+    if shared:
+        raise BundleError(f"both feature tables have {', '.join(sorted(shared))}: it must be clear whose it is")
     return columns
 
 
 def _entities(table: FeatureTable, schema: Schema, vocabularies: dict[str, _Vocabulary]) -> Entities:
-    place, frame = f"{table.side}_features.parquet", table.frame
+    file, frame = f"{table.side}_features.parquet", table.frame
     categorical = [
         vocabularies[column.name].packed(frame[column.name].to_numpy()) for column in schema.categorical(table.side)
     ]
@@ -284,10 +283,10 @@ def _entities(table: FeatureTable, schema: Schema, vocabularies: dict[str, _Voca
     raw_name = f"{table.id}_raw"
     raw = frame[raw_name] if raw_name in frame.columns else decoded
     if raw.null_count():
-        raise BundleError(f"{place} has rows without a raw id: export {raw_name} beside {table.id}")
+        raise BundleError(f"{file} has rows without a raw id: export {raw_name} beside {table.id}")
     if raw.n_unique() != len(raw):
         raise BundleError(
-            f"{place} has the raw id {raw.filter(raw.is_duplicated())[0]!r} more than once: one row per id"
+            f"{file} has the raw id {raw.filter(raw.is_duplicated())[0]!r} more than once: one row per id"
         )
     raw = settled(raw)
     raw = raw.cast(pl.Int64) if raw.dtype.is_integer() else raw.cast(pl.String)
@@ -296,7 +295,7 @@ def _entities(table: FeatureTable, schema: Schema, vocabularies: dict[str, _Voca
     if wrong.any():
         row = int(wrong.arg_true()[0])
         raise BundleError(
-            f"row {row + 1} of {place} is {raw[row]!r} with the id {frame[table.id][row]}, which the "
+            f"row {row + 1} of {file} is {raw[row]!r} with the id {frame[table.id][row]}, which the "
             f"categories have as {known[row]!r}: they are of different runs"
         )
     count = len(frame)
@@ -308,12 +307,12 @@ def _entities(table: FeatureTable, schema: Schema, vocabularies: dict[str, _Voca
 
 
 def _raw_values(table: FeatureTable, schema: Schema, vocabularies: dict[str, _Vocabulary]) -> pl.DataFrame:
-    """Raw values of the items' categorical columns; without those of which an item's value cannot be told.
+    """Raw values of the items' categorical columns, without columns in which an item's value is unknown.
 
-    An out-of-vocabulary id stands for any value, so that no rule could be evaluated on it. A column ``{name}_raw``
-    beside the encoded one tells all.
+    An out-of-vocabulary id stands for any value, so no rule could be evaluated on it. A column ``{name}_raw`` beside
+    the encoded one has all values.
     """
-    found = []
+    columns = []
     for column in schema.categorical(table.side):
         raw_name, values = f"{column.name}_raw", vocabularies[column.name].values
         if column.role == "id":
@@ -326,12 +325,12 @@ def _raw_values(table: FeatureTable, schema: Schema, vocabularies: dict[str, _Vo
                 continue
             raw = settled(values)[ids - 1]
         if raw.dtype.is_integer() or raw.dtype == pl.String:
-            found.append(raw.cast(pl.Int64 if raw.dtype.is_integer() else pl.String).alias(column.name))
-    return pl.DataFrame(found)
+            columns.append(raw.cast(pl.Int64 if raw.dtype.is_integer() else pl.String).alias(column.name))
+    return pl.DataFrame(columns)
 
 
 def _embeddings(export: Path, items: FeatureTable, dim: int) -> np.ndarray:
-    """float32[items, dim] in the order of the item table."""
+    """Read the embeddings float32[items, dim], in the order of the item table."""
     path = export / "item_embeddings.parquet"
     frame = _parquet(path)
     if items.id not in frame.columns:
@@ -354,7 +353,7 @@ def _embeddings(export: Path, items: FeatureTable, dim: int) -> np.ndarray:
 
 
 def _by_id(vectors: np.ndarray, ids: np.ndarray, cardinality: int) -> np.ndarray:
-    """Vectors float32[cardinality, d] by the bundle's item id; ids without a vector have the mean of all."""
+    """Vectors float32[cardinality, d] by the bundle's item id; ids without a vector get the mean of all."""
     table = np.tile(vectors.mean(axis=0), (cardinality, 1))
     table[ids] = vectors
     return table
@@ -371,14 +370,14 @@ def _same(exported: np.ndarray, computed: np.ndarray, export: Path) -> None:
 
 
 def _popularity(vocabulary: _Vocabulary, ids: np.ndarray) -> np.ndarray:
-    """How many rows of training each item had: int64[items]."""
+    """Number of training rows of each item: int64[items]."""
     counts = vocabulary.categories.counts
     if counts is None:
         console.print("the categories have no counts: nothing is known to be popular", highlight=False)
         return np.zeros(len(ids), np.int64)
     padded = np.concatenate([np.zeros(len(vocabulary.ids) - len(counts), np.int64), counts])
-    found: np.ndarray = padded[ids].astype(np.int64)
-    return found
+    popularity: np.ndarray = padded[ids].astype(np.int64)
+    return popularity
 
 
 def _parquet(path: Path) -> pl.DataFrame:

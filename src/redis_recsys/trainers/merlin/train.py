@@ -1,4 +1,4 @@
-"""A dataset in, a bundle out, trained by Merlin: the same three calls as the PyTorch trainer."""
+"""Training from dataset to bundle by Merlin, with the same three calls as the PyTorch trainer."""
 
 from __future__ import annotations
 
@@ -32,21 +32,24 @@ from .worker_job import Feature, Job, save
 from .worker_process import Worker, interpreter, tell
 
 UNDERSTOOD = {"trainer", "device", "seed", "embedding_dim", "epochs", "patience", "ranking_negatives", "final"}
-METRICS = {"retrieval": "NDCG@10 within a batch", "ranking": "AUC"}  # that Keras stops by, on the valid part
-RECORD = ("epoch", "loss", "metric", "rows_per_s", "keras")  # of an epoch; nothing validates the final training
-DULL = ("regularization_loss", "loss_batch")  # Keras metrics that nobody needs to see
+METRICS = {
+    "retrieval": "NDCG@10 within a batch",
+    "ranking": "AUC",
+}  # for early stopping in Keras, on the valid part
+RECORD = ("epoch", "loss", "metric", "rows_per_s", "keras")  # fields of an epoch; the final training has no validation
+DULL = ("regularization_loss", "loss_batch")  # Keras metrics that are not shown
 
 
 class MerlinTrainer:
     """Trains in the Merlin environment and writes the bundle.
 
-    The worker begins with the first call and goes on by itself; each call waits for its part. Both models learn from
+    The worker starts with the first call and continues by itself; each call waits for its part. Both models learn from
     the train part and stop early on the valid part; they are trained again only with ``final``, on all parts.
 
     Attributes:
-        schema: what NVTabular made of the columns, once the retrieval model has been trained.
-        seconds: that each step of the worker took, by name.
-        peak_mb: most memory that the worker held.
+        schema: NVTabular's schema of the columns, available once the retrieval model is trained.
+        seconds: seconds of each step of the worker, by name.
+        peak_mb: peak memory of the worker.
     """
 
     def __init__(
@@ -59,16 +62,16 @@ class MerlinTrainer:
     ) -> None:
         """
         Args:
-            dataset: to learn from.
-            settings: sections ``train`` (as far as Merlin understands it) and ``merlin``.
-            target: of the bundle.
-            export: folder in which to keep what Merlin's own tools read; None: it is not kept.
-            chosen: bundle whose training has chosen the epochs, with ``final``; None: they are chosen first.
+            dataset: training data.
+            settings: sections ``train`` (the options that Merlin supports) and ``merlin``.
+            target: folder of the bundle.
+            export: folder for the files that Merlin's own tools read; None: do not keep them.
+            chosen: bundle whose training chose the epochs, with ``final``; None: choose them first.
 
         Raises:
-            ConfigError: there is no Merlin environment, an option is set that Merlin does not know, or ``chosen`` was
-                trained in another way.
-            TrainingError: no clicks to learn from.
+            ConfigError: there is no Merlin environment, Merlin does not support an option, or ``chosen`` was trained by
+                another trainer or has no training records.
+            TrainingError: there are no clicks to learn from.
         """
         check_options(settings.train)
         interpreter(settings.merlin)
@@ -94,19 +97,19 @@ class MerlinTrainer:
         self.close()
 
     def close(self) -> None:
-        """End the worker and remove its files; ``export`` does so by itself."""
+        """End the worker and remove its files; ``export`` does so itself."""
         self._open.close()
 
     def fit_retrieval(self) -> list[dict[str, Any]]:
         """Train the two towers; one record per epoch, with Keras' own metrics in ``keras``."""
-        return self._fit("retrieval") if self._chosen is None else self._taken("retrieval", self._chosen)
+        return self._fit("retrieval") if self._chosen is None else self._use_chosen("retrieval", self._chosen)
 
     def fit_ranking(self) -> list[dict[str, Any]]:
         """Train the DLRM; one record per epoch."""
-        return self._fit("ranking") if self._chosen is None else self._taken("ranking", self._chosen)
+        return self._fit("ranking") if self._chosen is None else self._use_chosen("ranking", self._chosen)
 
     def export(self) -> Bundle:
-        """Train again if that is set, take over what Merlin exported, compare it with TensorFlow, complete the bundle.
+        """Train again if so set, import Merlin's export, compare it with TensorFlow, and complete the bundle.
 
         Raises:
             TrainingError: one of the models has not been trained.
@@ -132,7 +135,7 @@ class MerlinTrainer:
             self.close()
         return Bundle(self.target, verify=False)
 
-    def _taken(self, model: str, chosen: Curves) -> list[dict[str, Any]]:
+    def _use_chosen(self, model: str, chosen: Curves) -> list[dict[str, Any]]:
         self.curves[model] = chosen[model]
         return chosen[model]
 
@@ -150,7 +153,7 @@ class MerlinTrainer:
         return records
 
     def _epoch(self, model: str, records: list[dict[str, Any]]) -> bool:
-        """Show one epoch; whether the model is finished."""
+        """Show one epoch; return whether the model is finished."""
         assert self.events is not None
         with ExitStack() as bar:
             advance, done = None, 0
@@ -245,22 +248,22 @@ class MerlinTrainer:
 
 
 def check_options(settings: TrainSettings) -> None:
-    """Refuse options that were set and that Merlin's models do not have.
+    """Refuse settings that Merlin's models do not have.
 
     Raises:
-        ConfigError: there are such.
+        ConfigError: there is such a setting.
     """
-    strange = sorted(settings.model_fields_set - UNDERSTOOD)
-    if strange:
+    unknown = sorted(settings.model_fields_set - UNDERSTOOD)
+    if unknown:
         raise ConfigError(
-            f"the Merlin trainer has no {', '.join(strange)}: leave out these train settings, or use the torch trainer"
+            f"the Merlin trainer has no {', '.join(unknown)}: leave out these train settings, or use the torch trainer"
         )
     if settings.device != "auto":
         raise ConfigError("the Merlin trainer uses a GPU whenever TensorFlow finds one: leave out train setting device")
 
 
 def wires_of(dataset: Dataset, categories: Path) -> dict[str, Wire]:
-    """Where Merlin's inputs lie in the packed rows of a dataset's schema."""
+    """Positions of Merlin's inputs in the packed rows of a dataset's schema."""
     wires = {}
     for feature in flat.features(dataset.schema):
         column = next(c for c in dataset.schema.columns if c.name == feature.column)
@@ -271,12 +274,12 @@ def wires_of(dataset: Dataset, categories: Path) -> dict[str, Wire]:
             continue
         ids = _ids(dataset, feature, Categories.read(categories, "_".join(feature.names)))
         start = dataset.schema.slots(column).start
-        wires |= {name: Wire(side, start + place, ids) for place, name in enumerate(feature.names)}
+        wires |= {name: Wire(side, start + offset, ids) for offset, name in enumerate(feature.names)}
     return wires
 
 
 def _ids(dataset: Dataset, feature: Feature, categories: Categories) -> np.ndarray:
-    """Merlin's id of each id of the dataset: int32[cardinality]."""
+    """Merlin's ids int32[cardinality] by id of the dataset."""
     column = next(c for c in dataset.schema.columns if c.name == feature.column)
     values = pl.Series("value", read_vocabulary(dataset.path, dataset.schema, column))
     return np.concatenate([[categories.missing], categories.ids(values)]).astype(np.int32)

@@ -1,16 +1,16 @@
 """Graph surgery: a model with one input per feature becomes one with the bundle's packed inputs.
 
-A packed row holds the bundle's ids in slots. In front of each input of the model go two gathers: the slot of the row,
-and the table that turns the bundle's ids into the model's own. What follows is the model as it was.
+A packed row holds the bundle's ids in slots. Two gathers precede each input of the model: one takes the slot from the
+row, the other maps the bundle's ids to the model's own. The rest of the model is unchanged.
 
-Towers get unit outputs. Merlin's two towers are compared by inner product and their vectors have any length, while
-those of a bundle have length 1. With one more coordinate the order stays the same (Bachrach et al., "Speeding up the
+Towers get unit outputs. Merlin compares its two towers by inner product, and their vectors have any length; those of
+a bundle have length 1. One more coordinate preserves the order (Bachrach et al., "Speeding up the
 Xbox recommender system using a Euclidean transformation for inner-product spaces", RecSys 2014): an item x becomes
-(x, sqrt(M^2 - |x|^2)) / M, M being a length beyond that of any item, and a user y becomes (y, 0) / |y|.
+(x, sqrt(M^2 - |x|^2)) / M, where M exceeds the length of any item, and a user y becomes (y, 0) / |y|.
 
 The ranker is cut where the sides meet: nodes that depend on the user alone run once per user, nodes that depend on the
-item alone once per item, the rest once per pair. Nothing is assumed of the model but that it computes row by row and
-ends in a sigmoid.
+item alone once per item, the rest once per pair. The only assumptions are that the model computes row by row and ends
+in a sigmoid.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Wire:
-    """Where an input of the model comes from.
+    """Source of an input of the model.
 
     Attributes:
-        side: whose packed row.
+        side: side of the packed row.
         slot: position in its categorical or numeric part.
-        ids: int32[cardinality], the model's id of each of the bundle's; None for a numeric.
+        ids: int32[cardinality], the model's ids by the bundle's id; None for a numeric feature.
     """
 
     side: Side
@@ -52,23 +52,23 @@ class Wire:
 
 
 def own_ids(ids: np.ndarray, merlin: np.ndarray) -> np.ndarray:
-    """The bundle's ids int32[n] of Merlin's int[n], -1 where it has none; ``ids`` is that of a :class:`Wire`."""
+    """Convert Merlin's ids int[n] to the bundle's int32[n], -1 where it has none; ``ids`` as in :class:`Wire`."""
     own = np.full(max(int(ids.max()), int(merlin.max())) + 1, -1, np.int32)
-    own[ids[::-1]] = np.arange(len(ids), dtype=np.int32)[::-1]  # of several, the first
+    own[ids[::-1]] = np.arange(len(ids), dtype=np.int32)[::-1]  # the first wins for repeated ids
     return own[merlin]
 
 
 def packed_tower(
     model: onnx.ModelProto, wires: Mapping[str, Wire], widths: tuple[int, int], side: Side, scale: float | None
 ) -> onnx.ModelProto:
-    """A tower with packed inputs and unit outputs.
+    """Return a tower with packed inputs and unit outputs.
 
     Args:
-        model: one input per feature, output ``output`` float32[n, d].
-        wires: of its inputs.
-        widths: int32 and float32 slots of the packed row.
-        side: of the tower.
-        scale: M; None if all items are of one length, and no coordinate is to be added.
+        model: model with one input per feature and the output ``output`` float32[n, d].
+        wires: wires of its inputs.
+        widths: number of int32 and float32 slots of the packed row.
+        side: side of the tower.
+        scale: M; None adds no coordinate, for items of equal length.
     """
     graph = _Graph(model)
     rows = {name: graph.wired(name, wire, ("categorical", "numeric")) for name, wire in wires.items()}
@@ -77,22 +77,22 @@ def packed_tower(
         if side == "item":
             vector = graph.add("Div", vector, graph.constant(np.float32(scale)))
             rest = graph.add("Sub", graph.constant(np.float32(1)), graph.add("ReduceSumSquare", vector, axes=[1]))
-            more = graph.add("Sqrt", graph.add("Max", rest, graph.constant(np.float32(0))))
+            coordinate = graph.add("Sqrt", graph.add("Max", rest, graph.constant(np.float32(0))))
         else:
-            more = graph.add("Mul", graph.add("ReduceSumSquare", vector, axes=[1]), graph.constant(np.float32(0)))
-        vector = graph.add("Concat", vector, more, axis=1)
+            coordinate = graph.add("Mul", graph.add("ReduceSumSquare", vector, axes=[1]), graph.constant(np.float32(0)))
+        vector = graph.add("Concat", vector, coordinate, axis=1)
     length = graph.add("Max", graph.add("ReduceL2", vector, axes=[1]), graph.constant(np.float32(1e-12)))
     graph.add("Div", vector, length, name="embedding")
     return graph.tower(widths, None)
 
 
 def lookup_tower(vectors: np.ndarray, slot: int, widths: tuple[int, int]) -> onnx.ModelProto:
-    """An item tower that knows each item's vector by its id, for exports without a candidate tower.
+    """Return an item tower that looks up vectors by item id, for exports without a candidate tower.
 
     Args:
-        vectors: float32[cardinality, d] of unit length; row 0 is for items that it does not know.
-        slot: of the item id in the packed row.
-        widths: int32 and float32 slots of the packed row.
+        vectors: float32[cardinality, d] of unit length; row 0 is for unknown items.
+        slot: position of the item id in the packed row.
+        widths: number of int32 and float32 slots of the packed row.
     """
     graph = _Graph(None)
     ids = graph.add("Gather", "categorical", graph.constant(np.int64(slot)), axis=1)
@@ -103,13 +103,13 @@ def lookup_tower(vectors: np.ndarray, slot: int, widths: tuple[int, int]) -> onn
 def packed_ranker(
     model: onnx.ModelProto, wires: Mapping[str, Wire], widths: Mapping[Side, tuple[int, int]], sample: Arrays
 ) -> onnx.ModelProto:
-    """The bundle's ranker: B users and N items of each, cut where ``inference`` may cut it again.
+    """Return the bundle's ranker, for B users and N items of each, cut where ``inference`` may cut it again.
 
     Args:
-        model: one input per feature, output ``output`` float32[n, 1], a probability.
-        wires: of its inputs.
-        widths: of the packed rows, by side.
-        sample: inputs of a few rows, from which the shapes inside the model are read.
+        model: model with one input per feature and the output ``output`` float32[n, 1], a probability.
+        wires: wires of its inputs.
+        widths: widths of the packed rows, by side.
+        sample: inputs of a few rows, which reveal the shapes inside the model.
 
     Raises:
         BundleError: the model does not end in a sigmoid.
@@ -142,7 +142,7 @@ def packed_ranker(
     ones = graph.add("Concat", shape, graph.ints([1]), axis=0)
     graph.add("Expand", graph.constant(np.zeros((1, 1, 1), np.float32)), ones, name=ITEM_LOG_ODDS)
 
-    # from here on nothing but the item vectors and the user's row is read, so that the item side can be cut off
+    # the rest reads only the item vectors and the user's row, so that the item side can be cut off
     pairs = graph.add("Slice", graph.add("Shape", ITEM_VECTORS), *map(graph.ints, ([0], [2])))
     users = graph.add("Unsqueeze", joined["user"], graph.ints([1]))
     users = graph.add("Expand", users, graph.add("Concat", pairs, graph.ints([1]), axis=0))
@@ -156,14 +156,16 @@ def packed_ranker(
         for name, kind, width in zip(PACKED[side], KINDS, widths[side], strict=True):
             inputs.append(helper.make_tensor_value_info(name, kind, [*axes, width]))
     out = helper.make_tensor_value_info("probability", TensorProto.FLOAT, ["users", "items"])
-    made = graph.model(inputs, [out])
+    ranker = graph.model(inputs, [out])
     for name, width in ((ITEM_VECTORS, sum(_width(row_wise[part]) for part in parts["item"])), (ITEM_LOG_ODDS, 1)):
-        made.graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["users", "items", width]))
-    return made
+        ranker.graph.value_info.append(
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["users", "items", width])
+        )
+    return ranker
 
 
 def _row_wise(model: onnx.ModelProto, sample: Arrays) -> dict[str, tuple[int, ...]]:
-    """Tensors with one row per row of input, and the shape of such a row; found by running two numbers of rows."""
+    """Row shapes of the tensors with one row per input row, found by running two different numbers of rows."""
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     del watched.graph.output[:]
@@ -174,21 +176,21 @@ def _row_wise(model: onnx.ModelProto, sample: Arrays) -> dict[str, tuple[int, ..
     for count in FEW_ROWS:
         rows = {name: np.resize(values, (count, *values.shape[1:])) for name, values in sample.items()}
         runs.append(runner.run(names, rows))
-    found = {name: tuple(values.shape[1:]) for name, values in sample.items()}
+    shapes = {name: tuple(values.shape[1:]) for name, values in sample.items()}
     for name, few, more in zip(names, *runs, strict=True):
         follows = (few.shape[:1] + more.shape[:1]) == FEW_ROWS and few.shape[1:] == more.shape[1:]
         if follows and few.dtype == np.float32:
-            found[name] = few.shape[1:]
-    return found
+            shapes[name] = few.shape[1:]
+    return shapes
 
 
 class _Graph:
-    """A graph under construction, into which parts of a model are copied."""
+    """Graph under construction, into which parts of a model are copied."""
 
     def __init__(self, model: onnx.ModelProto | None) -> None:
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
-        self._made = 0
+        self._added = 0
         source = onnx.GraphProto() if model is None else model.graph
         opsets = (
             [] if model is None else [each.version for each in model.opset_import if each.domain in ("", "ai.onnx")]
@@ -201,33 +203,33 @@ class _Graph:
         self._ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in source.input}
 
     def constant(self, value: np.ndarray | np.generic) -> str:
-        """A constant tensor's name."""
-        self._made += 1
-        self._constants.append(numpy_helper.from_array(np.asarray(value), f"constant/{self._made}"))
-        return f"constant/{self._made}"
+        """Add a constant tensor and return its name."""
+        self._added += 1
+        self._constants.append(numpy_helper.from_array(np.asarray(value), f"constant/{self._added}"))
+        return f"constant/{self._added}"
 
     def ints(self, values: Sequence[int]) -> str:
-        """A constant int64 vector's name."""
+        """Add a constant int64 vector and return its name."""
         return self.constant(np.array(values, np.int64))
 
     def add(self, op: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:
         """Append a node and return its output's name."""
-        self._made += 1
-        name = name or f"{op}/{self._made}"
+        self._added += 1
+        name = name or f"{op}/{self._added}"
         self._nodes.append(helper.make_node(op, list(inputs), [name], **attributes))
         return name
 
     def wired(self, name: str, wire: Wire, packed: tuple[str, ...]) -> str:
-        """The model's input ``name``, out of packed rows ``packed`` (categorical, numeric)."""
-        part = packed[0] if wire.ids is not None else packed[1]
-        value = self.add("Gather", part, self.constant(np.int64(wire.slot)), axis=1)
+        """Gather the model's input ``name`` from packed rows ``packed`` (categorical, numeric)."""
+        matrix = packed[0] if wire.ids is not None else packed[1]
+        value = self.add("Gather", matrix, self.constant(np.int64(wire.slot)), axis=1)
         if wire.ids is not None:
             value = self.add("Gather", self.constant(wire.ids.astype(np.int32)), value, axis=0)
         value = self.add("Cast", value, to=self._types[name])
         return value if self._ranks[name] == 1 else self.add("Unsqueeze", value, self.ints([1]))
 
     def before_sigmoid(self, name: str) -> str:
-        """What goes into the sigmoid that makes the output ``name``."""
+        """Return the input of the sigmoid that computes the output ``name``."""
         node = self._producer[name]
         while node.op_type in ("Identity", "Reshape", "Squeeze"):
             node = self._producer[node.input[0]]
@@ -238,9 +240,9 @@ class _Graph:
         return node.input[0]
 
     def meeting(self, output: str, sides: Mapping[str, Side], row_wise: Mapping[str, object]) -> dict[Side, list[str]]:
-        """By side, the tensors that depend on it alone and are used by a node that depends on both, or by none."""
+        """Tensors by side that depend on it alone and are used by a node that depends on both sides, or by none."""
         depends: dict[str, frozenset[Side]] = {name: frozenset([side]) for name, side in sides.items()}
-        found: dict[Side, list[str]] = {"user": [], "item": []}
+        tensors: dict[Side, list[str]] = {"user": [], "item": []}
         seen: set[str] = set()
 
         def of(name: str) -> frozenset[Side]:
@@ -255,53 +257,53 @@ class _Graph:
             seen.add(name)
             if len(of(name)) == 1 and name in row_wise:
                 (side,) = of(name)
-                found[side].append(name)
+                tensors[side].append(name)
             else:
-                for each in self._producer[name].input:
-                    visit(each)
+                for source in self._producer[name].input:
+                    visit(source)
 
         visit(output)
-        return found
+        return tensors
 
     def emit(self, name: str, values: dict[str, str], level: str) -> str:
-        """Copy what computes tensor ``name``, on top of ``values``, and return its name in this graph."""
+        """Copy the nodes that compute tensor ``name`` from ``values``, and return its name in this graph."""
         if name in self._fixed:
             return name
         if name not in values:
             source = self._producer[name]
             node = onnx.NodeProto()
             node.CopyFrom(source)
-            node.input[:] = [self.emit(each, values, level) for each in source.input]
-            node.output[:] = [f"{level}/{each}" if each else "" for each in source.output]
+            node.input[:] = [self.emit(tensor, values, level) for tensor in source.input]
+            node.output[:] = [f"{level}/{tensor}" if tensor else "" for tensor in source.output]
             node.name = node.output[0]
             self._nodes.append(node)
-            values.update({each: f"{level}/{each}" for each in source.output if each})
+            values.update({tensor: f"{level}/{tensor}" for tensor in source.output if tensor})
         return values[name]
 
     def joined(
         self, names: Sequence[str], values: dict[str, str], rows: Mapping[str, tuple[int, ...]], level: str
     ) -> str:
-        """Row-wise tensors side by side: float32[n, sum of their widths]."""
+        """Concatenate row-wise tensors to float32[n, sum of their widths]."""
         parts = []
         for name in names:
-            part = self.add("Cast", self.emit(name, values, level), to=TensorProto.FLOAT)
-            parts.append(self.add("Reshape", part, self.ints([-1, _width(rows[name])])))
+            value = self.add("Cast", self.emit(name, values, level), to=TensorProto.FLOAT)
+            parts.append(self.add("Reshape", value, self.ints([-1, _width(rows[name])])))
         return self.add("Concat", *parts, axis=1)
 
     def split(self, joined: str, names: Sequence[str], rows: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
-        """The reverse of ``joined``, of a tensor [..., width]."""
+        """Split a tensor [..., width], the reverse of ``joined``."""
         widths = [_width(rows[name]) for name in names]
         flat = self.add("Reshape", joined, self.ints([-1, sum(widths)]))
         outputs = [f"pairs/{name}" for name in names]
         self._nodes.append(helper.make_node("Split", [flat, self.ints(widths)], outputs, axis=1))
-        found = {}
-        for name, part in zip(names, outputs, strict=True):
-            value = self.add("Reshape", part, self.ints([-1, *rows[name]]))
-            found[name] = self.add("Cast", value, to=self._types.get(name, TensorProto.FLOAT))
-        return found
+        tensors = {}
+        for name, output in zip(names, outputs, strict=True):
+            value = self.add("Reshape", output, self.ints([-1, *rows[name]]))
+            tensors[name] = self.add("Cast", value, to=self._types.get(name, TensorProto.FLOAT))
+        return tensors
 
     def tower(self, widths: tuple[int, int], dim: int | None) -> onnx.ModelProto:
-        """The finished model of a tower, whose output ``embedding`` has been added."""
+        """Return the model of a tower, after its output ``embedding`` has been added."""
         inputs = [
             helper.make_tensor_value_info(name, kind, ["n", width])
             for name, kind, width in zip(("categorical", "numeric"), KINDS, widths, strict=True)
@@ -309,14 +311,14 @@ class _Graph:
         return self.model(inputs, [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", dim])])
 
     def model(self, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]) -> onnx.ModelProto:
-        """The finished model."""
+        """Return the model, checked."""
         used = {name for node in self._nodes for name in node.input}
         graph = helper.make_graph(
-            self._nodes, "packed", inputs, outputs, [each for each in self._constants if each.name in used]
+            self._nodes, "packed", inputs, outputs, [constant for constant in self._constants if constant.name in used]
         )
-        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self._opset)], ir_version=IR_VERSION)
-        onnx.checker.check_model(made)
-        return made
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self._opset)], ir_version=IR_VERSION)
+        onnx.checker.check_model(model)
+        return model
 
 
 def _width(shape: tuple[int, ...]) -> int:

@@ -1,4 +1,4 @@
-"""What the main environment asks of the Merlin environment: plain data, in a JSON file that both can read."""
+"""Jobs for the Merlin environment: plain data, in a JSON file that both environments can read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-# Where the public multi-stage example has what its offline example exported: in its model repository and Feast's folder
+# Paths of the offline example's exports in the public multi-stage example: in its model repository and Feast's folder
 PUBLISHED = {
     "query_tower": "models/1-user-embeddings/1/model.savedmodel",
     "dlrm": "models/5-ranking/1/model.savedmodel",
@@ -16,7 +16,7 @@ PUBLISHED = {
 
 
 def piece(export: Path, name: str) -> Path:
-    """The place of a piece of an export: beside the others, or where the public multi-stage example has it."""
+    """Path of a piece of an export: beside the others, or its path in the public multi-stage example."""
     path = export / name
     published = export / PUBLISHED.get(name, name)
     return published if published.exists() and not path.exists() else path
@@ -24,16 +24,16 @@ def piece(export: Path, name: str) -> Path:
 
 @dataclass(frozen=True)
 class Feature:
-    """What the models see of a column.
+    """Input of the models from one column.
 
-    NVTabular's and Merlin's lists are not used, since they fail or crawl without a GPU: a column with several values is
-    as many columns of one value each, with one vocabulary and one embedding table between them.
+    NVTabular's and Merlin's lists are not used, since they fail or crawl without a GPU: a column with several values
+    becomes as many columns of one value each, which share one vocabulary and one embedding table.
 
     Attributes:
-        column: of the schema.
+        column: name of the column in the schema.
         side: user or item.
-        numeric: standardised numbers; otherwise raw values of categories.
-        names: columns of the rows: such as the column itself, or ``column_1``, ``column_2``, ... of several values.
+        numeric: whether values are standardised numbers; otherwise raw values of categories.
+        names: columns of the rows: such as the column itself, or ``column_1``, ``column_2``, ... for several values.
     """
 
     column: str
@@ -44,21 +44,21 @@ class Feature:
 
 @dataclass(frozen=True)
 class Job:
-    """Train two-tower and DLRM, and export them as the public notebooks do.
+    """Training of two-tower and DLRM, and their export as in the public notebooks.
 
     Attributes:
-        rows: folder with ``train.parquet`` and ``valid.parquet``, flat rows of raw values; with ``final`` those of all
-            parts in ``final.parquet``, and the other two only if the epochs are still to be chosen.
+        rows: folder with ``train.parquet`` and ``valid.parquet``, flat rows of raw values; with ``final`` also
+            ``final.parquet``, the rows of all parts, and the other two only if the epochs are yet to be chosen.
         export: folder to write.
-        features: all that the models see, the ids among them.
-        user_id, item_id, target: columns of the rows; beside the ids are raw ones, ``{user_id}_raw``.
+        features: all inputs of the models, ids included.
+        user_id, item_id, target: columns of the rows; raw ids are in ``{user_id}_raw`` and ``{item_id}_raw``.
         tower_dim, encoder_dim, ranking_dim: width of the towers' output, of their hidden layer, of DLRM's embeddings.
-        epochs, patience: at most so many, and early stopping after so many without a better validation metric.
+        epochs, patience: maximum number of epochs, and epochs without a better validation metric before stopping.
         retrieval_batch, ranking_batch: rows per step.
-        learning_rate: of Adam, for both models.
-        seed: of everything random.
-        final: train again on all rows for as many epochs as were best.
-        chosen: these epochs by model; empty if they are to be chosen on the train and valid part.
+        learning_rate: learning rate of Adam, for both models.
+        seed: seed of all random draws.
+        final: whether to train again on all rows, for the best number of epochs.
+        chosen: best epochs by model; empty to choose them on the train and valid parts.
     """
 
     rows: str
@@ -83,21 +83,21 @@ class Job:
     def load(cls, path: Path) -> Job:
         """Read a job."""
         document = json.loads(path.read_text())
-        return cls(**document | {"features": [Feature(**each) for each in document["features"]]})
+        return cls(**document | {"features": [Feature(**feature) for feature in document["features"]]})
 
 
 @dataclass(frozen=True)
 class SystemsJob:
-    """Write the ensemble of Merlin Systems for an export.
+    """Writing of Merlin Systems' ensemble for an export.
 
     Attributes:
-        export: folder that the notebooks wrote.
+        export: folder written by the notebooks.
         target: existing folder to write to.
-        feast_path: where the Feast repository will be when the ensemble is served.
+        feast_path: path of the Feast repository when the ensemble is served.
         redis: Feast's connection string; secrets as ``${VARIABLE}``.
         user_id, item_id: names of columns.
-        candidates, topk: items that retrieval hands on, and that are answered.
-        temperature: of the softmax sampling.
+        candidates, topk: number of items from retrieval, and in an answer.
+        temperature: temperature of the softmax sampling.
     """
 
     export: str

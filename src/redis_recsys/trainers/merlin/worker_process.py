@@ -1,4 +1,4 @@
-"""The Merlin environment as a process: started, listened to, and ended from here."""
+"""Process of the Merlin environment: its start, its events, and its end."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ...utils.environments import located
 from ...utils.files import disk_error
 from ...utils.progress import console
 
-# The trainers' folder is the only code of ours that the Merlin environment sees, and by another name: this package
-# may be installed beside libraries that must not get into that environment.
+# The Merlin environment sees only the trainers' folder of this package, under another name: the package may be
+# installed beside libraries that must not get into that environment.
 BOOT = """
 import runpy, sys, types
 package = types.ModuleType("recsys_trainers")
@@ -25,11 +25,11 @@ package.__path__ = [sys.argv.pop(1)]
 sys.modules["recsys_trainers"] = package
 runpy.run_module("recsys_trainers.merlin.worker", run_name="__main__", alter_sys=True)
 """
-SAID = 20  # last lines of the log that an error may quote
+LAST_LINES = 20  # lines of the log from which an error quotes the last
 
 
 class Worker:
-    """A run of the worker; iterate over it for its events.
+    """Run of the worker; iterate over it for its events.
 
     Example:
         >>> with Worker(settings, "convert", export, folder) as worker:  # doctest: +SKIP
@@ -37,15 +37,15 @@ class Worker:
     """
 
     def __init__(self, settings: MerlinSettings, verb: str, *arguments: Path) -> None:
-        """Start it.
+        """Start the worker.
 
         Raises:
             ConfigError: there is no Merlin environment.
-            DataError: its log cannot be written.
+            DataError: the log cannot be written.
         """
         self._verb, self._log = verb, settings.log
         home = Path(__file__).parents[1]
-        paths = [str(Path(each).absolute()) for each in arguments]
+        paths = [str(Path(argument).absolute()) for argument in arguments]
         command = [str(interpreter(settings)), "-c", BOOT, str(home), verb, *paths]
         try:
             settings.log.parent.mkdir(parents=True, exist_ok=True)
@@ -61,10 +61,10 @@ class Worker:
         self.close()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Events until the worker ends; versions that drift from the pins are told here.
+        """Yield events until the worker ends, and warn of versions that differ from the pins.
 
         Raises:
-            TrainingError: it did not end well.
+            TrainingError: the worker failed.
         """
         problem = None
         output: IO[bytes] | None = self._process.stdout
@@ -82,17 +82,17 @@ class Worker:
             raise TrainingError(f"Merlin {self._verb} failed: {problem or self._reason(code)} (see {self._log})")
 
     def finish(self) -> None:
-        """Wait for its end, and tell how long each step took.
+        """Wait for the end of the worker, and print how long each step took.
 
         Raises:
-            TrainingError: it did not end well.
+            TrainingError: the worker failed.
         """
         for event in self:
             if event["event"] == "end":
                 tell(event)
 
     def close(self) -> None:
-        """End it, if it still runs."""
+        """Kill the worker if it still runs."""
         kill(self._process)
 
     def _reason(self, code: int) -> str:
@@ -101,20 +101,20 @@ class Worker:
         if code < 0:
             return f"its process was ended by {signal.Signals(-code).name}"
         with self._log.open(errors="replace") as log:
-            said = [line.strip() for line in deque(log, SAID) if line.strip()]
-        return said[-1] if said else f"it ended with code {code}"
+            lines = [line.strip() for line in deque(log, LAST_LINES) if line.strip()]
+        return lines[-1] if lines else f"it ended with code {code}"
 
 
 def tell(event: dict[str, Any]) -> None:
-    """Show that a step has ended."""
+    """Print the end of a step."""
     console.print(f"merlin {event['step']}: {event['seconds']:.1f} s", highlight=False)
 
 
 def interpreter(settings: MerlinSettings) -> Path:
-    """The Python of the Merlin environment.
+    """Path of the Merlin environment's Python.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such environment.
     """
     path = located(settings.environment)
     python = path / "bin" / "python" if path.is_dir() else path

@@ -3,7 +3,7 @@
 - ``train``: dataset to bundle
 - ``two_tower``: retrieval
 - ``ranker``: DLRM
-- ``inputs``: packed rows and embeddings of features
+- ``inputs``: packed rows and feature embeddings
 - ``loop``: the training loop
-- ``export``: ONNX files, compared with the models
+- ``export``: ONNX files, checked against the models
 """

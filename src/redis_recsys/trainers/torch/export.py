@@ -1,4 +1,4 @@
-"""Torch models -> the bundle's ONNX files, each compared with the model it came from."""
+"""Export of torch models to the bundle's ONNX files, each compared with its model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def export_towers(model: TwoTower, users: Table, items: Table, folder: Path) -> 
     """Write ``user_tower.onnx`` and ``item_tower.onnx``.
 
     Returns:
-        Largest absolute difference from the torch model on real rows, per file.
+        Largest absolute difference from the torch model on real rows, by file.
 
     Raises:
         BundleError: the difference is above 1e-5.
@@ -40,7 +40,7 @@ def export_towers(model: TwoTower, users: Table, items: Table, folder: Path) -> 
     }
     for side, (table, tower) in sides.items():
         path = folder / tower_file(side)
-        sample = Packed(*(part[:257].cpu() for part in (table.categorical, table.numeric)))
+        sample = Packed(*(values[:257].cpu() for values in (table.categorical, table.numeric)))
         graph = _graph(tower.cpu().eval(), tuple(sample), ["categorical", "numeric"], ["embedding"], [{0: "n"}] * 2)
         onnx.save(graph, path)
         with torch.inference_mode():
@@ -51,18 +51,18 @@ def export_towers(model: TwoTower, users: Table, items: Table, folder: Path) -> 
 
 
 def export_ranker(model: DLRM, users: Table, items: Table, folder: Path) -> dict[str, float]:
-    """Write ``ranker.onnx``: user side, item side and head joined at named tensors, where serving may cut it again.
+    """Write ``ranker.onnx``: user side, item side and head, joined at named tensors where serving may split it again.
 
     Returns:
-        Largest absolute difference of probabilities from the torch model on real pairs.
+        Largest absolute difference of probabilities from the torch model on real pairs, by file.
 
     Raises:
         BundleError: the difference is above 1e-5.
     """
     model = model.cpu().eval()
     user = Packed(users.categorical[1:4].cpu(), users.numeric[1:4].cpu())
-    at = torch.arange(15).remainder(len(items)).view(3, 5)
-    item = Packed(items.categorical.cpu()[at], items.numeric.cpu()[at])
+    numbers = torch.arange(15).remainder(len(items)).view(3, 5)
+    item = Packed(items.categorical.cpu()[numbers], items.numeric.cpu()[numbers])
     user_axes, item_axes = {0: "users"}, {0: "users", 1: "items"}
     with torch.inference_mode():
         matrix, bias = UserSide(model)(*user)
@@ -78,20 +78,20 @@ def export_ranker(model: DLRM, users: Table, items: Table, folder: Path) -> dict
     onnx.save(joined, path)
     count = min(3, len(user.categorical))
     pairs = Batch(
-        Packed(*(part[:count].repeat_interleave(5, 0) for part in user)),
-        Packed(*(part[:count].flatten(0, 1) for part in item)),
+        Packed(*(values[:count].repeat_interleave(5, 0) for values in user)),
+        Packed(*(values[:count].flatten(0, 1) for values in item)),
         *(torch.zeros(0),) * 3,
     )
     with torch.inference_mode():
         expected = torch.sigmoid(model(pairs)).view(count, 5).numpy()
-    actual = Ranker(path)(*(part[:count].numpy() for part in (*user, *item)))
+    actual = Ranker(path)(*(values[:count].numpy() for values in (*user, *item)))
     return {path.name: difference(path, actual, expected, MODEL)}
 
 
 def _graph(
     module: nn.Module, sample: tuple[Tensor, ...], inputs: list[str], outputs: list[str], axes: list[dict[int, str]]
 ) -> onnx.ModelProto:
-    """Trace a module; every inner name gets a prefix, so that graphs can be joined and no name is taken twice."""
+    """Trace a module, with a prefix on every inner name, so that joined graphs have no duplicate names."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -101,7 +101,7 @@ def _graph(
             dynamo=True,
             input_names=inputs,
             output_names=[f"result/{name}" for name in outputs],
-            dynamic_shapes=tuple(dict.fromkeys(each, Dim.DYNAMIC) for each in axes),
+            dynamic_shapes=tuple(dict.fromkeys(dynamic, Dim.DYNAMIC) for dynamic in axes),
             opset_version=OPSET,
             verbose=False,
         )
@@ -114,8 +114,8 @@ def _graph(
     for value, name in zip(graph.graph.output, outputs, strict=True):
         value.name = name
     names: dict[str, str] = {}
-    for value, each in zip(graph.graph.input, axes, strict=True):
-        names |= {value.type.tensor_type.shape.dim[at].dim_param: name for at, name in each.items()}
+    for value, dynamic in zip(graph.graph.input, axes, strict=True):
+        names |= {value.type.tensor_type.shape.dim[axis].dim_param: name for axis, name in dynamic.items()}
     for value in (*graph.graph.input, *graph.graph.output):
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param:

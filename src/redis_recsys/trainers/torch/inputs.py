@@ -1,4 +1,4 @@
-"""From entity numbers to packed feature rows, and from packed rows to embeddings."""
+"""Packed feature rows of entity numbers, and embeddings of packed rows."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Table(nn.Module):
         return Packed(self.categorical[numbers], self.numeric[numbers])
 
     def known(self) -> Packed:
-        """Features of every entity but the unknown one."""
+        """Features of all entities except the unknown one."""
         return Packed(self.categorical[1:], self.numeric[1:])
 
     def __len__(self) -> int:
@@ -48,7 +48,7 @@ class Table(nn.Module):
 
 
 class RecentItems(nn.Module):
-    """Fills the history column of packed user rows with what the user did before each interaction."""
+    """Fills the history column of packed user rows with the user's items before each interaction."""
 
     items: Tensor
     starts: Tensor
@@ -65,8 +65,8 @@ class RecentItems(nn.Module):
         """``users`` with the newest items before position ``ends`` (int64[n], see ``History.ends_before``)."""
         if self.slots is None or not len(self.items):
             return users
-        at = ends[:, None] - 1 - torch.arange(self.slots.stop - self.slots.start, device=ends.device)
-        recent = torch.where(at >= self.starts[numbers][:, None], self.items[at.clamp(min=0)], 0)
+        positions = ends[:, None] - 1 - torch.arange(self.slots.stop - self.slots.start, device=ends.device)
+        recent = torch.where(positions >= self.starts[numbers][:, None], self.items[positions.clamp(min=0)], 0)
         recent = torch.where(recent < self.vocabulary, recent, 0).to(torch.int32)
         filled = users.categorical.clone()
         filled[:, self.slots] = recent
@@ -74,7 +74,7 @@ class RecentItems(nn.Module):
 
 
 def hide_ids(packed: Packed, schema: Schema, side: Side, hidden: Tensor) -> Packed:
-    """Replace the raw ids by "unknown" where bool[n] ``hidden``, so that id 0 learns to stand for new entities."""
+    """Replace ids by "unknown" where bool[n] ``hidden`` is set, so that id 0 learns to represent new entities."""
     slot = schema.slots(schema.id_column(side)).start
     categorical = packed.categorical.clone()
     categorical[:, slot] = torch.where(hidden, 0, categorical[:, slot])
@@ -82,13 +82,13 @@ def hide_ids(packed: Packed, schema: Schema, side: Side, hidden: Tensor) -> Pack
 
 
 class FeatureVectors(nn.Module):
-    """Embeds a side's packed rows: one vector per categorical column, multi-valued columns averaged.
+    """Embeds packed rows of one side: one vector per categorical column, with multi-valued columns averaged.
 
-    All columns share one table, found by offsets, so that a row costs a single lookup. The numerics go through a
-    bottom MLP into one more vector, as in DLRM (Naumov et al. 2019, arXiv:1906.00091).
+    All columns share one table, addressed by offsets, so that a row costs a single lookup. A bottom MLP turns the
+    numeric features into one more vector, as in DLRM (Naumov et al. 2019, arXiv:1906.00091).
 
-    While training, whole vectors are hidden at random (``hidden``, a share), which keeps a model of few users from
-    learning them by heart.
+    In training, the share ``hidden`` of the vectors is dropped at random, which keeps a model of few users from
+    memorising them.
     """
 
     offsets: Tensor
@@ -98,7 +98,7 @@ class FeatureVectors(nn.Module):
         self.hide = nn.Dropout1d(hidden)
         columns = schema.categorical(side)
         offsets, total = [], 0
-        self.widths: list[int] = []  # of the parts that a row is cut into: each list, and each run of single values
+        self.widths: list[int] = []  # of the pieces of a row: each list, and each run of single values
         self.pooled: list[bool] = []
         for column in columns:
             offsets += [total] * column.width
@@ -124,7 +124,7 @@ class FeatureVectors(nn.Module):
         for position, (width, pooled) in enumerate(zip(self.widths, self.pooled, strict=True)):
             if pooled:
                 present = categorical[..., start : start + width] > 0
-                # of an empty list, slot 0 counts: the vector of "unknown", which is learnt like any other
+                # an empty list counts its slot 0: the vector of "unknown", which is learnt like any other
                 first = torch.arange(width, device=present.device) == 0
                 weight = (present | (first & ~present.any(-1, keepdim=True))).unsqueeze(-1).to(slots.dtype)
                 vectors[position] = (vectors[position] * weight).sum(-2, keepdim=True) / weight.sum(-2, keepdim=True)
@@ -146,7 +146,7 @@ class Batch(NamedTuple):
 
 
 class Interactions:
-    """Rows on the device, handed out as random batches with their features: gathers only, no per-row Python."""
+    """Rows on the device, served as random batches with their features: gathers only, no per-row Python."""
 
     def __init__(
         self,
@@ -167,11 +167,11 @@ class Interactions:
             weights: float[n], how often a row is drawn relative to others; None draws each once per epoch.
             users: features of all users.
             items: features of all items.
-            recent: fills the history column.
-            schema: of the data.
-            varied: for training: show each user as at a random earlier moment, or as a new one without id and
-                history, so that the model learns to predict from little and far ahead, as it will have to.
-            device: where batches are wanted.
+            recent: module that fills the history column.
+            schema: schema of the data.
+            varied: whether to show each user as of a random earlier moment, or as a new user without id and history
+                (for training), so that the model learns to predict from little data and far ahead, as in production.
+            device: device of the batches.
         """
         self.schema, self.varied = schema, varied
         self.user = torch.from_numpy(rows.user).to(device)
@@ -185,20 +185,20 @@ class Interactions:
         return len(self.user)
 
     def order(self) -> Tensor:
-        """An epoch's worth of random positions int64[n]: a shuffle, or draws by weight."""
+        """Random positions int64[n] for one epoch: a shuffle, or draws by weight."""
         if self.cumulative is None:
             return torch.randperm(len(self), device=self.user.device)
         drawn = torch.rand(len(self), device=self.user.device, dtype=torch.float64) * self.cumulative[-1]
         return torch.searchsorted(self.cumulative, drawn).clamp(max=len(self) - 1)
 
-    def batch(self, at: Tensor) -> Batch:
-        """The interactions at positions int64[n]."""
-        user, item = self.user[at].long(), self.item[at].long()
-        users, ends = self.users(user), self.ends[at]
+    def batch(self, positions: Tensor) -> Batch:
+        """Interactions at positions int64[n]."""
+        user, item = self.user[positions].long(), self.item[positions].long()
+        users, ends = self.users(user), self.ends[positions]
         if self.varied:
             start = self.recent.starts[user]
-            ends = start + (torch.rand(len(at), device=at.device) * (ends - start + 1)).long()
-            cold = torch.rand(len(at), device=at.device) < COLD_SHARE
+            ends = start + (torch.rand(len(positions), device=positions.device) * (ends - start + 1)).long()
+            cold = torch.rand(len(positions), device=positions.device) < COLD_SHARE
             ends = torch.where(cold, start, ends)
             users = hide_ids(users, self.schema, "user", cold)
-        return Batch(self.recent(users, user, ends), self.items(item), user, item, self.target[at])
+        return Batch(self.recent(users, user, ends), self.items(item), user, item, self.target[positions])

@@ -1,4 +1,4 @@
-"""The training loop, written once: shuffled batches, early stopping, checkpoints, and where the time goes."""
+"""The training loop of both models: shuffled batches, early stopping, checkpoints, and timings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ AVERAGE = 0.98
 
 
 class Model(Protocol):
-    """What the loop needs of a model."""
+    """Interface that the loop needs of a model."""
 
     def compute_loss(self, batch: Batch) -> Tensor:
         """Loss of a batch."""
@@ -34,8 +34,8 @@ class Metric(NamedTuple):
     """A validation metric to maximise.
 
     Attributes:
-        name: as people write it, such as ``NDCG@10``.
-        measure: model -> value on the valid part.
+        name: display name, such as ``NDCG@10``.
+        measure: function from a model to its value on the valid part.
     """
 
     name: str
@@ -59,23 +59,23 @@ def fit(
 ) -> list[dict[str, Any]]:
     """Train ``model`` in place and leave it with the weights of its best epoch.
 
-    What is validated and kept is a running average of the weights over the last hundred steps or so (Polyak and
-    Juditsky 1992), which swings less from epoch to epoch than the weights themselves.
+    The loop validates and keeps a running average of the weights over about the last hundred steps (Polyak and
+    Juditsky 1992), which varies less from epoch to epoch than the weights themselves.
 
     Args:
-        name: shown in the progress bar, and the checkpoint's file name.
-        model: with a ``compute_loss``.
-        draw: epoch -> its interactions (the same each time, but for negatives that are sampled).
-        validate: the metric to maximise after each epoch; None trains for exactly ``epochs``.
-        epochs: at most so many.
+        name: label of the progress bar, and file name of the checkpoint.
+        model: module with a ``compute_loss``.
+        draw: function from an epoch to its interactions (the same each time, except for sampled negatives).
+        validate: metric to maximise after each epoch; None trains for exactly ``epochs``.
+        epochs: maximum number of epochs.
         patience: epochs without a better metric before stopping.
         batch_size: interactions per step.
-        learning_rate: of Adam.
+        learning_rate: learning rate of Adam.
         l2: penalty on the squared weights, added to the gradient.
-        seed: of shuffling and sampling; a resumed run draws what an uninterrupted one would.
-        device: where the model lies; on cuda the forward pass runs in bfloat16.
+        seed: seed of shuffling and sampling; a resumed run draws the same as an uninterrupted one.
+        device: device of the model; on cuda the forward pass runs in bfloat16.
         checkpoint: folder for the state after each epoch.
-        resume: go on from the checkpoint if there is one.
+        resume: whether to continue from the checkpoint if there is one.
 
     Returns:
         One record per epoch: loss, metric and metric_name, rows_per_s, and the seconds in loader, forward, backward and
@@ -140,17 +140,17 @@ def run_epoch(
     size = min(batch_size, len(data))
     batches = order[: len(data) // size * size].split(size)  # a smaller last batch would see fewer negatives
     parameters = [parameter.data for parameter in model.parameters()]
-    # Not torch's AveragedModel: its update copies all buffers, the whole catalogue and history among them, and took
-    # 223 µs a step of a small model where the function alone takes 40 µs (AMD EPYC, one core, MovieLens' sizes).
+    # Not torch's AveragedModel: its update copies all buffers, including the whole catalogue and history, and took
+    # 223 µs per step of a small model; the function alone takes 40 µs (AMD EPYC, one core, MovieLens' sizes).
     averaged = [parameter.data for parameter in average.parameters()]
-    steps = (epoch - 1) * len(batches)  # the first steps are averaged over fewer, or the start would linger
+    steps = (epoch - 1) * len(batches)  # the first steps average over fewer, or the initial weights would linger
     loader = clock() - started
     forward = backward = 0.0
     total = torch.zeros((), device=device)
     with progress(f"{name} epoch {epoch}", total=len(order)) as advance:
-        for at in batches:
+        for positions in batches:
             t0 = clock()
-            batch = data.batch(at)
+            batch = data.batch(positions)
             t1 = clock()
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
                 loss = model.compute_loss(batch)  # type: ignore[operator]
@@ -163,7 +163,7 @@ def run_epoch(
             t3 = clock()
             loader, forward, backward = loader + t1 - t0, forward + t2 - t1, backward + t3 - t2
             total += loss.detach()
-            advance(len(at))
+            advance(len(positions))
     mean = float(total) / len(batches)
     if mean != mean or mean == float("inf"):
         raise TrainingError(f"the loss of {name} is {mean} in epoch {epoch}: lower the learning rate")
@@ -185,7 +185,7 @@ def _save(state: dict[str, Any], path: Path) -> None:
         aside.rename(path)
     except OSError as error:
         raise disk_error(error, path) from error
-    except RuntimeError as error:  # what PyTorch makes of a short write
+    except RuntimeError as error:  # PyTorch's error for a short write
         raise disk_error(OSError(errno.ENOSPC, str(error)), path) from error
 
 

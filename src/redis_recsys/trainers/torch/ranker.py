@@ -2,10 +2,10 @@
 
 Embeddings and bottom MLPs give each side a set of vectors. The top MLP sees the vectors themselves and the dot
 products of every user vector with every item vector. Its output is added to the item's own log-odds, which start at
-what the training data says of the item, so that training begins at "recommend what is popular".
+the click rate of the item in the training data, so that training begins at "recommend what is popular".
 
-Written so that a side's share of the first layer can be computed once per user and once per item: see ``UserSide``,
-``ItemSide`` and ``Head``, which make up the bundle's ``ranker.onnx`` and equal ``DLRM.forward`` to rounding.
+The share of each side in the first layer can be computed once per user and once per item: ``UserSide``, ``ItemSide``
+and ``Head`` make up the bundle's ``ranker.onnx`` and equal ``DLRM.forward`` to rounding.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class DLRM(nn.Module):
     def __init__(self, schema: Schema, log_odds: np.ndarray, settings: TrainSettings) -> None:
         """
         Args:
-            schema: with cardinalities.
-            log_odds: float[item vocabulary], of a click on each item, by id.
-            settings: of the training.
+            schema: schema with cardinalities.
+            log_odds: float[item vocabulary], log-odds of a click on each item, by id.
+            settings: training settings.
         """
         super().__init__()
         dim = settings.ranking_dim
@@ -41,7 +41,7 @@ class DLRM(nn.Module):
         self.user = FeatureVectors(schema, "user", dim, settings.feature_dropout)
         self.item = FeatureVectors(schema, "item", dim)
         self.register_buffer("prior", torch.from_numpy(log_odds).float()[:, None])
-        self.correction = nn.Embedding(len(log_odds), 1)  # apart from the prior, so that L2 pulls towards the prior
+        self.correction = nn.Embedding(len(log_odds), 1)  # separate from the prior, so that L2 pulls towards the prior
         nn.init.zeros_(self.correction.weight)
         self.from_user = nn.Linear(self.user.count * dim, FIRST)
         self.from_item = nn.Linear(self.item.count * dim, FIRST, bias=False)
@@ -51,7 +51,7 @@ class DLRM(nn.Module):
         self.top = nn.Sequential(nn.ReLU(), nn.Linear(FIRST, SECOND), nn.ReLU(), last)
 
     def log_odds(self, categorical: Tensor) -> Tensor:
-        """Log-odds float32[..., 1] of the items of packed rows int32[..., Ci]."""
+        """Log-odds float32[..., 1] of the items in packed rows int32[..., Ci]."""
         ids = categorical[..., self.id_slot]
         return functional.embedding(ids, self.prior) + self.correction(ids)
 
@@ -70,7 +70,7 @@ class DLRM(nn.Module):
 
 
 class UserSide(nn.Module):
-    """What a user contributes, computed once: a matrix that turns item vectors into first-layer values, and a bias."""
+    """A user's part, computed once: a matrix that turns item vectors into first-layer values, and a bias."""
 
     def __init__(self, model: DLRM) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class UserSide(nn.Module):
         model = self.model
         user = model.user(categorical, numeric)
         weight = model.from_dots.weight.view(FIRST, model.item.count, model.user.count)
-        # what the first layer sees of the item vectors themselves is linear in them too, and joins the same matrix
+        # the first layer is linear in the item vectors themselves too, so their weights are added to the same matrix
         # sum_g weight[h, f, g] <item_f, user_g>  =  sum_{f, e} item[f, e] (sum_g weight[h, f, g] user[g, e])
         by_vector = weight.permute(1, 0, 2).reshape(model.item.count * FIRST, model.user.count) @ user
         matrix = by_vector.view(-1, model.item.count, FIRST, model.dim).transpose(-1, -2)
@@ -90,7 +90,7 @@ class UserSide(nn.Module):
 
 
 class ItemSide(nn.Module):
-    """What an item contributes, the same for all users: its vectors and its log-odds."""
+    """An item's part, the same for all users: its vectors and its log-odds."""
 
     def __init__(self, model: DLRM) -> None:
         super().__init__()

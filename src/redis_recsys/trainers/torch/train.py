@@ -1,4 +1,4 @@
-"""A dataset in, a bundle out: train both models, export, check, and put everything into one directory."""
+"""Training from dataset to bundle: both models, their export and its check, all in one directory."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ SMOOTHING = 5.0
 class Trainer:
     """Trains the two models one after the other and writes the bundle.
 
-    Both are trained on the train part and stopped early on the valid part. With ``refit`` they are then trained anew
-    for as many epochs on both parts, with ``final`` on all three, so that the newest interactions are learnt too.
+    Both are trained on the train part and stopped early on the valid part. With ``refit`` they are then trained again
+    for as many epochs on both parts, with ``final`` on all three, so that they also learn the newest interactions.
     """
 
     def __init__(self, dataset: Dataset, settings: TrainSettings, target: Path, chosen: Bundle | None = None) -> None:
         """
         Args:
-            dataset: to learn from.
-            settings: of the training.
-            target: of the bundle.
-            chosen: bundle whose training has chosen the epochs, with ``final``; None: they are chosen first.
+            dataset: training data.
+            settings: training settings.
+            target: folder of the bundle.
+            chosen: bundle whose training chose the epochs, with ``final``; None: choose them first.
 
         Raises:
-            ConfigError: ``chosen`` was trained in another way.
-            TrainingError: no cuda device where one was asked for, no clicks to learn from, or a half-life for rows
-                whose times are no days.
+            ConfigError: ``chosen`` was trained by another trainer, or has no training records.
+            TrainingError: there is no cuda device although one was requested, there are no clicks to learn from, or a
+                half-life is set for rows whose times are not in days.
         """
         self.dataset, self.settings, self.target = dataset, settings, target
         self._chosen = curves_of(chosen, "torch") if chosen else None
@@ -67,7 +67,7 @@ class Trainer:
         _prepare(self._checkpoint, dataset, settings.resume)
 
     def fit_retrieval(self) -> list[dict[str, Any]]:
-        """Train the two towers; one record per epoch (see :func:`loop.fit`), the metric being NDCG@10."""
+        """Train the two towers; one record per epoch (see :func:`loop.fit`), with NDCG@10 as the metric."""
         if self._chosen is None:
             metric = _retrieval_metric(self._data, self._validation)
             self.towers, records = self._data.fit_two_tower(metric, self.settings.epochs, self._checkpoint)
@@ -77,7 +77,7 @@ class Trainer:
         return records
 
     def fit_ranking(self) -> list[dict[str, Any]]:
-        """Train the DLRM; one record per epoch, the metric being that of :func:`_ranking_metric`."""
+        """Train the DLRM; one record per epoch, with the metric of :func:`_ranking_metric`."""
         if self._chosen is None:
             metric = _ranking_metric(self._data, self._validation)
             self.ranker, records = self._data.fit_dlrm(metric, self.settings.epochs, self._checkpoint)
@@ -87,7 +87,7 @@ class Trainer:
         return records
 
     def export(self) -> Bundle:
-        """Train again if that is set, write the ONNX files, compare them with the models, and complete the bundle.
+        """Train again if so set, write the ONNX files, compare them with the models, and complete the bundle.
 
         Raises:
             TrainingError: one of the models has not been trained.
@@ -96,24 +96,24 @@ class Trainer:
         if len(self.curves) < 2:
             raise TrainingError("train both models before the export: fit_retrieval(), then fit_ranking()")
         if self.settings.final:
-            learned, dataset = PARTS, self.dataset.final
+            trained_on, dataset = PARTS, self.dataset.final
             self._train_again(dataset, PARTS, "final")
         elif self.settings.refit:
-            learned, dataset = BEFORE_TEST, self.dataset
+            trained_on, dataset = BEFORE_TEST, self.dataset
             self._train_again(dataset, BEFORE_TEST, "refit")
         else:
-            learned, dataset = PARTS[:1], self.dataset
+            trained_on, dataset = PARTS[:1], self.dataset
         with writing_bundle(self.target) as folder:
             console.print("exporting to ONNX and comparing with the torch models", highlight=False)
             tables = Table(dataset.users), Table(dataset.items)
             differences = export_towers(self.towers, *tables, folder) | export_ranker(self.ranker, *tables, folder)
             metrics = {"curves": self.curves, "onnx_difference": differences}
-            complete(folder, dataset, "torch", metrics, learned, self.settings.final)
+            complete(folder, dataset, "torch", metrics, trained_on, self.settings.final)
         shutil.rmtree(self._checkpoint, ignore_errors=True)
         return Bundle(self.target, verify=False)
 
     def _train_again(self, dataset: Dataset, parts: tuple[Part, ...], name: str) -> None:
-        """Train both models anew on some parts, for the best number of epochs."""
+        """Train both models again on some parts, for the best number of epochs."""
         best = best_epochs(self.curves)
         console.print(f"training again on {' + '.join(parts)}, epochs: {best}", highlight=False)
         data = _Data(dataset, dataset.rows(*parts), self.settings, self._device)
@@ -123,11 +123,11 @@ class Trainer:
         self.ranker, self.curves[f"ranking_{name}"] = ranker
 
     def close(self) -> None:
-        """Nothing is held; the checkpoint stays for ``resume``."""
+        """Do nothing: no resource is held, and the checkpoint stays for ``resume``."""
 
 
 class _Data:
-    """Rows to learn from, with all that a batch needs, on the device."""
+    """Training rows and everything that a batch needs, on the device."""
 
     def __init__(self, dataset: Dataset, rows: Rows, settings: TrainSettings, device: torch.device) -> None:
         self.schema, self.settings, self.device = dataset.schema, settings, device
@@ -146,25 +146,25 @@ class _Data:
         return Interactions(rows, ends, weights, *tables, self.schema, varied, self.device)
 
     def click_weights(self) -> np.ndarray | None:
-        """Weights of the clicks alone."""
+        """Weights of the clicks only."""
         return None if self.weights is None else self.weights[self.clicks]
 
     def log_odds(self) -> np.ndarray:
-        """Log-odds float[item vocabulary] of a click, by item id, from smoothed counts; negatives as they are drawn."""
+        """Log-odds float[item vocabulary] of a click, by item id, from smoothed counts, drawn negatives included."""
         weights = np.ones(len(self.rows)) if self.weights is None else self.weights / self.weights.mean()
         size = self.schema.id_column("item").cardinality or 1
         ids = np.where(self.rows.item < size, self.rows.item, 0)
         clicks: np.ndarray = np.bincount(ids, weights * self.clicks, minlength=size)
-        others: np.ndarray = np.bincount(ids, weights * ~self.clicks, minlength=size)
+        non_clicks: np.ndarray = np.bincount(ids, weights * ~self.clicks, minlength=size)
         if self.schema.target is None:
-            others = others + self.settings.ranking_negatives * len(self.rows) / size
-        if not others.any():
+            non_clicks = non_clicks + self.settings.ranking_negatives * len(self.rows) / size
+        if not non_clicks.any():
             raise TrainingError("the train part has only clicks: drop the target column, and negatives will be drawn")
-        rate = clicks.sum() / (clicks.sum() + others.sum())
-        return np.log((clicks + SMOOTHING * rate) / (others + SMOOTHING * (1 - rate)))
+        rate = clicks.sum() / (clicks.sum() + non_clicks.sum())
+        return np.log((clicks + SMOOTHING * rate) / (non_clicks + SMOOTHING * (1 - rate)))
 
     def user_rows(self, users: np.ndarray) -> Packed:
-        """Packed rows of users as they are after all rows."""
+        """Packed rows of users, as of the end of all rows."""
         numbers = torch.from_numpy(users.astype(np.int64)).to(self.device)
         ends = torch.from_numpy(self.history.starts[users + 1]).to(self.device)
         return self.recent(self.users(numbers), numbers, ends)
@@ -172,7 +172,7 @@ class _Data:
     def fit_two_tower(
         self, metric: Metric | None, epochs: int, checkpoint: Path, suffix: str = ""
     ) -> tuple[TwoTower, list[dict[str, Any]]]:
-        """Retrieval learns from clicks alone."""
+        """Train retrieval, on clicks only."""
         s = self.settings
         torch.manual_seed(s.seed)
         clicks, weights = self.rows.take(self.clicks), self.click_weights()
@@ -188,15 +188,15 @@ class _Data:
     def fit_dlrm(
         self, metric: Metric | None, epochs: int, checkpoint: Path, suffix: str = ""
     ) -> tuple[DLRM, list[dict[str, Any]]]:
-        """The ranker learns from clicks and non-clicks; where there are only clicks, negatives are drawn each epoch."""
+        """Train the ranker, on clicks and non-clicks; if there are only clicks, draw negatives in each epoch."""
         s = self.settings
         torch.manual_seed(s.seed)
         model = DLRM(self.schema, self.log_odds(), s).to(self.device)
-        shown = self.interactions(self.rows, self.ends, self.weights) if self.schema.target else None
+        impressions = self.interactions(self.rows, self.ends, self.weights) if self.schema.target else None
 
         def draw(epoch: int) -> Interactions:
-            if shown is not None:
-                return shown
+            if impressions is not None:
+                return impressions
             rng = np.random.default_rng([s.seed, epoch])
             rows, source = with_negatives(self.rows, len(self.items), s.ranking_negatives, rng)
             return self.interactions(rows, self.ends[source], None if self.weights is None else self.weights[source])
@@ -209,7 +209,7 @@ class _Data:
 
 
 def _retrieval_metric(data: _Data, validation: Rows) -> Metric:
-    """NDCG@10 of the towers alone over the full catalogue."""
+    """NDCG@10 of the towers alone, over the full catalogue."""
     holdout = _Holdout(data, validation)
 
     def metric(model: TwoTower) -> float:
@@ -220,10 +220,10 @@ def _retrieval_metric(data: _Data, validation: Rows) -> Metric:
 
 
 def _ranking_metric(data: _Data, validation: Rows) -> Metric:
-    """What early stopping of the ranker maximises.
+    """Return the metric that early stopping of the ranker maximises.
 
-    AUC where clicks and non-clicks are known (minus the log loss if there is only one kind); for implicit feedback
-    NDCG@10 of the ranker alone over the full catalogue.
+    It is AUC if clicks and non-clicks are known (minus the log loss if there is only one kind), and NDCG@10 of the
+    ranker alone over the full catalogue for implicit feedback.
     """
     if data.schema.target:
         rows = data.interactions(validation, data.history.starts[validation.user + 1], None, varied=False)
@@ -248,10 +248,10 @@ def _ranking_metric(data: _Data, validation: Rows) -> Metric:
 
 
 def recency_weights(dataset: Dataset, rows: Rows, half_life: float | None) -> np.ndarray | None:
-    """Weights float64[n] of rows, which halve every ``half_life`` days before the newest; None without one.
+    """Weights float64[n] of rows, halved for every ``half_life`` days before the newest; None without a half-life.
 
     Raises:
-        TrainingError: the rows have no time, or times that are no days.
+        TrainingError: the rows have no times, or their times are not in days.
     """
     if half_life is None:
         return None
@@ -270,12 +270,12 @@ def recency_weights(dataset: Dataset, rows: Rows, half_life: float | None) -> np
 @torch.inference_mode()
 def predict(model: DLRM, rows: Interactions, block: int = 65_536) -> np.ndarray:
     """Click logits float32[n] of interactions."""
-    positions = torch.arange(len(rows), device=rows.user.device)
-    return torch.cat([model(rows.batch(at)).float().cpu() for at in positions.split(block)]).numpy()
+    blocks = torch.arange(len(rows), device=rows.user.device).split(block)
+    return torch.cat([model(rows.batch(positions)).float().cpu() for positions in blocks]).numpy()
 
 
 class _Holdout:
-    """Up to 2,000 users of the valid part, with what they went on to click and what they had seen before."""
+    """Up to 2,000 users of the valid part, with the items that they clicked there and those seen before."""
 
     def __init__(self, data: _Data, validation: Rows) -> None:
         future = History.of(validation, len(data.users) - 1)
@@ -293,7 +293,7 @@ class _Holdout:
             return 0.0
         recommended = []
         for start in range(0, len(self.seen), BLOCK):
-            scores = np.array(score(Packed(*(part[start : start + BLOCK] for part in self.packed))))
+            scores = np.array(score(Packed(*(values[start : start + BLOCK] for values in self.packed))))
             for row, seen in zip(scores, self.seen[start : start + BLOCK], strict=True):
                 row[seen - 1] = -np.inf
             recommended.append(topk(scores, VALIDATION_K) + 1)
@@ -303,7 +303,7 @@ class _Holdout:
 
 
 def _prepare(checkpoint: Path, dataset: Dataset, resume: bool) -> None:
-    """Remove what an interrupted run has left, unless this one resumes it on the same data; note the data."""
+    """Remove the checkpoint of an interrupted run, unless this run resumes it on the same data; note the data."""
     note, data = checkpoint / "dataset", dataset.fingerprint
     if resume and checkpoint.exists():
         if note.exists() and note.read_text() == data:
@@ -317,7 +317,7 @@ def _prepare(checkpoint: Path, dataset: Dataset, resume: bool) -> None:
         raise disk_error(error, checkpoint) from error
 
 
-def _device(wanted: str) -> torch.device:
-    if wanted == "cuda" and not torch.cuda.is_available():
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
         raise TrainingError("no CUDA device was found: use --device cpu, or install torch with CUDA on a GPU machine")
-    return torch.device("cuda" if wanted == "auto" and torch.cuda.is_available() else wanted.replace("auto", "cpu"))
+    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))

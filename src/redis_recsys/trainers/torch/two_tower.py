@@ -1,6 +1,6 @@
 """Two-tower retrieval: a user and an item tower whose unit vectors are close where a click is likely.
 
-Trained with the in-batch sampled softmax and the sampling-probability correction of Yi et al., "Sampling-bias-
+The loss is the in-batch sampled softmax and the sampling-probability correction of Yi et al., "Sampling-bias-
 corrected neural modeling for large corpus item recommendations" (RecSys 2019); uniformly drawn catalogue items can be
 added as negatives (Yang et al., "Mixed negative sampling", WWW 2020).
 """
@@ -21,7 +21,7 @@ HIDDEN_ITEMS = 0.01
 
 
 class Tower(nn.Module):
-    """Packed rows of one side -> unit embeddings float32[n, dim]."""
+    """Unit embeddings float32[n, dim] of packed rows of one side."""
 
     def __init__(self, schema: Schema, side: Side, dim: int, hidden: float = 0.0) -> None:
         super().__init__()
@@ -42,10 +42,10 @@ class TwoTower(nn.Module):
     def __init__(self, schema: Schema, items: Table, counts: np.ndarray, settings: TrainSettings) -> None:
         """
         Args:
-            schema: with cardinalities.
+            schema: schema with cardinalities.
             items: features of the catalogue, for uniform negatives.
-            counts: float[items + 1], how often each item is drawn as a positive.
-            settings: of the training.
+            counts: float[items + 1], frequency of each item as a positive.
+            settings: training settings.
         """
         super().__init__()
         self.schema, self.catalogue = schema, items
@@ -55,17 +55,17 @@ class TwoTower(nn.Module):
         self.register_buffer("share", torch.from_numpy((counts / max(counts.sum(), 1e-9)).astype(np.float32)), False)
 
     def compute_loss(self, batch: Batch) -> Tensor:
-        """Mean softmax cross-entropy of each user's item among the items of the batch and the uniform negatives."""
+        """Mean softmax cross-entropy of each user's item among the batch's items and the uniform negatives."""
         items, numbers = batch.items, batch.item
         size, extra = len(numbers), self.uniform_negatives
         drawn = size * self.share[numbers]
         if extra:
-            more = torch.randint(1, len(self.catalogue), (extra,), device=numbers.device)
-            packed = self.catalogue(more)
+            negatives = torch.randint(1, len(self.catalogue), (extra,), device=numbers.device)
+            packed = self.catalogue(negatives)
             items = Packed(
                 torch.cat([items.categorical, packed.categorical]), torch.cat([items.numeric, packed.numeric])
             )
-            numbers = torch.cat([numbers, more])
+            numbers = torch.cat([numbers, negatives])
             drawn = size * self.share[numbers] + extra / (len(self.catalogue) - 1)
         hidden = torch.rand(len(numbers), device=numbers.device) < HIDDEN_ITEMS
         items = hide_ids(items, self.schema, "item", hidden)
@@ -79,5 +79,5 @@ class TwoTower(nn.Module):
     def embed(self, side: Side, packed: Packed, block: int = 8192) -> np.ndarray:
         """Embeddings float32[n, dim] of packed rows."""
         tower = self.user_tower if side == "user" else self.item_tower
-        parts = zip(packed.categorical.split(block), packed.numeric.split(block), strict=True)
-        return torch.cat([tower(*part).float().cpu() for part in parts]).numpy()
+        blocks = zip(packed.categorical.split(block), packed.numeric.split(block), strict=True)
+        return torch.cat([tower(*rows).float().cpu() for rows in blocks]).numpy()

@@ -1,11 +1,11 @@
-"""DLRM on Criteo data, its tables sharded over processes with TorchRec, exported in HugeCTR's formats.
+"""DLRM on Criteo data, with tables sharded over processes by TorchRec, exported in HugeCTR's formats.
 
-- ``launch``: starts the processes
-- ``job``: what they are asked
-- ``worker``: what each of them runs
+- ``launch``: start of the processes
+- ``job``: description of their work
+- ``worker``: entry point of each process
 - ``train``: epochs, validation, checkpoints
 - ``model``: DLRM
-- ``sharding``: tables over processes
+- ``sharding``: placement of the tables on processes
 - ``checkpoint``: checkpoints for any number of processes
 - ``export``: HugeCTR's files
 """

@@ -1,14 +1,14 @@
-"""Checkpoints of a sharded model, which any number of processes can go on from.
+"""Checkpoints of a sharded model, from which any number of processes can continue.
 
 ::
 
     checkpoints/
-      step-000002000/       named by the steps taken
-        progress.json       where the training was
+      step-000002000/       named after the number of steps
+        progress.json       position of the training
         dense.pt            MLPs and their optimiser
-        tables/             tables and their optimiser, each process having written its shards
+        tables/             tables and their optimiser: each process writes its shards
 
-A checkpoint is written aside and renamed. The newest is kept, and the one of the best epoch so far.
+A checkpoint is written under a temporary name and renamed. The newest one and that of the best epoch are kept.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from .sharding import moments, tables
 
 @dataclass
 class Progress:
-    """Where a training is.
+    """Position of a training.
 
     Attributes:
-        epoch: that is being trained, from 1.
-        share: of that epoch that is done, from 0 to 1.
-        steps: taken in all.
-        records: one per finished epoch.
+        epoch: current epoch, from 1.
+        share: finished share of the epoch, from 0 to 1.
+        steps: total number of steps.
+        records: one record per finished epoch.
         best: name of the checkpoint of the best epoch.
     """
 
@@ -53,12 +53,12 @@ class Progress:
 
     @property
     def name(self) -> str:
-        """Of its checkpoint."""
+        """Name of the checkpoint."""
         return f"step-{self.steps:09}"
 
 
 class Checkpoints:
-    """The checkpoints of a run, in a folder that all processes reach."""
+    """The checkpoints of a run, in a folder that all processes can reach."""
 
     def __init__(
         self,
@@ -69,15 +69,15 @@ class Checkpoints:
     ) -> None:
         """
         Args:
-            folder: is made when the first is saved.
-            model: whose weights are saved and restored.
-            optimizer: of the dense parameters.
-            group: of all processes, that moves tensors of the CPU.
+            folder: folder of the checkpoints, created by the first save.
+            model: model to save and restore.
+            optimizer: optimiser of the dense parameters.
+            group: group of all processes that transfers CPU tensors.
         """
         self._folder, self._model, self._optimizer, self._group = folder, model, optimizer, group
 
     def save(self, progress: Progress) -> None:
-        """Write a checkpoint, all processes together, and remove those that are no longer needed.
+        """Write a checkpoint, in all processes together, and remove those no longer needed.
 
         Raises:
             DataError: the folder cannot be written.
@@ -118,10 +118,10 @@ class Checkpoints:
         return names[0]
 
     def restore(self, name: str) -> Progress:
-        """Take weights and optimisers from a checkpoint.
+        """Load weights and optimisers from a checkpoint.
 
         Raises:
-            TrainingError: it is damaged, or of a model of another shape.
+            TrainingError: the checkpoint is damaged, or of a model of another shape.
         """
         path = self._folder / name
         try:
@@ -145,7 +145,7 @@ class Checkpoints:
         return progress
 
     def clear(self) -> None:
-        """Remove all."""
+        """Remove all checkpoints."""
         if dist.get_rank() == 0:
             shutil.rmtree(self._folder, ignore_errors=True)
         dist.barrier(self._group)

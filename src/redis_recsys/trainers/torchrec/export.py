@@ -1,4 +1,4 @@
-"""A trained model in HugeCTR's formats, as a parameter server reads them.
+"""Export of a trained model in HugeCTR's formats, as a parameter server reads them.
 
 ::
 
@@ -6,10 +6,10 @@
       dlrm.json                 the network
       dlrm_dense.model          weights of the MLPs
       dlrm0_sparse.model/       one table for all slots: ``key`` int64, ``emb_vector`` float32 rows
-      sample.npz                test rows and what the trained model says of them, to check a server with
-      report.json               metrics, speed, how the tables were sharded
+      sample.npz                test rows and the trained model's output for them, to check a server with
+      report.json               metrics, speed, placement of the shards
 
-A key is an id plus the sizes of the slots before its own, so that one table holds all slots.
+A key is an id plus the sizes of the preceding slots, so that one table holds all slots.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ def export(
     group: dist.ProcessGroup,
     report: dict[str, Any],
 ) -> None:
-    """Write the folder, whole or not at all; all processes call it together, process 0 writes.
+    """Write the folder atomically; all processes call this together, and process 0 writes.
 
     Args:
-        model: trained.
-        dataset: that it was trained on.
+        model: trained model.
+        dataset: its training data.
         out: folder to write.
-        device: of this process.
-        group: of all processes, that moves tensors of the CPU.
-        report: for ``report.json``.
+        device: device of this process.
+        group: group of all processes that transfers CPU tensors.
+        report: content of ``report.json``.
 
     Raises:
         DataError: the folder cannot be written.
@@ -83,7 +83,7 @@ def export(
 
 @torch.no_grad()
 def _probability(model: DistributedModelParallel, rows: CriteoRows, device: torch.device) -> np.ndarray:
-    """float32[n], every process having the same rows."""
+    """Click probabilities float32[n]; every process passes the same rows."""
     model.eval()
     logits = model(torch.from_numpy(rows.dense).to(device), jagged(torch.from_numpy(rows.ids).to(device)))
     return torch.sigmoid(logits).cpu().numpy()

@@ -1,4 +1,4 @@
-"""What the launcher asks of the training processes: plain data in a JSON file that every process reads."""
+"""Job of the training processes: plain data in a JSON file that every process reads."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ...config import DlrmSettings
 
 @dataclass(frozen=True)
 class Job:
-    """Train a DLRM and export it.
+    """Training and export of a DLRM.
 
     Attributes:
-        dataset: Criteo dataset folder.
+        dataset: folder of the Criteo dataset.
         out: folder to write in HugeCTR's layout.
         checkpoints: folder for checkpoints, which every process can reach.
-        settings: of the training.
+        settings: training settings.
     """
 
     dataset: Path

@@ -1,4 +1,4 @@
-"""Starts the training processes under torchrun, shows how they go, and ends them with this process."""
+"""Start of the training processes under torchrun, their progress, and their end with this process."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ EXIT_CODE = re.compile(r"exitcode\s*:\s*(-?\d+)")
 def train(dataset: Path, out: Path, settings: DlrmSettings) -> dict[str, Any]:
     """Train a DLRM on a Criteo dataset and export it in HugeCTR's formats.
 
-    Checkpoints lie beside ``out`` until the end, so that ``settings.resume`` can go on after a failure.
+    Checkpoints stay beside ``out`` until the end, so that ``settings.resume`` can continue after a failure.
 
     Returns:
-        What ``report.json`` says: ``test`` metrics, ``records`` of the epochs, ``samples_per_s``, ...
+        Content of ``report.json``: ``test`` metrics, ``records`` of the epochs, ``samples_per_s``, ...
 
     Raises:
         ConfigError: TorchRec is not installed.
         DataError: the dataset is missing or damaged, or ``out`` holds it or cannot be written.
-        TrainingError: a process failed; the log is named.
+        TrainingError: a process failed; the message names the log.
     """
     if importlib.util.find_spec("torchrec") is None:
         raise ConfigError("training a DLRM needs TorchRec: run 'recsys setup torchrec'")
@@ -61,7 +61,7 @@ def train(dataset: Path, out: Path, settings: DlrmSettings) -> dict[str, Any]:
 
 @contextmanager
 def _processes(job: Path, count: int, log: int) -> Iterator[subprocess.Popen[bytes]]:
-    """torchrun with its processes, ended at the end of the block."""
+    """Run torchrun with its processes until the end of the block."""
     threads = str(max(1, cores() // count))
     environment = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"} | os.environ
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
@@ -69,7 +69,7 @@ def _processes(job: Path, count: int, log: int) -> Iterator[subprocess.Popen[byt
     try:
         yield process
     finally:
-        stop(process, STOP_SECONDS, signal.SIGTERM)  # which torchrun passes on
+        stop(process, STOP_SECONDS, signal.SIGTERM)  # torchrun forwards it
 
 
 def _follow(process: subprocess.Popen[bytes], settings: DlrmSettings, checkpoints: Path) -> None:
@@ -103,14 +103,14 @@ def _follow(process: subprocess.Popen[bytes], settings: DlrmSettings, checkpoint
 
 
 def _reason(problems: list[dict[str, Any]], log: Path, code: int) -> str:
-    """What went wrong first: an error of ours, a killed process, or whatever a process said."""
+    """First cause of a failure: an error of ours, a killed process, or any error that a process reported."""
     for problem in problems:
         if problem["known"]:
             return str(problem["message"])
     text = log.read_text(errors="replace")
-    for found in EXIT_CODE.findall(text):
-        number = -int(found)
-        if number > 0 and number != signal.SIGTERM:  # which torchrun itself sends to the others
+    for exit_code in EXIT_CODE.findall(text):
+        number = -int(exit_code)
+        if number > 0 and number != signal.SIGTERM:  # torchrun itself sends SIGTERM to the others
             name = signal.Signals(number).name
             return f"a process was killed by {name}" + (", out of memory?" if name == "SIGKILL" else "")
     return str(problems[0]["message"]) if problems else f"torchrun ended with {code}"

@@ -1,7 +1,7 @@
 """DLRM (Naumov et al. 2019, arXiv:1906.00091) in the public shape of HugeCTR, with TorchRec's embedding tables.
 
-One table per slot, one key per slot and row. The interaction is what HugeCTR's layer ``Interaction`` computes, so that
-its inference, or anything that follows its formats, gives the same probability for the same weights.
+There is one table per slot, and one key per slot and row. The interaction equals HugeCTR's layer ``Interaction``, so
+that HugeCTR's inference, or any reader of its formats, gives the same probability for the same weights.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from ...hugectr.network import DlrmShape
 
 
 def network(settings: DlrmSettings, slot_sizes: tuple[int, ...]) -> DlrmShape:
-    """The widths of the model that these settings describe."""
+    """Widths of the model that the settings describe."""
     dim = settings.embedding_dim
     return DlrmShape(len(DENSE), slot_sizes, dim, (*settings.bottom, dim), (*settings.top, 1))
 
 
 class DLRM(nn.Module):
-    """Click logits of rows of dense features and slots. The tables take no memory before they are sharded."""
+    """Click logits of rows of dense features and slots. The tables take no memory until they are sharded."""
 
     def __init__(self, shape: DlrmShape) -> None:
         super().__init__()
@@ -44,9 +44,9 @@ class DLRM(nn.Module):
         self.shape = shape
 
     def forward(self, dense: Tensor, keys: KeyedJaggedTensor) -> Tensor:
-        """Logits float32[n] of dense features float32[n, 13] and the keys that :func:`jagged` made."""
+        """Logits float32[n] of dense features float32[n, 13] and the keys of :func:`jagged`."""
         bottom = self.bottom(dense)
-        # sharded tables answer in the order in which they lie on the processes
+        # sharded tables return slots in the order of their placement on the processes
         embeddings = KeyedTensor.regroup([self.tables(keys)], [list(SLOTS)])[0]
         vectors = embeddings.view(len(dense), self.shape.slots, self.shape.dim)
         return self.top(interaction(bottom, vectors)).squeeze(-1)
@@ -55,8 +55,8 @@ class DLRM(nn.Module):
 def interaction(bottom: Tensor, embeddings: Tensor) -> Tensor:
     """HugeCTR's ``Interaction`` of float32[n, dim] and float32[n, slots, dim].
 
-    The bottom output itself; the dot products of all pairs of distinct vectors, ``(i, j)`` with ``i > j`` row by row,
-    the bottom output being vector 0; and one column of zeros.
+    The columns are the bottom output itself; the dot products of all pairs of distinct vectors, ``(i, j)`` with
+    ``i > j`` row by row, where vector 0 is the bottom output; and one column of zeros.
 
     Returns:
         float32[n, dim + (slots + 1) slots / 2 + 1].
@@ -75,7 +75,7 @@ def jagged(ids: Tensor) -> KeyedJaggedTensor:
 
 
 def linear_layers(mlp: nn.Module) -> list[nn.Linear]:
-    """The fully connected layers of an MLP, the first first."""
+    """Fully connected layers of an MLP, in order."""
     return [layer for layer in mlp.modules() if isinstance(layer, nn.Linear)]
 
 

@@ -1,7 +1,7 @@
-"""How the tables lie on the processes: large ones split by rows, small ones whole, each on one process.
+"""Placement of the tables on the processes: large tables are split by rows, small ones lie whole on one process.
 
 TorchRec's planner balances the small ones. The optimiser of the tables, row-wise Adagrad, runs inside the embedding
-kernels during the backward pass, so that no gradient of a table is ever held.
+kernels during the backward pass, so that the gradient of a table is never stored.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from ...config import DlrmSettings
 from ...data.criteo.dataset import SLOTS
 from .model import DLRM
 
-BLOCK = 65_536  # rows of a table that are made or sent at a time
-RESERVED = 0.2  # share of a device's memory that the planner leaves for all but tables
+BLOCK = 65_536  # rows of a table initialised or sent at a time
+RESERVED = 0.2  # share of a device's memory that the planner reserves for everything but tables
 
 
 class Sharder(EmbeddingBagCollectionSharder):
-    """Also by rows on a CPU, where gloo can reduce-scatter by now."""
+    """Sharder that also splits by rows on a CPU, where gloo now supports reduce-scatter."""
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
-        """What the planner may choose from."""
+        """Sharding types that the planner may choose from."""
         return [ShardingType.TABLE_WISE.value, ShardingType.ROW_WISE.value]
 
 
 def shard(model: DLRM, settings: DlrmSettings, device: torch.device) -> DistributedModelParallel:
-    """Distribute the model over all processes and fill its tables, the same however many processes there are."""
+    """Distribute the model over all processes and fill its tables, independently of the number of processes."""
     constraints = {}
     for slot, size in zip(SLOTS, model.shape.slot_sizes, strict=True):
         split = ShardingType.ROW_WISE if size >= settings.row_wise_from else ShardingType.TABLE_WISE
@@ -69,14 +69,14 @@ def shard(model: DLRM, settings: DlrmSettings, device: torch.device) -> Distribu
 
 
 def dlrm(model: DistributedModelParallel) -> DLRM:
-    """The model itself, its dense parameters being the same on every process."""
+    """The wrapped model; its dense parameters are the same on every process."""
     inner = model.module
     assert isinstance(inner, DLRM)
     return inner
 
 
 def tables(model: DistributedModelParallel) -> dict[str, ShardedTensor]:
-    """Slot -> its table, float32[size, dim], of which each process holds some rows."""
+    """Tables float32[size, dim] by slot; each process holds some of their rows."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         state = model.state_dict()
@@ -84,25 +84,25 @@ def tables(model: DistributedModelParallel) -> dict[str, ShardedTensor]:
 
 
 def moments(model: DistributedModelParallel) -> dict[str, ShardedTensor]:
-    """Slot -> Adagrad's sums of squared gradients, float32[size], of tables that have rows on this process."""
+    """Adagrad's sums of squared gradients float32[size] by slot, of tables that have rows on this process."""
     state = model.fused_optimizer.state_dict()["state"]
     names = {slot: f"tables.embedding_bags.{slot}.weight" for slot in SLOTS}
     return {slot: state[name][f"{slot}.momentum1"] for slot, name in names.items() if name in state}
 
 
 def placement(model: DistributedModelParallel) -> dict[str, list[list[int]]]:
-    """Slot -> ``[process, first row, rows]`` of each of its shards."""
+    """Shards by slot, each as ``[process, first row, rows]``."""
     return {slot: [list(shard) for shard in _shards(table)] for slot, table in tables(model).items()}
 
 
 def gathered(table: ShardedTensor, group: dist.ProcessGroup) -> Iterator[torch.Tensor]:
-    """The rows of a table in order, in blocks float32[n, dim] on the CPU of process 0; others yield nothing but send.
+    """Yield the rows of a table in order, as CPU blocks float32[n, dim] on process 0; the others only send.
 
-    All processes must exhaust it.
+    All processes must exhaust the iterator.
 
     Args:
-        table: of :func:`tables`.
-        group: of all processes, that moves tensors of the CPU.
+        table: one of :func:`tables`.
+        group: group of all processes that transfers CPU tensors.
     """
     local = table.local_shards()[0].tensor if table.local_shards() else None
     rank = dist.get_rank()
@@ -122,17 +122,17 @@ def gathered(table: ShardedTensor, group: dist.ProcessGroup) -> Iterator[torch.T
 
 
 def _shards(table: ShardedTensor) -> list[tuple[int, int, int]]:
-    """(process, first row, rows) of each shard, by rows."""
-    found = []
+    """Return (process, first row, rows) of each shard, ordered by first row."""
+    shards = []
     for shard in table.metadata().shards_metadata:
         owner = shard.placement.rank() if shard.placement else None
         assert owner is not None
-        found.append((owner, shard.shard_offsets[0], shard.shard_sizes[0]))
-    return sorted(found, key=lambda shard: shard[1])
+        shards.append((owner, shard.shard_offsets[0], shard.shard_sizes[0]))
+    return sorted(shards, key=lambda shard: shard[1])
 
 
 def _fill_rows(table: ShardedTensor, seed: list[int]) -> None:
-    """Uniform values within 1 / sqrt(rows), as the reference initialises; row i gets the same wherever it lies."""
+    """Fill with uniform values within 1 / sqrt(rows), like the reference; row i does not depend on its process."""
     rows, dim = table.size()
     bound = rows**-0.5
     for shard in table.local_shards():
@@ -141,5 +141,5 @@ def _fill_rows(table: ShardedTensor, seed: list[int]) -> None:
             random = np.random.Generator(np.random.SFC64([*seed, block]))
             values = random.uniform(-bound, bound, (min(BLOCK, rows - block * BLOCK), dim)).astype(np.float32)
             low, high = max(first, block * BLOCK), min(first + count, block * BLOCK + len(values))
-            part = torch.from_numpy(values[low - block * BLOCK : high - block * BLOCK])
-            shard.tensor.detach()[low - first : high - first].copy_(part)
+            local_rows = torch.from_numpy(values[low - block * BLOCK : high - block * BLOCK])
+            shard.tensor.detach()[low - first : high - first].copy_(local_rows)

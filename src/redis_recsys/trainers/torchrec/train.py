@@ -1,8 +1,8 @@
-"""What every training process runs: epochs over its share of the rows, validation, checkpoints, and the export.
+"""Work of every training process: epochs over its share of the rows, validation, checkpoints, and the export.
 
-Rows are split over the processes (data parallel), tables too (model parallel): each step moves ids to where their
-rows lie, embeddings back to where the impressions are, and gradients the same way. The MLPs are the same everywhere,
-their gradients averaged. Decisions, such as to stop, are made on process 0 and told to the others.
+Rows are split over the processes (data parallel), and so are tables (model parallel): each step sends ids to the
+processes that hold their rows, embeddings back to those of the impressions, and gradients the same way. The MLPs are
+replicated, with averaged gradients. Process 0 makes decisions, such as to stop, and broadcasts them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .model import DLRM, jagged, network
 from .sharding import placement, shard
 
 REPORT_SECONDS = 0.2
-WAIT = timedelta(minutes=30)  # that a process waits for the others, which may be writing a checkpoint
+WAIT = timedelta(minutes=30)  # time to wait for the other processes, which may be writing a checkpoint
 
 Emit = Callable[..., None]
 
@@ -54,11 +54,11 @@ class Trainer:
         self.checkpoints = Checkpoints(job.checkpoints, self.model, self.optimizer, self.group)
 
     def run(self) -> None:
-        """Train, measure on the test part, export.
+        """Train, evaluate on the test part, and export.
 
         Raises:
             TrainingError: the loss is not finite, or a checkpoint does not fit.
-            DataError: data cannot be read, or something cannot be written.
+            DataError: data cannot be read, or an output cannot be written.
         """
         progress = self._start()
         while progress.epoch <= self.settings.epochs and self._goes_on(progress):
@@ -99,16 +99,16 @@ class Trainer:
             self.emit("epoch", **record)
 
     def _train(self, progress: Progress) -> dict[str, float]:
-        """The rest of an epoch; the mean loss over all processes, and rows of all processes per second."""
+        """Train the rest of an epoch; return the mean loss and the rows per second over all processes."""
         self.model.train()
         steps = self.dataset.steps("train", self.settings.batch, self.processes)
-        begun = round(progress.share * steps)
+        finished = round(progress.share * steps)
         batches = self.dataset.batches(
             "train", self.settings.batch, self.rank, self.processes, (self.settings.seed, progress.epoch)
         )
         total, done, rows = torch.zeros(2, dtype=torch.float64), 0, self.dataset.count("train")
-        started = told = time.perf_counter()
-        for step, batch in enumerate(islice(batches, begun, None), begun + 1):
+        started = reported = time.perf_counter()
+        for step, batch in enumerate(islice(batches, finished, None), finished + 1):
             loss = functional.binary_cross_entropy_with_logits(
                 self.logits(batch), torch.from_numpy(batch.label).to(self.device)
             )
@@ -119,8 +119,8 @@ class Trainer:
             total += torch.tensor([float(loss.detach()), 1.0], dtype=torch.float64)
             done += len(batch) * self.processes
             progress.steps += 1
-            if self.rank == 0 and (time.perf_counter() - told > REPORT_SECONDS or step == steps):
-                told = time.perf_counter()
+            if self.rank == 0 and (time.perf_counter() - reported > REPORT_SECONDS or step == steps):
+                reported = time.perf_counter()
                 self.emit("step", epoch=progress.epoch, done=min(round(rows * step / steps), rows), total=rows)
             if progress.steps % self.settings.checkpoint == 0 and step < steps:
                 progress.share = step / steps
@@ -133,7 +133,7 @@ class Trainer:
         return {"loss": loss_sum / max(count, 1), "rows_per_s": done / seconds}
 
     def _decay(self, share: float) -> None:
-        """Learning rates fall in a line to 0 at the end of the last epoch; ``share`` of the way is done."""
+        """Lower the learning rates linearly, to 0 at the end of the last epoch; ``share`` is the share done."""
         left = max(0.0, 1.0 - share)
         for rate, optimizer in (
             (self.settings.learning_rate, self.optimizer),
@@ -141,31 +141,31 @@ class Trainer:
         ):
             for group in optimizer.param_groups:
                 group["lr"] = rate * left
-        self.model.fused_optimizer.step()  # tells the kernels the rate; they update the tables in the backward pass
+        self.model.fused_optimizer.step()  # gives the kernels the rate; they update the tables in the backward pass
 
     def logits(self, rows: CriteoRows) -> torch.Tensor:
-        """Click logits float32[n]; all processes must call it together, each with rows of its own."""
+        """Click logits float32[n]; all processes must call this together, each with its own rows."""
         return predict(self.model, rows, self.device)
 
     @torch.no_grad()
     def evaluate(self, part: Part) -> dict[str, float]:
-        """AUC and log loss over all rows of a part, and the oracle's where it is known; the same on every process."""
+        """AUC and log loss over all rows of a part, also the oracle's if it is known; the same on every process."""
         self.model.eval()
         steps = self.dataset.steps(part, self.settings.batch, self.processes)
         width = math.ceil(self.dataset.count(part) / self.processes / steps)  # of the largest batch anywhere
-        found = torch.full((steps, 3, width), torch.nan)
+        results = torch.full((steps, 3, width), torch.nan)
         batches = self.dataset.batches(part, self.settings.batch, self.rank, self.processes)
-        for place, batch in zip(found, batches, strict=True):
+        for columns, batch in zip(results, batches, strict=True):
             padded = batch[np.arange(width).clip(max=len(batch) - 1)]
-            place[0, : len(batch)] = self.logits(padded).cpu()[: len(batch)]
-            place[1, : len(batch)] = torch.from_numpy(batch.label)
+            columns[0, : len(batch)] = self.logits(padded).cpu()[: len(batch)]
+            columns[1, : len(batch)] = torch.from_numpy(batch.label)
             if batch.click_probability is not None:
-                place[2, : len(batch)] = torch.from_numpy(batch.click_probability)
-        everyone = [torch.empty_like(found) for _ in range(self.processes)] if self.rank == 0 else None
-        dist.gather(found, everyone, group=self.group)
+                columns[2, : len(batch)] = torch.from_numpy(batch.click_probability)
+        gathered = [torch.empty_like(results) for _ in range(self.processes)] if self.rank == 0 else None
+        dist.gather(results, gathered, group=self.group)
         metrics: list[dict[str, float] | None] = [None]
-        if everyone is not None:
-            values = torch.cat([each.transpose(0, 1).flatten(1) for each in everyone], dim=1).numpy()
+        if gathered is not None:
+            values = torch.cat([process.transpose(0, 1).flatten(1) for process in gathered], dim=1).numpy()
             metrics = [_metrics(*values[:, ~np.isnan(values[1])])]
         dist.broadcast_object_list(metrics, 0, group=self.group)
         assert metrics[0] is not None

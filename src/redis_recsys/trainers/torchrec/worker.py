@@ -1,8 +1,8 @@
-"""What torchrun starts in every process: ``python -m redis_recsys.trainers.torchrec.worker JOB``.
+"""Entry point of every process under torchrun: ``python -m redis_recsys.trainers.torchrec.worker JOB``.
 
-Process 0 tells how it goes on standard output, one JSON object a line; everything else goes to standard error. On
+Process 0 reports progress on standard output, one JSON object per line; everything else goes to standard error. On
 several hosts, start ``torchrun --nnodes ... -m redis_recsys.trainers.torchrec.worker JOB`` on each, with the job and
-the folders that it names on a file system that all of them share.
+its folders on a file system that all hosts share.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .job import Job
 
 
 def main(path: Path) -> int:
-    """Run a job's process; whatever goes wrong is told as one line."""
+    """Run one process of a job; report any failure as one line."""
     take_over()
     try:
         device = _device()
@@ -53,7 +53,7 @@ def _device() -> torch.device:
 
 
 if __name__ == "__main__":
-    # a failed process does not wait for the others, which cannot go on without it
+    # a failed process does not wait for the others, which cannot continue without it
     code = main(Path(sys.argv[1]))
     sys.stdout.flush()
     os._exit(code)

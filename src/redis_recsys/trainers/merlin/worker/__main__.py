@@ -18,7 +18,7 @@ NAMED = ("tensorflow", "merlin", "nvtabular", "numpy", "pandas", "pyarrow", "ker
 
 
 def main(verb: str, *arguments: str) -> int:
-    """Run one verb; whatever goes wrong is told as one line."""
+    """Run one verb; report any failure as one line."""
     take_over()
     for message in drifted():
         emit("drift", message=message)
@@ -35,7 +35,7 @@ def main(verb: str, *arguments: str) -> int:
 
 
 def run(verb: str, paths: list[Path]) -> None:
-    """One verb; Merlin's packages are imported only here, since that takes ten seconds."""
+    """Run one verb; Merlin's packages are imported only here, since that takes ten seconds."""
     from ..worker_job import Job, SystemsJob
 
     if verb == "fit":
@@ -62,17 +62,19 @@ def run(verb: str, paths: list[Path]) -> None:
 
 
 def drifted() -> list[str]:
-    """The packages that matter and have another version than the tested one."""
+    """List the important packages whose version differs from the tested one."""
     messages = []
     for line in PINS.read_text().splitlines():
         name, _, pinned = line.partition("==")
         if name.startswith(NAMED):
             try:
-                found = metadata.version(name)
+                actual = metadata.version(name)
             except metadata.PackageNotFoundError:
-                found = "missing"
-            if found != pinned:
-                messages.append(f"{name} is {found}, tested with {pinned}: 'recsys setup merlin --again' installs that")
+                actual = "missing"
+            if actual != pinned:
+                messages.append(
+                    f"{name} is {actual}, tested with {pinned}: 'recsys setup merlin --again' installs that"
+                )
     return messages
 
 

@@ -1,7 +1,7 @@
-"""Exported SavedModels as ONNX, one input per feature, with what TensorFlow answers on real rows beside them.
+"""Conversion of SavedModels to ONNX, with one input per feature, and TensorFlow's output on real rows.
 
-A SavedModel is a program: it is loaded here, in the Merlin environment, and nowhere else. It is run by its serving
-signature, so models of older Merlin releases, whose Python classes have changed since, work too.
+A SavedModel is a program: it is loaded only here, in the Merlin environment. It runs by its serving signature, so
+models of older Merlin releases, whose Python classes have changed since, work too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SAMPLE = 257
 
 
 def convert(export: Path, target: Path) -> None:
-    """Write ``NAME.onnx`` and ``NAME.npz`` to ``target`` for each model of an export that is there.
+    """Write ``NAME.onnx`` and ``NAME.npz`` to ``target`` for each model in an export.
 
     The ``.npz`` holds input arrays under the features' names and the output as ``output``. Rows are the first of
     the exported feature tables; for the ranker, user i is paired with item i.
@@ -64,9 +64,9 @@ def _convert(path: Path, rows: pd.DataFrame, target: Path) -> None:
     for value, name in zip(list(converted.graph.input), specs, strict=True):
         _rename(converted.graph, value.name, name)
     _rename(converted.graph, converted.graph.output[0].name, "output")
-    read = _keep_what_is_read(converted.graph)
+    read = _remove_unread(converted.graph)
     sample = _sample({name: specs[name] for name in read}, rows, path)
-    # TensorFlow wants a value for every input of the signature, and looks at those that are read
+    # TensorFlow needs a value for every input of the signature, but uses only those that are read
     unread = {
         name: np.zeros((len(rows), *(size or 1 for size in spec.shape[1:])), spec.dtype.as_numpy_dtype)
         for name, spec in specs.items()
@@ -81,11 +81,12 @@ def _convert(path: Path, rows: pd.DataFrame, target: Path) -> None:
     np.savez(f"{target}.npz", output=answer.numpy(), **sample)
 
 
-def _keep_what_is_read(graph: onnx.GraphProto) -> list[str]:
-    """Remove the inputs whose values no node reads, and return the names of the others.
+def _remove_unread(graph: onnx.GraphProto) -> list[str]:
+    """Remove inputs whose values no node reads, and return the names of the others.
 
-    A Keras model's signature holds every column of its training batches: the public notebook's have the raw ids, which
-    are in no schema. Where only the number of rows is taken from an input, another one of the same rank tells it.
+    The signature of a Keras model holds every column of its training batches: the public notebook's include the raw
+    ids, which are in no schema. If a node takes only the number of rows from an input, another input of the same rank
+    replaces it.
     """
     read = {name for node in graph.node if node.op_type != "Shape" for name in node.input}
     ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in graph.input}
@@ -101,9 +102,9 @@ def _keep_what_is_read(graph: onnx.GraphProto) -> list[str]:
 
 
 def _sample(specs: dict[str, tf.TensorSpec], rows: pd.DataFrame, path: Path) -> dict[str, Any]:
-    """The rows as the model's inputs, one value per row and input."""
-    parts = ("__values", "__offsets")  # that Merlin makes of a list column
-    ragged = {name.rsplit("__", 1)[0] for name in specs if name not in rows and name.endswith(parts)}
+    """Rows as inputs of the model, one value per row and input."""
+    suffixes = ("__values", "__offsets")  # of the two columns that Merlin makes from a list column
+    ragged = {name.rsplit("__", 1)[0] for name in specs if name not in rows and name.endswith(suffixes)}
     lists = ragged | {name for name, spec in specs.items() if spec.shape[1:].num_elements() != 1}
     if lists:
         raise SystemExit(

@@ -1,7 +1,7 @@
 """The public notebook's training: NVTabular workflow, TwoTowerModelV2, DLRMModel, and the files it exports.
 
-The shapes are those of the notebook (towers of 128 and 64, DLRM with embeddings of 64). Unlike there, each model stops
-when its validation metric no longer gets better, and keeps the weights of its best epoch.
+The shapes are those of the notebook (towers of 128 and 64, DLRM with embeddings of 64). Unlike in the notebook, each
+model stops when its validation metric no longer improves, and keeps the weights of its best epoch.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ PART_SIZE = "256MB"
 
 
 def fit(job: Job) -> None:
-    """Train both models and write the export folder; with ``job.final`` those that have learned from all rows."""
+    """Train both models and write the export folder; with ``job.final``, export models trained on all rows."""
     export, chosen = Path(job.export), job.chosen
     if not chosen:
-        # NVTabular caches categories by their path, so that no two workflows may write to one folder
-        found = _fit(job, Path(job.rows) / "chosen" if job.final else export, ("train", "valid"), {}, "")
-        chosen = {name: fitted.best for name, fitted in found.items()}
+        # NVTabular caches categories by their path, so two workflows must not write to one folder
+        models = _fit(job, Path(job.rows) / "chosen" if job.final else export, ("train", "valid"), {}, "")
+        chosen = {name: fitted.best for name, fitted in models.items()}
     if job.final:
-        found = {}  # lets go of the first models
-        found = _fit(job, export, ("final",), chosen, "_final")
+        models = {}  # releases the first models
+        models = _fit(job, export, ("final",), chosen, "_final")
     with timed("export"):
-        _export(job, export, found["retrieval"].model, found["ranking"].model, found["retrieval"].rows)
+        _export(job, export, models["retrieval"].model, models["ranking"].model, models["retrieval"].rows)
 
 
 @dataclass(frozen=True)
 class _Fitted:
-    """A trained model, the rows that it has learned from, and its best epoch (the last, where nothing validates)."""
+    """A trained model, its training rows, and its best epoch (the last one without validation)."""
 
     model: Any
     rows: Dataset
@@ -52,14 +52,14 @@ class _Fitted:
 
 
 def _fit(job: Job, folder: Path, parts: tuple[str, ...], epochs: dict[str, int], suffix: str) -> dict[str, _Fitted]:
-    """Both models, trained on the first part.
+    """Train both models on the first part.
 
     Args:
-        job: what to do.
-        folder: for the workflow and its categories.
-        parts: files of rows; a second one validates, and training stops early.
-        epochs: how many, by model, where nothing validates.
-        suffix: of the names of the steps.
+        job: job description.
+        folder: folder for the workflow and its categories.
+        parts: files of rows; a second one is for validation and early stopping.
+        epochs: number of epochs by model, without validation.
+        suffix: suffix of the step names.
     """
     tf.keras.utils.set_random_seed(job.seed)
     folder.mkdir(exist_ok=True)
@@ -71,27 +71,27 @@ def _fit(job: Job, folder: Path, parts: tuple[str, ...], epochs: dict[str, int],
         retrieval = [_clicks(job, part, data) for part, data in zip(parts, ranking, strict=True)]
     schema = ranking[0].schema.without([f"{job.user_id}_raw", f"{job.item_id}_raw"])
     emit("schema", columns=_described(schema))
-    found = {}
+    models = {}
     with timed("retrieval" + suffix):
         towers = _two_tower(job, schema.without([job.target]))
         best = _train(job, "retrieval", suffix, towers, retrieval, schema.without([job.target]), epochs)
-        found["retrieval"] = _Fitted(towers, retrieval[0], best)
+        models["retrieval"] = _Fitted(towers, retrieval[0], best)
     with timed("ranking" + suffix):
         dlrm = _dlrm(job, schema)
         best = _train(job, "ranking", suffix, dlrm, ranking, schema, epochs)
-        found["ranking"] = _Fitted(dlrm, ranking[0], best)
-    return found
+        models["ranking"] = _Fitted(dlrm, ranking[0], best)
+    return models
 
 
 def _transformed(job: Job, part: str, workflow: nvt.Workflow) -> Dataset:
-    """A part with encoded features, raw ids and the target."""
+    """Encode the features of a part; raw ids and the target stay."""
     home = Path(job.rows)
     raw = Dataset(str(home / f"{part}.parquet"), part_size=PART_SIZE)
     return _written(workflow.transform(raw), home / "processed" / part)
 
 
 def _workflow(job: Job, folder: Path) -> nvt.Workflow:
-    """Categorify and tags, as in the notebook, which drops rows with nulls where this gives null an id of its own."""
+    """Categorify and tags as in the notebook, but nulls get an id, where the notebook drops their rows."""
     ids = {job.user_id: ops.TagAsUserID, job.item_id: ops.TagAsItemID}
     sides = {"user": ops.TagAsUserFeatures, "item": ops.TagAsItemFeatures}
     outputs = [job.target] >> ops.AddMetadata(tags=[Tags.BINARY_CLASSIFICATION, Tags.TARGET])
@@ -108,14 +108,14 @@ def _workflow(job: Job, folder: Path) -> nvt.Workflow:
 
 
 def _clicks(job: Job, part: str, data: Dataset) -> Dataset:
-    """The rows with a click, which the two towers learn from."""
+    """Select the rows with a click, from which the two towers learn."""
     target, folder = job.target, Path(job.rows) / "clicks" / part
     workflow = nvt.Workflow(data.schema.column_names >> ops.Filter(f=lambda rows: rows[target] == 1))
     return _written(workflow.fit_transform(data), folder)
 
 
 def _written(data: Dataset, folder: Path) -> Dataset:
-    """The data, kept in a folder; the schema that NVTabular puts there knows no texts, so it is not read again."""
+    """Store the data in a folder; NVTabular's schema there has no string columns, so it is not read again."""
     data.to_parquet(output_path=str(folder))
     return Dataset(str(folder / "*.parquet"), part_size=PART_SIZE, schema=data.schema)
 
@@ -149,7 +149,7 @@ def _dlrm(job: Job, schema: Schema) -> mm.Model:
 def _train(
     job: Job, name: str, suffix: str, model: mm.Model, data: list[Dataset], schema: Schema, epochs: dict[str, int]
 ) -> int:
-    """Train a model; arguments as of :func:`_fit`. Return the best epoch."""
+    """Train a model, with arguments as in :func:`_fit`, and return its best epoch."""
     parts = [Dataset(dataset.to_ddf(), schema=schema) for dataset in data]
     validates = len(parts) > 1
     metric = f"val_ndcg_at_{K}" if name == "retrieval" else "val_auc"
@@ -170,7 +170,7 @@ def _train(
 
 
 class _Progress(tf.keras.callbacks.Callback):
-    """Tells of every step and every epoch, with Keras' own metrics."""
+    """Reports every step and every epoch, with Keras' own metrics."""
 
     def __init__(self, model: str, rows: int, batch: int, metric: str | None) -> None:
         super().__init__()
@@ -185,7 +185,7 @@ class _Progress(tf.keras.callbacks.Callback):
         emit("step", model=self._name, done=done, total=self._rows)
 
     def on_test_begin(self, logs: Any = None) -> None:
-        self._seconds = time.perf_counter() - self._started  # without the validation
+        self._seconds = time.perf_counter() - self._started  # excludes validation
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._seconds = self._seconds or time.perf_counter() - self._started
@@ -202,7 +202,7 @@ class _Progress(tf.keras.callbacks.Callback):
 
 
 def _export(job: Job, export: Path, towers: mm.TwoTowerModelV2, dlrm: mm.Model, rows: Dataset) -> None:
-    """The files of the public notebook, and the item tower, which it leaves in memory."""
+    """Write the files of the public notebook, and the item tower, which the notebook does not save."""
     towers.query_encoder.save(str(export / "query_tower"))
     towers.candidate_encoder.save(str(export / "candidate_tower"))
     dlrm.save(str(export / "dlrm"))
@@ -217,7 +217,7 @@ def _export(job: Job, export: Path, towers: mm.TwoTowerModelV2, dlrm: mm.Model, 
 
 
 def _described(schema: Schema) -> list[dict[str, Any]]:
-    """The NVTabular schema as plain data, for people to look at."""
+    """Return the NVTabular schema as plain data, for display."""
     return [
         {
             "name": column.name,

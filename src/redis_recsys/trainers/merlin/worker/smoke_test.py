@@ -1,4 +1,4 @@
-"""Whether the Merlin environment works: a tiny training, thrown away. ``recsys setup merlin`` ends with it."""
+"""Check of the Merlin environment by a tiny training; the last step of ``recsys setup merlin``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def check() -> None:
     """Train and convert both models on a few made-up rows.
 
     Raises:
-        Exception: whatever Merlin raises.
+        Exception: any error that Merlin raises.
     """
     random = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:

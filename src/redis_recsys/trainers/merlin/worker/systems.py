@@ -2,11 +2,11 @@
 
 ::
 
-    ensemble/        the model repository; clients ask its model executor_model
-    feature_repo/    the Feast repository that it looks features up in
+    ensemble/        the model repository; clients call its model executor_model
+    feature_repo/    the Feast repository for its feature look-ups
 
-The executor's graph is a pickle that Merlin Systems writes (``ensemble.pkl``). Of the absolute paths in it one is used:
-where the Feast repository is.
+The executor's graph is a pickle that Merlin Systems writes (``ensemble.pkl``). Only one of the absolute paths in it is
+used: that of the Feast repository.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from merlin.systems.dag.ops.unroll_features import UnrollFeatures
 from ...worker_events import timed
 from ..worker_job import SystemsJob, piece
 
-TYPES = ("int32", "int64", "float32")  # that QueryFeast knows
-LISTS = 32  # of the index that Merlin Systems makes: it needs as many vectors
+TYPES = ("int32", "int64", "float32")  # types that QueryFeast supports
+LISTS = 32  # lists of Merlin Systems' index, which needs at least as many vectors
 STORE = """\
 project: multi_stage
 provider: local
@@ -80,28 +80,28 @@ def export_systems(job: SystemsJob) -> None:
         index = target / "items.faiss"
         _build_index(export, index, job.item_id, job.candidates)
     with timed("ensemble"):
-        # QueryFeast materializes when it is made: that would need Redis now, and mark the rows as loaded
+        # QueryFeast materializes on construction: that would need Redis now, and mark the rows as loaded
         with mock.patch.object(FeatureStore, "materialize_incremental"):
             users = QueryFeast.from_feature_view(store, "user_features", user_raw)
             items = QueryFeast.from_feature_view(store, "item_features", "candidate_ids", include_id=True)
         query_tower, dlrm = (PredictTensorflow(str(piece(export, name))) for name in ("query_tower", "dlrm"))
-        of_user = [name for name in dlrm.input_schema.column_names if name in users.output_schema.column_names]
+        user_columns = [name for name in dlrm.input_schema.column_names if name in users.output_schema.column_names]
         user_features = [user_raw] >> users
         candidates = user_features >> query_tower >> QueryFaiss(index, topk=job.candidates)
-        rows = candidates["candidate_ids"] >> items >> UnrollFeatures(job.item_id, user_features[of_user])
+        rows = candidates["candidate_ids"] >> items >> UnrollFeatures(job.item_id, user_features[user_columns])
         scores = (rows >> dlrm)[dlrm.output_schema.column_names[0]]
         ordered = rows[item_raw] >> SoftmaxSampling(scores, topk=job.topk, temperature=job.temperature)
         request = Schema([ColumnSchema(user_raw, dtype=users.input_schema[user_raw].dtype)])
         ensemble = Ensemble(ordered, request)
         for node in postorder_iter_nodes(ensemble.graph.output_node):
             if isinstance(node.op, QueryFeast):
-                node.op.repo_path = job.feast_path  # only now, since Ensemble opens the store once more
+                node.op.repo_path = job.feast_path  # only now, since Ensemble opens the store again
         ensemble.export(str(target / "ensemble"))
         index.unlink()  # the ensemble has its own copy
 
 
 def _feature_repo(job: SystemsJob, export: Path, folder: Path, user_raw: str) -> FeatureStore:
-    """Write and apply the Feast repository: only its registry is written, Redis is not asked."""
+    """Write and apply the Feast repository: this writes its registry only, and does not access Redis."""
     folder.mkdir(parents=True)
     for side, keys in (("user", [user_raw]), ("item", [job.item_id, f"{job.item_id}_raw"])):
         table = pd.read_parquet(piece(export, f"{side}_features.parquet"))
@@ -112,8 +112,8 @@ def _feature_repo(job: SystemsJob, export: Path, folder: Path, user_raw: str) ->
     (folder / "definitions.py").write_text(DEFINITIONS.format(user=user_raw, item=job.item_id))
     os.chdir(folder)  # for the relative paths
     store = FeatureStore(repo_path=str(folder))
-    made: dict[str, Any] = runpy.run_path("definitions.py")
-    store.apply([made[name] for name in ("user", "user_features", "item", "item_features")])
+    definitions: dict[str, Any] = runpy.run_path("definitions.py")
+    store.apply([definitions[name] for name in ("user", "user_features", "item", "item_features")])
     return store
 
 
@@ -127,9 +127,9 @@ def _check(table: pd.DataFrame, name: str, keys: Sequence[str]) -> None:
 
 
 def _build_index(export: Path, path: Path, item_id: str, candidates: int) -> None:
-    """Merlin's own index, 32 lists of which 8 are probed; more where 8 could hold fewer items than are asked for.
+    """Build Merlin's own index: 32 lists, 8 of them probed, or more where 8 could hold fewer items than requested.
 
-    FAISS fills up with -1, and QueryFeast fails at an item that Feast does not know.
+    FAISS pads results with -1, and QueryFeast fails on an item that Feast does not know.
     """
     table = pd.read_parquet(export / "item_embeddings.parquet")
     table = table.set_index(item_id) if item_id in table else table
@@ -141,6 +141,6 @@ def _build_index(export: Path, path: Path, item_id: str, candidates: int) -> Non
     vectors = table[sorted(table.columns, key=int)].to_numpy(np.float32)
     setup_faiss(pd.DataFrame({"item_id": table.index, "embedding": list(vectors)}), str(path))
     index = faiss.read_index(str(path))
-    held = np.cumsum(sorted(index.invlists.list_size(number) for number in range(index.nlist)))
-    index.nprobe = max(index.nprobe, int(np.searchsorted(held, candidates)) + 1)
+    capacity = np.cumsum(sorted(index.invlists.list_size(number) for number in range(index.nlist)))
+    index.nprobe = max(index.nprobe, int(np.searchsorted(capacity, candidates)) + 1)
     faiss.write_index(index, str(path))
