@@ -1,4 +1,4 @@
-"""What several tests share: a real Redis, small trained bundles, the command line."""
+"""Fixtures of many tests: a real Redis, a real Triton, small trained bundles, the command line."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def torch_variant(request: pytest.FixtureRequest, bundle_of: Callable[[str], Tra
 
 @pytest.fixture(params=[*VARIANTS, "merlin"])
 def variant(request: pytest.FixtureRequest, bundle_of: Callable[[str], Trained]) -> Trained:
-    """The same, and one that Merlin trained."""
+    """Bundles of every schema, and one that Merlin trained."""
     return bundle_of(request.param)
 
 

@@ -59,3 +59,12 @@ def test_a_folder_holds_no_code_of_its_own_and_exports_what_it_says(folder: Path
     assert package.__all__
     for name in package.__all__:
         assert getattr(package, name) is not None
+
+
+def test_docstrings_begin_with_a_noun_or_an_imperative() -> None:
+    begins = re.compile(r"(What|Who|Whose|Which|Where|When|Why|How|Of|As|That)\b")
+    for path in LIBRARY.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                text = ast.get_docstring(node)
+                assert text is None or not begins.match(text), f"{path}: {text}"

@@ -1,4 +1,4 @@
-"""What the benchmark of tables asks for, and in which order; the servers are measured, not tested here."""
+"""Requests of the benchmark of tables, and their order; the servers are measured, not tested here."""
 
 from __future__ import annotations
 

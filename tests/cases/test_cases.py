@@ -22,7 +22,7 @@ import polars as pl
 import pytest
 
 from redis_recsys.embedded.redis_server import EmbeddedRedis
-from tests.support.commands import Outcome
+from tests.support.commands import Outcome, good
 from tests.support.paths import ROOT
 
 RECSYS = str(Path(sys.executable).with_name("recsys"))
@@ -76,7 +76,7 @@ class Case:
         )
 
     def had(self) -> dict[str, set[str]]:
-        """What every user has clicked in any row, and for the others of the log an empty set."""
+        """Items that every user has clicked in any row; an empty set for the others of the log."""
         rows = self.rows()
         clicks = rows.filter(pl.col("click") == 1).group_by("user").agg(pl.col("item").unique())
         return {user: set() for user in rows["user"]} | {user: set(items) for user, items in clicks.iter_rows()}
@@ -151,12 +151,6 @@ def ruled_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """For the log with rules."""
     with serving(tmp_path_factory.mktemp("ruled"), RECSYS_ONLINE_DENY=DENY) as server:
         yield server
-
-
-def good(outcome: Outcome) -> str:
-    """What a command that must succeed printed."""
-    assert outcome.code == 0, outcome
-    return outcome.out
 
 
 def encoded(recsys: Recsys, case: Case) -> Outcome:

@@ -38,7 +38,7 @@ def variables(work: Path) -> dict[str, str]:
 
 
 def recsys(work: Path, *arguments: str | Path, fails: bool = False, columns: int = 200) -> str:
-    """What a command prints on a terminal so wide, or the error of one that fails."""
+    """Output of a command on a terminal of a given width, or its error."""
     command = [str(RECSYS), *map(str, arguments)]
     environment = variables(work) | {"COLUMNS": f"{columns}"}
     done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=120)

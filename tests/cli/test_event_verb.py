@@ -85,7 +85,7 @@ def test_a_sender_hears_why_an_event_was_put_aside_and_that_it_was_accepted(
 def test_with_fewer_rights_the_wait_fails_and_says_that_the_event_is_accepted(
     own: redis.Redis, consumer: Consumer, recsys: Verb, rules: str
 ) -> None:
-    """As those have who took over what was proposed before."""
+    """Rights as proposed by an earlier version of the documentation."""
     own.execute_command(
         "ACL", "SETUSER", "sender", "reset", "on", ">CHANGE_ME", "resetchannels", "~events", "+ping", "+client|setinfo",
         *rules.split(),

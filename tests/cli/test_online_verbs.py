@@ -26,7 +26,7 @@ Recsys = Callable[..., Outcome]
 
 
 def items_handed_on(port: int, stage: str) -> float:
-    """What Triton's metrics say of a stage, as soon as they say anything."""
+    """A stage's value in Triton's metrics, as soon as there is one."""
     deadline = time.monotonic() + 15
     while True:
         for sample in scrape("127.0.0.1", port):

@@ -96,7 +96,7 @@ class Ended:
     processes: list[str]
 
     def fault(self, kind: Kind, seconds: float) -> str | None:
-        """What is wrong with it, given how many seconds it may take."""
+        """Fault of the outcome, if it may take so many seconds; None if there is none."""
         if self.processes:
             return f"left {self.processes}: {self.err[:2500]}"
         if self.seconds is None:
@@ -197,7 +197,7 @@ def dlrm_model(folder: Path) -> Path:
 
 
 def leftovers(folder: Path) -> list[str]:
-    """What a half-made output would leave below a folder."""
+    """Remains of half-made outputs below a folder."""
     signs = (".writing-", ".old-", ".lock", ".job-", ".movielens-", ".recbole-")
     return [str(path.relative_to(folder)) for path in folder.rglob(".*") if any(sign in path.name for sign in signs)]
 

@@ -182,7 +182,7 @@ class Bundle:
         return RankerHead(self.path / RANKER, threads)
 
     def item_side(self, threads: int = 1) -> ItemSide:
-        """What each item contributes to the ranker, computed now for the whole catalogue."""
+        """Item side of the ranker, computed now for the whole catalogue."""
         from .models import ItemSide
 
         return ItemSide(self.path / RANKER, self.items.categorical, self.items.numeric, threads)

@@ -185,7 +185,7 @@ def hits(
     settings: Settings,
     as_json: Json = False,
 ) -> None:
-    """Where the running server found its rows: cache, Redis, RocksDB, or nowhere."""
+    """Count rows of the running server by tier: cache, Redis, RocksDB, or nowhere."""
     from ..dlrm.statistics import statistics
     from ..triton.grpc_connection import ports
 

@@ -145,7 +145,7 @@ class FolderLock:
     """A lock on a file, held by whoever has its descriptor: this process, and children that inherit it.
 
     Attributes:
-        descriptor: of the locked file; None while this process does not hold it.
+        descriptor: descriptor of the locked file; None while this process does not hold it.
     """
 
     def __init__(self, path: Path) -> None:

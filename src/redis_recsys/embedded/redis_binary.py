@@ -1,4 +1,4 @@
-"""Where the ``redis-server`` that this project can start is found."""
+"""Search for a ``redis-server`` that this project can start."""
 
 from __future__ import annotations
 

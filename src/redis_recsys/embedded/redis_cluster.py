@@ -47,7 +47,7 @@ class EmbeddedCluster(Embedded):
     Attributes:
         addresses: host and port of every node: the primaries, then their replicas, as they were when the cluster was
             formed. They are the same in every run, unless somebody has taken a port.
-        password: of all nodes; a new one in every run.
+        password: password of all nodes; a new one in every run.
         owned: whether this object started the cluster and stops it.
 
     Example:
@@ -75,11 +75,12 @@ class EmbeddedCluster(Embedded):
         Args:
             folder: holds a folder per node; made if it is not there.
             nodes: primaries, which share the data. Only with three or more do the others notice when one dies.
-            replicas: of each primary. When it stays away, one of them takes its place within some three seconds.
-            max_memory: of each node, as Redis writes it, such as ``512mb``; writes beyond it are refused.
+            replicas: number of replicas of each primary. One takes the place of a primary that stays away, within some
+                three seconds.
+            max_memory: limit of each node, as Redis writes it, such as ``512mb``; writes beyond it are refused.
             persist: keep the data on disk. Without, a node that dies comes back empty, and empties its replicas.
-            fsync: when writes go from the system's memory to the disk, which matters when the machine dies: once a
-                second, or ``always`` before they are answered.
+            fsync: moment at which writes go from the system's memory to the disk, which matters when the machine dies:
+                once a second, or ``always`` before they are answered.
 
         Raises:
             StoreError: there cannot be a cluster of that shape.
@@ -213,7 +214,7 @@ class EmbeddedCluster(Embedded):
                 self._ask(address, "REPLICATE", list(ids.values())[index % self.nodes])
 
     def _trouble(self) -> str | None:
-        """What keeps the nodes from being a whole cluster, if anything."""
+        """Reason for which the nodes are no whole cluster yet; None if they are."""
         running = self._running()
         names = {_name(address) for address in running}
         agreed = None
@@ -272,7 +273,7 @@ class EmbeddedCluster(Embedded):
             ) from error
 
     def _state(self) -> dict[str, Any] | None:
-        """What the last run, or the one that goes on, has written down.
+        """State written by the last run, or by the one that is under way.
 
         Raises:
             StoreError: it has another number of nodes.
@@ -317,8 +318,8 @@ class _Node(EmbeddedRedis):
     ) -> None:
         """
         Args:
-            password: of the whole cluster.
-            port: to take if it is free.
+            password: password of the whole cluster.
+            port: preferred port, taken if it is free.
             others: ports to try if it is not.
         """
         super().__init__(folder, max_memory, persist)
@@ -332,7 +333,7 @@ class _Node(EmbeddedRedis):
         return self.host, self.port
 
     def _share(self) -> bool:
-        """What still runs here, while this object's cluster has the lock on its folder, is about to end."""
+        """Share nothing: while this object's cluster holds the lock, a server that still runs here is about to end."""
         return False
 
     def _new_password(self) -> str:

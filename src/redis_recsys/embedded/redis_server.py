@@ -36,7 +36,7 @@ PORT_TAKEN = "Failed listening on port"
 
 
 class Embedded(ABC):
-    """What runs in a folder of its own: whoever locks the folder first starts it, whoever comes later shares it.
+    """Base of servers with a folder of their own: the first process to lock it starts the server, later ones share it.
 
     Attributes:
         folder: data, configuration, log and state.
@@ -100,8 +100,8 @@ class EmbeddedRedis(Embedded):
     """A Redis server on 127.0.0.1 that lives as long as the ``with`` block, or a share of one that already runs.
 
     Attributes:
-        host, port, password: where clients connect.
-        pid: of the server process when it was started or found.
+        host, port, password: address and password for clients.
+        pid: process id of the server when it was started or found.
         owned: whether this object started the server and stops it.
 
     Example:

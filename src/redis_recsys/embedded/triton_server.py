@@ -66,11 +66,11 @@ class EmbeddedTriton:
     """A Triton server that lives as long as the ``with`` block.
 
     Attributes:
-        host: that clients on this machine connect to.
-        grpc_port, http_port, metrics_port: as set, or free ones where 0 was set.
-        pid: of the process group of the server.
+        host: address for clients on this machine.
+        grpc_port, http_port, metrics_port: ports as set, or free ones where 0 was set.
+        pid: id of the server's process group.
         log: file that the server writes to.
-        restarts: how often ``watch`` has started it again.
+        restarts: number of restarts by ``watch``.
 
     Example:
         >>> with EmbeddedTriton(settings, lambda folder: write(folder, models, settings)) as server:  # doctest: +SKIP
@@ -316,7 +316,7 @@ class EmbeddedTriton:
         return command
 
     def _last_words(self) -> str:
-        """Why the server ended, from what it wrote since it was started."""
+        """Reason for which the server ended, from its log since it was started."""
         path = self.log
         with path.open("rb") as file:
             file.seek(self._log_start)

@@ -85,9 +85,9 @@ def interpreter(given: Path | None, versions: Sequence[tuple[int, int]], purpose
     """A Python of one of ``versions``: the given one, or else the running one, or else one on PATH.
 
     Args:
-        given: that the user wants.
-        versions: that will do, the best first.
-        purpose: of the environment, for errors.
+        given: Python that the user named.
+        versions: accepted versions, the best first.
+        purpose: purpose of the environment, for errors.
 
     Raises:
         ConfigError: there is none.
@@ -132,12 +132,12 @@ def make(place: Path, python: Path, verb: str, contents: str, fill: Callable[[Pa
     becomes the mark that it is ready in one step.
 
     Args:
-        place: of the environment.
-        python: to make it with.
-        verb: that makes it, which errors about a half-made one name.
-        contents: a text that differs whenever the environment would.
-        fill: is called with the Python of the new environment and installs everything.
-        again: whether to make it anew, although it is ready.
+        place: folder of the environment.
+        python: Python to make it with.
+        verb: command that makes it, named by errors about a half-made one.
+        contents: text that differs whenever the environment would.
+        fill: called with the Python of the new environment and installs everything.
+        again: whether to make it again although it is ready.
 
     Returns:
         Whether it was made; False if it was there.
@@ -193,13 +193,13 @@ def install(python: Path, description: str, *arguments: str | Path, total: int |
     """Install packages into the environment of a Python.
 
     Args:
-        python: of the environment.
-        description: for the progress bar.
-        arguments: of ``pip install``.
+        python: Python of the environment.
+        description: text of the progress bar.
+        arguments: arguments of ``pip install``.
         total: number of packages.
 
     Raises:
-        ConfigError: that fails.
+        ConfigError: pip fails.
     """
     output: list[str] = []
     with progress(description, total=total) as advance:
@@ -234,7 +234,7 @@ def install_this(python: Path) -> None:
     from need not exist any more.
 
     Raises:
-        ConfigError: that fails.
+        ConfigError: pip fails.
     """
     source = checkout()
     if source is not None:
