@@ -148,7 +148,7 @@ class EmbeddedTriton:
             raise
 
     def stop(self) -> None:
-        """Stop the server: first politely, and for certain after 20 s. No process of it is left."""
+        """Stop the server: first politely, for certain after 20 s, or 0.6 s after Ctrl-C. No process of it is left."""
         with self._changing:
             self._end()
             self._lock.release()
