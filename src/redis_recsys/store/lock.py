@@ -68,7 +68,9 @@ class WriterLock:
             StoreError: the lock expired while this process was delayed.
         """
         if holder != self.owner:
-            raise StoreError("this run was held up so long that it lost its lock on Redis: run again, it goes on there")
+            raise StoreError(
+                "this run was delayed so long that it lost its lock on Redis, and another may write now: run it again"
+            )
 
     def release(self) -> None:
         """Release the lock; without effect if it is lost or Redis is gone."""
