@@ -24,11 +24,29 @@ from redis_recsys.embedded.triton_server import EmbeddedTriton
 from redis_recsys.online.deploy import deploy
 from tests.support.commands import Outcome
 from tests.support.doubles import GATE
+from tests.support.paths import ROOT
 from tests.support.pipelines import PLAIN, Deployed
 from tests.support.planted import VARIANTS, Trained, planted_dataset, trained_by_merlin, trained_on
 from tests.support.shared import shared
 from tests.support.tls import tls_endpoint
 from tests.support.tritons import WHOLE, settings_in, triton_of
+
+# Files that keep one process busy for a minute and more: first, so that none is left to one process at the end.
+LONG = (
+    "test_notebooks.py",
+    "offline/test_every_night.py",
+    "trainers/merlin/test_train.py",
+    "cases/test_cases.py",
+    "trainers/merlin/test_public_notebook.py",
+    "utils/test_interrupts.py",
+    "online/test_pipeline.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of long files first."""
+    first = {ROOT / "tests" / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: first.get(item.path, len(first)))
 
 
 @pytest.fixture(autouse=True)

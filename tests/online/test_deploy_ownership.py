@@ -115,7 +115,7 @@ def test_a_failed_deployment_leaves_the_same_bundle_live_in_another_redis(
     deploy(trained.bundle, client, settings)
     had, before = files(settings), shown(client, settings, trained.bundle)
     with monkeypatch.context() as patch:
-        patch.setattr(vectors, "tune", failing)
+        patch.setattr(module, "tune", failing)
         with pytest.raises(RuntimeError):
             deploy(trained.bundle, other, settings)
     assert files(settings) == had
@@ -153,7 +153,7 @@ def test_a_redis_that_was_emptied_leaves_the_files_of_others_alone(
     again = deploy(trained.bundle, client, settings)
     assert again.generation == first.generation
     assert again.folder != first.folder
-    monkeypatch.setattr(vectors, "tune", failing)
+    monkeypatch.setattr(module, "tune", failing)
     with pytest.raises(RuntimeError):
         deploy(trained.bundle, client, settings)
     shown(client, settings, trained.bundle)

@@ -230,7 +230,7 @@ def test_a_consumer_that_has_read_an_event_before_does_not_bring_the_user_back(
 
 STEPS: list[tuple[Any, str]] = [
     (module, "_copied"),
-    (FeastGeneration, "_write"),
+    (FeastGeneration, "write_rows"),
     (features, "write_many"),
     (vectors, "load"),
     (module, "_replay"),

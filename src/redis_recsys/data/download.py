@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-import pooch
 from requests import RequestException
 
 from ..errors import DataError
 from ..utils.files import written_aside_file
 from ..utils.progress import progress
+
+with warnings.catch_warnings():  # it imports tqdm, which is not used here and warns in notebooks without widgets
+    warnings.simplefilter("ignore")
+    import pooch
 
 TIMEOUT = 10.0  # seconds without a byte, connecting included
 BLOCK = 1 << 20

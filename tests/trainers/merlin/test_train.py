@@ -36,7 +36,7 @@ from redis_recsys.trainers.merlin import flat
 from redis_recsys.trainers.merlin.categories import Categories
 from redis_recsys.trainers.merlin.importing import import_export
 from redis_recsys.trainers.merlin.train import MerlinTrainer
-from redis_recsys.trainers.merlin.worker_process import Worker
+from redis_recsys.trainers.merlin.worker_process import BOOT, Worker
 from redis_recsys.trainers.training import train, trainer_of
 from tests.support.commands import Outcome
 from tests.support.paths import ROOT
@@ -185,7 +185,7 @@ def test_long_lists_are_cut_where_nvtabular_could_not_name_the_file() -> None:
 def test_columns_of_any_name_are_learnt_from(tmp_path: Path) -> None:
     """Names may be paths, devices or TensorFlow's words; this fails unless the models equal TensorFlow's to 1e-5."""
     encode(renamed(tmp_path / "raw", ODD_NAMES), tmp_path / "dataset", Split())
-    train_settings = TrainSettings(trainer="merlin", epochs=1, patience=1, embedding_dim=8)
+    train_settings = TrainSettings(trainer="merlin", epochs=1, patience=1, embedding_dim=8, refit=False)
     merlin = MerlinSettings(environment=MERLIN_ENVIRONMENT, log=tmp_path / "merlin.log", encoder_dim=8, ranking_dim=8)
     made = Settings(train=train_settings, merlin=merlin)
     dataset = Dataset(tmp_path / "dataset")
@@ -199,7 +199,7 @@ def test_columns_of_any_name_are_learnt_from(tmp_path: Path) -> None:
 
 def test_text_ids_are_learnt_from_exported_and_imported(tmp_path: Path) -> None:
     dataset = planted_dataset(tmp_path, rows=1500, users=60, text_ids=True)
-    train_settings = TrainSettings(trainer="merlin", epochs=1, patience=1, embedding_dim=8)
+    train_settings = TrainSettings(trainer="merlin", epochs=1, patience=1, embedding_dim=8, refit=False)
     merlin = MerlinSettings(environment=MERLIN_ENVIRONMENT, log=tmp_path / "merlin.log", encoder_dim=8, ranking_dim=8)
     made = Settings(train=train_settings, merlin=merlin)
     bundle = train(dataset, made, tmp_path / "bundle", tmp_path / "export")
@@ -364,11 +364,8 @@ def test_versions_that_drift_from_the_pins_are_named(tmp_path: Path, merlin: Mer
     subprocess.run(["cp", "-r", ROOT / "src", tmp_path], check=True)
     pins = package / "requirements.txt"
     pins.write_text(re.sub(r"(?m)^numpy==.*$", "numpy==1.0.0", pins.read_text()) + "tensorflow-text==2.12.1\n")
-    environment = os.environ | {"PYTHONPATH": str(tmp_path / "src")}
-    run = subprocess.run(
-        [MERLIN_ENVIRONMENT / "bin" / "python", "-m", "redis_recsys.trainers.merlin.worker", "nothing"],
-        env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+    command = [MERLIN_ENVIRONMENT / "bin" / "python", "-c", BOOT, package.parent, "nothing"]
+    run = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     events = [json.loads(line) for line in run.stdout.splitlines()]
     told = [event["message"] for event in events if event["event"] == "drift"]
     assert len(told) == 2

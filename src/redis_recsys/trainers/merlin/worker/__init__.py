@@ -1,4 +1,4 @@
-"""Worker in Merlin's environment: ``python -m redis_recsys.trainers.merlin.worker VERB ...``.
+"""Worker in Merlin's environment, started by ``worker_process``: one verb per process.
 
 - ``fit``: the public notebook's training
 - ``convert``: conversion of SavedModels to ONNX
