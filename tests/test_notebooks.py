@@ -96,7 +96,7 @@ def offline_batch(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
 def with_merlin(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     """The notebook of example 1 with Merlin as its trainer, and the folder it ran in."""
     work = checkout(tmp_path_factory.mktemp("checkout"), OFFLINE_BATCH.parent)
-    return run(work / OFFLINE_BATCH, 'TRAINER = "merlin"', EPOCHS="1", REFIT="false"), work
+    return run(work / OFFLINE_BATCH, 'TRAINER = "merlin"', EPOCHS="1"), work
 
 
 @pytest.fixture(scope="module")

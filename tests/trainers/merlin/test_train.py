@@ -185,7 +185,7 @@ def test_long_lists_are_cut_where_nvtabular_could_not_name_the_file() -> None:
 def test_columns_of_any_name_are_learnt_from(tmp_path: Path) -> None:
     """Names may be paths, devices or TensorFlow's words; this fails unless the models equal TensorFlow's to 1e-5."""
     encode(renamed(tmp_path / "raw", ODD_NAMES), tmp_path / "dataset", Split())
-    train_settings = TrainSettings(trainer="merlin", epochs=1, patience=1, embedding_dim=8, refit=False)
+    train_settings = TrainSettings(trainer="merlin", epochs=1, patience=1, embedding_dim=8)
     merlin = MerlinSettings(environment=MERLIN_ENVIRONMENT, log=tmp_path / "merlin.log", encoder_dim=8, ranking_dim=8)
     made = Settings(train=train_settings, merlin=merlin)
     dataset = Dataset(tmp_path / "dataset")
@@ -199,7 +199,7 @@ def test_columns_of_any_name_are_learnt_from(tmp_path: Path) -> None:
 
 def test_text_ids_are_learnt_from_exported_and_imported(tmp_path: Path) -> None:
     dataset = planted_dataset(tmp_path, rows=1500, users=60, text_ids=True)
-    train_settings = TrainSettings(trainer="merlin", epochs=1, patience=1, embedding_dim=8, refit=False)
+    train_settings = TrainSettings(trainer="merlin", epochs=1, patience=1, embedding_dim=8)
     merlin = MerlinSettings(environment=MERLIN_ENVIRONMENT, log=tmp_path / "merlin.log", encoder_dim=8, ranking_dim=8)
     made = Settings(train=train_settings, merlin=merlin)
     bundle = train(dataset, made, tmp_path / "bundle", tmp_path / "export")
