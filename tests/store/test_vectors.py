@@ -15,18 +15,7 @@ from redis_recsys.retrieval.index import AllowedIndex, LocalIndex
 from redis_recsys.store import vectors
 from redis_recsys.store.vectors import RedisIndex
 from tests.support.planted import Trained
-
-GEN = "7"
-ITEMS = 1200
-
-
-def unit(rows: int, dim: int = 16, seed: int = 0) -> np.ndarray:
-    values = np.random.default_rng(seed).standard_normal((rows, dim)).astype(np.float32)
-    return values / np.linalg.norm(values, axis=1, keepdims=True)
-
-
-def load(client: redis.Redis, embeddings: np.ndarray) -> None:
-    vectors.load(client, GEN, embeddings, (b"{}" for _ in embeddings))
+from tests.support.vectors import GEN, ITEMS, load, unit
 
 
 @pytest.fixture(params=[2, 3])

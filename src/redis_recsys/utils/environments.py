@@ -15,7 +15,7 @@ from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
-from ..errors import ConfigError
+from ..errors import ConfigError, one_line
 from .files import claimed
 from .output_kinds import ENVIRONMENT, READY, UNFINISHED
 from .progress import progress
@@ -186,7 +186,7 @@ def _create(place: Path, python: Path) -> None:
                 f"{python} cannot make environments, it lacks venv or ensurepip: install python3-venv (Debian, "
                 "Ubuntu), or name another Python with --python"
             )
-        raise ConfigError(f"{python} cannot make an environment in {place}: {' '.join(said.split())[-300:]}")
+        raise ConfigError(f"{python} cannot make an environment in {place}: {one_line(said)[-300:]}")
 
 
 def install(python: Path, description: str, *arguments: str | Path, total: int | None = None) -> None:
