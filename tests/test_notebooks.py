@@ -154,7 +154,7 @@ def test_its_training_curves_name_the_metric_and_the_part(offline_batch: tuple[A
 
 def test_it_shows_class_balance_time_range_and_calibration(offline_batch: tuple[Any, Path]) -> None:
     notebook, _ = offline_batch
-    (table,) = shown(cell_with(notebook, "dataset.overview()"), "text/plain")
+    *_, table = shown(cell_with(notebook, "dataset.overview()"), "text/plain")  # after a note of the download
     assert all(word in table for word in ("clicks", "new users", "first", "1997-09-20", "1998-04-22"))
     assert shown(cell_with(notebook, "plots.rows_over_time("), "image/png")
     cell = cell_with(notebook, "plots.reliability_curve(")
