@@ -33,13 +33,16 @@ from tests.support.tritons import WHOLE, settings_in, triton_of
 
 # Files that keep one process busy for a minute and more: first, so that none is left to one process at the end.
 LONG = (
-    "test_notebooks.py",
+    "notebooks/test_multi_stage.py",
+    "notebooks/test_offline_batch_with_merlin.py",
     "offline/test_every_night.py",
     "trainers/merlin/test_train.py",
     "cases/test_cases.py",
     "trainers/merlin/test_public_notebook.py",
     "utils/test_interrupts.py",
     "online/test_pipeline.py",
+    "notebooks/test_large_scale.py",
+    "notebooks/test_offline_batch.py",
 )
 
 
