@@ -369,7 +369,7 @@ def interrupted(folder: Path, when: Callable[[], object], *args: object, **varia
     process = subprocess.Popen(
         [RECSYS, *map(str, args)],
         cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | variables,
+        env=os.environ | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

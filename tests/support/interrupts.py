@@ -116,7 +116,7 @@ def interrupt(kind: Kind, folder: Path, random: Random, patience: float = 20.0) 
     """Run a command in a folder, send it SIGINT or SIGTERM at a random moment, and wait for its end."""
     mark, number = secrets.token_hex(8), random.choice(ENDING)
     own = {name: value for name, value in os.environ.items() if not name.startswith("RECSYS_")}
-    variables = own | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1", MARK: mark} | kind.variables
+    variables = own | {"PYTHONFAULTHANDLER": "1", MARK: mark} | kind.variables
     with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
         process = subprocess.Popen([RECSYS, *kind.arguments], cwd=folder, env=variables, stdout=out, stderr=err)
     after, began = random.uniform(0, kind.within), None

@@ -151,7 +151,6 @@ def trained_on(dataset: Dataset, target: Path, **settings: Any) -> Trained:
     """Train a small bundle and keep the torch models."""
     from redis_recsys.trainers.torch import train as trainer
 
-    trainer.torch.set_num_threads(1)  # on busy cores, threads that wait for each other take forever
     models: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
         for name in ("export_towers", "export_ranker"):

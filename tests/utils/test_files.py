@@ -365,7 +365,6 @@ def start(folder: Path, *args: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [RECSYS, *map(str, args)],
         cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

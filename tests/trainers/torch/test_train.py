@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +27,6 @@ from tests.support.planted import GROUPS, TINY, Trained, planted_dataset, traine
 
 Weights = dict[str, torch.Tensor]
 LEARNS = {"epochs": 12, "patience": 12, "ranking_dim": 8, "ranking_batch": 64, "ranking_lr": 0.01, "ranking_l2": 0.0}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Use one thread: small matrices gain nothing from more, and on busy cores threads wait for each other for ages."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
