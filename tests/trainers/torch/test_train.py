@@ -219,7 +219,7 @@ def exported(dataset: Dataset, target: Path, chosen: Bundle | None = None, **cha
         raise ExportedError
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(ExportedError):  # noqa: PT012
-        patch.setattr(train_module, "export_towers", export)
+        patch.setattr(train_module, "export_models", export)
         trainer.export()
     assert not target.exists()
     return [trainer.towers.state_dict(), trainer.ranker.state_dict()]
