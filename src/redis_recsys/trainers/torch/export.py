@@ -154,7 +154,7 @@ def _graph(towers: TwoTower, ranker: DLRM, users: Table, items: Table) -> onnx.M
 
 
 def _part(model: onnx.ModelProto, inputs: Sequence[str], output: str, names: Mapping[str, str]) -> onnx.ModelProto:
-    """What leads from some inputs to an output.
+    """The part of a graph that leads from some inputs to an output, as a model.
 
     Args:
         model: graph that has it.
