@@ -32,8 +32,9 @@ SMALL = {f"RECSYS_TRAIN_{name.upper()}": str(value) for name, value in TINY.item
 
 
 @pytest.fixture(autouse=True)
-def _quick_renewal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A live writer renews its lock within tenths of a second."""
+def _quick_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A live writer renews its lock within tenths of a second; that of a dead one expires after two seconds."""
+    monkeypatch.setattr(lock, "LOCK_SECONDS", 2.0)
     monkeypatch.setattr(lock, "RENEW_SECONDS", 0.1)
 
 

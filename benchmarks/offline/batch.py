@@ -35,7 +35,7 @@ def make_bundle(path: Path, users: int, items: int) -> Path:
     from redis_recsys.bundle.writer import finish, write_tables, writing_bundle
     from redis_recsys.dataset.entities import write_entities
     from redis_recsys.dataset.user_history import History
-    from redis_recsys.trainers.torch.export import export_ranker, export_towers
+    from redis_recsys.trainers.torch.export import export_models
     from redis_recsys.trainers.torch.inputs import Table
     from redis_recsys.trainers.torch.ranker import DLRM
     from redis_recsys.trainers.torch.two_tower import TwoTower
@@ -70,8 +70,8 @@ def make_bundle(path: Path, users: int, items: int) -> Path:
     starts = np.concatenate([[0, 0], np.cumsum(lengths)])
     history = History(starts, random.integers(1, items + 1, starts[-1], dtype=np.int32))
     with writing_bundle(path) as folder:
-        export_towers(TwoTower(schema, tables[1], np.ones(items + 1), settings), tables[0], tables[1], folder)
-        export_ranker(DLRM(schema, np.zeros(items + 1), settings), tables[0], tables[1], folder)
+        towers = TwoTower(schema, tables[1], np.ones(items + 1), settings)
+        export_models(towers, DLRM(schema, np.zeros(items + 1), settings), tables[0], tables[1], folder)
         catalogue = entities["item"]
         embeddings = Tower(folder / tower_file("item")).embed(catalogue.categorical, catalogue.numeric)
         write_tables(folder, embeddings, Clicks(random.integers(1, 1000, items)), history, users)

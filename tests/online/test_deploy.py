@@ -41,8 +41,9 @@ ClientOf = Callable[[EmbeddedRedis], redis.Redis]
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No server to wait for, and a live writer renews its lock soon."""
+    """No server to wait for; a live writer renews its lock soon, and that of a dead one soon expires."""
     monkeypatch.setattr(module, "PRELOAD_SECONDS", 0.0)
+    monkeypatch.setattr(lock, "LOCK_SECONDS", 2.0)
     monkeypatch.setattr(lock, "RENEW_SECONDS", 0.1)
 
 

@@ -153,14 +153,13 @@ def trained_on(dataset: Dataset, target: Path, **settings: Any) -> Trained:
 
     models: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("export_towers", "export_ranker"):
-            export = getattr(trainer, name)
+        export = trainer.export_models
 
-            def kept(model: Any, *args: Any, export: Any = export) -> Any:
-                models.append(model)
-                return export(model, *args)
+        def kept(towers: Any, ranker: Any, *args: Any) -> Any:
+            models.extend([towers, ranker])
+            return export(towers, ranker, *args)
 
-            patch.setattr(trainer, name, kept)
+        patch.setattr(trainer, "export_models", kept)
         training = trainer.Trainer(dataset, TrainSettings(**TINY | settings), target)
         training.fit_retrieval()
         training.fit_ranking()

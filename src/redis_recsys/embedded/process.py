@@ -12,12 +12,15 @@ import fcntl
 import os
 import signal
 import subprocess
+import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
 from ..utils.interrupts import unhurried
+
+LOOK_SECONDS = 0.02  # between looks whether a child that was asked to end has ended
 
 
 def spawn(
@@ -82,7 +85,11 @@ exit $code
 
 
 def stop(
-    process: subprocess.Popen[bytes], seconds: float, ask: signal.Signals | None = None, saves: bool = False
+    process: subprocess.Popen[bytes],
+    seconds: float,
+    ask: signal.Signals | None = None,
+    saves: bool = False,
+    enough: Callable[[], bool] = lambda: False,
 ) -> None:
     """Stop a child: first politely, and for certain after so many seconds, or when interrupted. No process of its
     group is left.
@@ -92,6 +99,7 @@ def stop(
         seconds: time to end by itself.
         ask: signal that asks it to; None: its standard input closes, as when the starter ends.
         saves: whether it saves data before it ends, so that only a second Ctrl-C cuts that time short.
+        enough: whether all is done that is worth waiting for, although the child has not ended yet.
     """
     assert process.stdin is not None
     try:
@@ -99,8 +107,10 @@ def stop(
             process.stdin.close()
         elif process.poll() is None:
             process.send_signal(ask)
-        with contextlib.suppress(subprocess.TimeoutExpired), unhurried() if saves else contextlib.nullcontext():
-            process.wait(seconds)
+        deadline = time.monotonic() + seconds
+        with unhurried() if saves else contextlib.nullcontext():
+            while process.poll() is None and not enough() and time.monotonic() < deadline:
+                time.sleep(LOOK_SECONDS)
     finally:
         kill(process)
 

@@ -266,7 +266,8 @@ class EmbeddedTriton:
         process, self._process = self._process, None
         if process is not None:
             if politely:
-                stop(process, STOP_SECONDS)
+                # With its models it has done all that matters, but it goes on looking for them once a second.
+                stop(process, STOP_SECONDS, enough=lambda: not _models_of(process.pid))
             else:
                 kill(process)
             (self.folder / STATE).unlink(missing_ok=True)

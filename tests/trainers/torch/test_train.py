@@ -31,21 +31,22 @@ LEARNS = {"epochs": 12, "patience": 12, "ranking_dim": 8, "ranking_batch": 64, "
 
 @pytest.fixture(scope="module")
 def clicks(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """Clicks and non-clicks of 200 users, 20 rows each."""
-    return planted_dataset(tmp_path_factory.mktemp("clicks"), rows=4000, users=200)
+    """Clicks and non-clicks, enough for several steps in an epoch."""
+    return planted_dataset(tmp_path_factory.mktemp("clicks"), rows=1000)
 
 
 @pytest.fixture(scope="module")
 def implicit(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Clicks only."""
-    return planted_dataset(tmp_path_factory.mktemp("implicit"), rows=4000, users=200, target=False)
+    return planted_dataset(tmp_path_factory.mktemp("implicit"), rows=1000, target=False)
 
 
 @pytest.fixture(scope="module")
-def learned(clicks: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Models trained long enough to learn something."""
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Models trained long enough to learn something of 200 users, 20 rows each."""
+    dataset = planted_dataset(tmp_path_factory.mktemp("many"), rows=4000, users=200)
     target = tmp_path_factory.mktemp("learned") / "bundle"
-    return trained_on(clicks, target, **LEARNS, refit=True, embedding_dim=16)
+    return trained_on(dataset, target, **LEARNS, refit=True, embedding_dim=16)
 
 
 def auc(scores: np.ndarray, target: np.ndarray) -> float:
@@ -56,7 +57,7 @@ def auc(scores: np.ndarray, target: np.ndarray) -> float:
 
 
 def settings(**changes: Any) -> TrainSettings:
-    return TrainSettings(**TINY | {"epochs": 3, "patience": 3} | changes)
+    return TrainSettings(**TINY | {"epochs": 3, "patience": 3, "retrieval_batch": 64} | changes)
 
 
 def weights_after(dataset: Dataset, target: Path, **changes: Any) -> list[Weights]:
@@ -209,7 +210,7 @@ def exported(dataset: Dataset, target: Path, chosen: Bundle | None = None, **cha
         raise ExportedError
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(ExportedError):  # noqa: PT012
-        patch.setattr(train_module, "export_towers", export)
+        patch.setattr(train_module, "export_models", export)
         trainer.export()
     assert not target.exists()
     return [trainer.towers.state_dict(), trainer.ranker.state_dict()]

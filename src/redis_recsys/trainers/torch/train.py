@@ -22,7 +22,7 @@ from ...utils.files import disk_error
 from ...utils.progress import console
 from ..epochs import Curves, best_epochs, curves_of
 from ..negatives import with_negatives
-from .export import export_ranker, export_towers
+from .export import export_models
 from .inputs import Interactions, Packed, RecentItems, Table
 from .loop import Metric, fit
 from .ranker import DLRM, Head, ItemSide, UserSide
@@ -106,7 +106,7 @@ class Trainer:
         with writing_bundle(self.target) as folder:
             console.print("exporting to ONNX and comparing with the torch models", highlight=False)
             tables = Table(dataset.users), Table(dataset.items)
-            differences = export_towers(self.towers, *tables, folder) | export_ranker(self.ranker, *tables, folder)
+            differences = export_models(self.towers, self.ranker, *tables, folder)
             metrics = {"curves": self.curves, "onnx_difference": differences}
             complete(folder, dataset, "torch", metrics, trained_on, self.settings.final)
         shutil.rmtree(self._checkpoint, ignore_errors=True)
