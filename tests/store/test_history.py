@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import redis
@@ -93,7 +95,19 @@ def test_what_an_earlier_version_left_counts_for_its_own_generations_alone(clien
 
 
 def test_many_users_are_written_in_bounded_pipelines(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[int] = []
+    execute = redis.client.Pipeline.execute
+
+    def counted(pipe: Any, *args: Any, **options: Any) -> Any:
+        sent.append(sum(len(blob) // 4 for (_, _, blob), _ in pipe.command_stack))
+        return execute(pipe, *args, **options)
+
     monkeypatch.setattr(history, "PIPELINE", 7)
     users = list(range(50))
-    history.write_many(client, GEN, users, [np.arange(1, 1 + user % 5) for user in users], cap=3)
+    with monkeypatch.context() as counting:
+        counting.setattr(redis.client.Pipeline, "execute", counted)
+        history.write_many(client, GEN, users, [np.arange(1, 1 + user % 5) for user in users], cap=3)
     assert brought(client, *users) == [list(range(user % 5, 0, -1))[:3] for user in users]
+    assert sum(sent) == 10 * (1 + 2 + 3 + 3)
+    assert all(7 <= items < 7 + 3 for items in sent[:-1])
+    assert not client.exists(history.brought_key(GEN, 0))  # nothing is stored of nobody's items
