@@ -60,6 +60,11 @@ def test_what_is_no_id_of_the_catalogue_is_left_out(foreign: bytes) -> None:
     assert [items.tolist() for items in parsed] == [[5, 6], [7]]
 
 
+def test_a_text_that_is_not_utf_8_stops_nobody() -> None:
+    [items] = history.parse([[b"x", b"\xff"]], "str")
+    assert items[0] == "x"
+
+
 def test_only_the_newest_are_kept(client: redis.Redis) -> None:
     history.write_many(client, GEN, [1, 2], [np.arange(1, 101), np.arange(1, 4)], cap=3)
     assert deployed(client, 1, 2) == [[100, 99, 98], [3, 2, 1]]
