@@ -108,7 +108,7 @@ compose-test: $(COMPOSE)  ## the containers of all examples, their notebooks in 
 cloud: $(CLOUD)  ## make .venv-cloud, with Ansible, which the targets below need, too; they need Terraform as well
 
 # Hosts are namespaces of this machine, so this wants root, and Debian's packages.
-cloud-test: $(READY) $(TORCHREC) $(SERVING) $(CLOUD)  ## deploy to a pretended AWS, on real hosts: as root on Debian
+cloud-test: $(READY) $(TORCHREC) $(SERVING) $(CLOUD)  ## deploy to a stand-in for AWS, on real hosts: as root on Debian
 	@command -v terraform > /dev/null || { echo "Terraform 1.7 or newer is missing: see terraform.io"; exit 1; }
 	@test $$(id -u) = 0 || { echo "root is needed, for the tests' hosts: sudo make cloud-test"; exit 1; }
 	@$(call install,$(HOSTS) ssh:openssh-client)

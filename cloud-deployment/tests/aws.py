@@ -50,7 +50,7 @@ _IMAGES = [
     ),
 ]
 
-# Merged into the provider's block: what a pretended AWS can't answer, and nothing else.
+# Merged into the provider's block: what a stand-in for AWS can't answer, and nothing else.
 _OVERRIDE = """
 provider "aws" {
   access_key                  = "testing"

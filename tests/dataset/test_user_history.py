@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from redis_recsys.dataset.interactions import Rows
-from redis_recsys.dataset.user_history import History
+from redis_recsys.dataset.schema import Column, Schema
+from redis_recsys.dataset.user_history import History, padded
 
 USERS = 12
 
@@ -72,3 +73,29 @@ def test_without_any_click_histories_are_empty() -> None:
     history = History.of(rows, 2)
     assert history.recent(np.array([1, 2]), 3).tolist() == [[0, 0, 0], [0, 0, 0]]
     assert History.ends_before(rows).tolist() == [0, 0]
+
+
+def test_lists_of_different_lengths_become_rows() -> None:
+    rows = padded(np.array([5, 6, 7], np.int32), np.array([2, 0, 1]))
+    assert rows.tolist() == [[5, 6], [0, 0], [7, 0]]
+    assert padded(np.zeros(0, np.int32), np.zeros(0, np.int64)).shape == (0, 0)
+
+
+def test_some_users_histories_are_the_same_under_their_new_numbers(rows: Rows) -> None:
+    history = History.of(rows, USERS)
+    some = history.of_users(4, 6)
+    assert [some[user].tolist() for user in range(4)] == [[], *(history[user].tolist() for user in (4, 5, 6))]
+
+
+def test_the_newest_items_that_the_models_know_fill_the_history_column(rows: Rows) -> None:
+    columns = [
+        Column(name="user", side="user", kind="categorical", role="id", cardinality=USERS + 1),
+        Column(name="recent", side="user", kind="multi-categorical", role="history", max_length=3, cardinality=30),
+        Column(name="item", side="item", kind="categorical", role="id", cardinality=30),
+    ]
+    schema, history = Schema(name="some", columns=columns), History.of(rows, USERS)
+    row = np.full((USERS, schema.categorical_width("user")), 99, np.int32)
+    history.fill(row, schema)
+    for user in range(1, USERS + 1):
+        newest = [item if item < 30 else 0 for item in history[user][::-1].tolist()] + [0] * 3
+        assert row[user - 1].tolist() == [99, *newest[:3]]

@@ -145,9 +145,9 @@ def test_everything_that_serving_reads_is_there(client: redis.Redis, variant: Tr
     for users, seen in bundle.users():
         with client.pipeline(transaction=False) as pipe:
             history.read(pipe, generation, users.raw_ids.tolist())
-            brought, *live = pipe.execute()
+            deployed, *live = pipe.execute()
         assert not any(live)
-        for number, items in enumerate(history.brought(brought), 1):
+        for number, items in enumerate(history.item_numbers(deployed), 1):
             assert items.tolist() == list(dict.fromkeys(seen[number][::-1].tolist()))
     record = deployments.read(client, generation)
     assert (record.fingerprint, record.user_ids, record.item_ids, record.feast) == (

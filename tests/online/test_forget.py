@@ -194,7 +194,7 @@ def test_a_consumer_that_has_read_an_event_before_does_not_bring_the_user_back(
 ) -> None:
     deploy(texts, client, settings)
     item = texts.items.raw_ids[3]
-    read, apply, follow, put_aside = Group.read, Group.apply, FeastGeneration.follow, Group.put_aside
+    read, apply, follow, dead_letter = Group.read, Group.apply, FeastGeneration.follow, Group.dead_letter
     moments: list[str] = []
 
     def at(moment: str, call: Callable[..., Any], before: bool) -> Callable[..., Any]:
@@ -213,7 +213,7 @@ def test_a_consumer_that_has_read_an_event_before_does_not_bring_the_user_back(
     monkeypatch.setattr(Group, "read", at("read", read, before=False))
     monkeypatch.setattr(Group, "apply", at("apply", apply, before=True))
     monkeypatch.setattr(FeastGeneration, "follow", at("follow", follow, before=True))
-    monkeypatch.setattr(Group, "put_aside", at("put aside", put_aside, before=True))
+    monkeypatch.setattr(Group, "dead_letter", at("put aside", dead_letter, before=True))
     chosen = "none"
     for chosen in ("read", "apply", "follow", "put aside"):
         for user in (ANN, "u1"):

@@ -17,9 +17,11 @@ from redis_recsys.embedded.redis_cluster import EmbeddedCluster
 from redis_recsys.embedded.redis_server import EmbeddedRedis
 from redis_recsys.errors import ConfigError, DataError
 from redis_recsys.hugectr.sparse import SparseModel
+from redis_recsys.parameter_server import updates
 from redis_recsys.parameter_server.layout import ROWS, TIMES, UPDATES, partitions, redis_key
 from redis_recsys.parameter_server.loading import load
 from redis_recsys.parameter_server.nodes import Access, Nodes
+from redis_recsys.parameter_server.ps_json import Config
 from redis_recsys.parameter_server.server import ParameterServer
 from tests.support.tables import DIM, FULL, TABLE, configured, row_of, serving, trained
 
@@ -261,7 +263,7 @@ def test_the_rows_used_last_stay(tmp_path: Path, cluster: EmbeddedCluster, clust
     )
     with serving(config, cluster) as server:
         load(server)
-        old = {struct.pack("<q", key): struct.pack("<q", 1_000_000 + key) for key in range(100)}
+        old = {struct.pack("<q", key): struct.pack("<q", 1_000_000 + 1000 * key) for key in range(100)}
         cluster_client.hset(redis_key(FULL, 0, TIMES), mapping=old)
         server.lookup(TABLE, np.arange(20))
         server.settle()
@@ -340,6 +342,69 @@ def test_updates_from_while_a_server_was_away_reach_its_rocksdb(tmp_path: Path, 
         np.testing.assert_array_equal(server.lookup(TABLE, keys), row_of(keys, 1))
 
 
+def seldom(config: Config) -> Config:
+    """The same configuration; updates are read when a test asks for it, and not by themselves."""
+    source = config.update_source.model_copy(update={"poll_timeout_ms": 3_600_000})
+    return config.model_copy(update={"update_source": source})
+
+
+def test_any_number_of_updates_from_while_a_server_was_away_is_read_at_once(
+    tmp_path: Path, cluster: EmbeddedCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(updates, "READ_ENTRIES", 3)
+    keys = np.array([5])
+    away = seldom(configured(trained(tmp_path), tmp_path / "rocks"))
+    with serving(away, cluster) as server:
+        load(server)
+    with serving(configured(tmp_path / "dlrm0_sparse.model"), cluster) as other:
+        for version in range(1, 12):
+            other.update(TABLE, keys, row_of(keys, version))
+    with serving(away, cluster) as server:
+        assert server.follower is not None
+        server.follower.catch_up()
+        server.evict(TABLE)
+        np.testing.assert_array_equal(server.lookup(TABLE, keys), row_of(keys, 11))
+
+
+def test_updates_from_before_a_table_was_loaded_anew_do_not_come_back(tmp_path: Path, cluster: EmbeddedCluster) -> None:
+    keys = np.arange(50)
+    config = seldom(configured(trained(tmp_path), tmp_path / "rocks"))
+    with serving(config, cluster) as server:
+        load(server)
+        with serving(configured(tmp_path / "dlrm0_sparse.model"), cluster) as other:
+            other.update(TABLE, keys, row_of(keys, 1))
+        load(server, again=True)
+        for _ in range(2):
+            assert server.follower is not None
+            server.follower.catch_up()
+            server.evict(TABLE)
+            np.testing.assert_array_equal(server.lookup(TABLE, keys), row_of(keys))
+    with serving(config, cluster) as server:
+        assert server.follower is not None
+        server.follower.catch_up()
+        server.evict(TABLE)
+        np.testing.assert_array_equal(server.lookup(TABLE, keys), row_of(keys))
+
+
+def test_a_copy_from_rocksdb_does_not_replace_a_newer_row_in_redis(tmp_path: Path, cluster: EmbeddedCluster) -> None:
+    keys = np.array([3, ABSENT])
+    with serving(configured(trained(tmp_path)), cluster) as server:
+        load(server)
+        server.update(TABLE, keys[:1], row_of(keys[:1], 1))
+        assert server.volatile is not None
+        server.volatile.insert(FULL, keys, row_of(keys), absent_only=True)
+        server.tables[TABLE].cache.clear()
+        found = server.lookup(TABLE, keys)
+    np.testing.assert_array_equal(found, np.concatenate([row_of(keys[:1], 1), row_of(keys[1:])]))
+
+
+def test_long_lookups_are_asked_for_in_pieces(tmp_path: Path, cluster: EmbeddedCluster) -> None:
+    keys = np.random.default_rng(1).permutation(1000)
+    with serving(configured(trained(tmp_path), max_get_batch_size=7, model_gpucache=False), cluster) as server:
+        load(server)
+        np.testing.assert_array_equal(server.lookup(TABLE, keys), row_of(keys))
+
+
 def test_who_missed_too_much_reads_whole_partitions(
     tmp_path: Path, cluster: EmbeddedCluster, cluster_client: RedisCluster
 ) -> None:
@@ -375,7 +440,9 @@ def test_a_table_whose_updates_are_filtered_out_is_changed_here_alone(
         (np.array([1.0]), row_of(np.array([1])), r"keys of dlrm\.sparse_embedding0 are int64\[n\], not float64\[1\]"),
         (np.array([[1]]), row_of(np.array([1])), r"not int64\[1, 1\]"),
         (np.array([1, 2]), row_of(np.array([1])), r"are float32\[2, 8\], not float32\[1, 8\]"),
+        (np.array([1], np.uint64), row_of(np.array([1])), r"not uint64\[1\]"),
         (np.array([1]), np.full((1, DIM), np.nan, np.float32), "not finite"),
+        (np.array([1]), np.full((1, DIM), -np.inf, np.float32), "not finite"),
         (np.array([1]), np.full((1, DIM), 1), r"not int64\[1, 8\]"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,17 @@ from redis.crc import key_slot
 from redis_recsys.embedded.redis_server import EmbeddedRedis
 from redis_recsys.errors import DataError, StoreError
 from redis_recsys.store import events, features, history
-from redis_recsys.store.events import Event, Group, Placement, publish, refusal, settled, waiting
+from redis_recsys.store.events import (
+    Event,
+    Group,
+    Placement,
+    newest,
+    publish,
+    refusal,
+    settled,
+    settled_within,
+    waiting,
+)
 
 NOW = 1_700_000_000_000
 WIDTH = 3
@@ -78,6 +89,23 @@ def test_what_cannot_be_right_is_refused_by_name(client: redis.Redis, field: str
         publish(client, given["user"], given["item"], given["type"], given["time"])
     assert len(str(caught.value)) < 200
     assert not client.exists("events")
+
+
+def test_ids_and_times_at_the_limits_are_accepted(client: redis.Redis) -> None:
+    publish(client, "x" * 512, "ü" * 256, "x" * 32, history.EARLIEST)
+    [got] = Group(client, "a").read(1)
+    assert (got.user, got.item, got.type, got.time) == ("x" * 512, "ü" * 256, "x" * 32, history.EARLIEST)
+
+
+def test_the_newest_event_is_known_also_once_it_is_gone(client: redis.Redis) -> None:
+    assert newest(client) == 0
+    client.xadd("events", {"x": "x"}, id=f"{NOW}-7")
+    assert newest(client) == NOW
+    client.xtrim("events", maxlen=0, approximate=False)
+    assert newest(client) == NOW
+    client.set("events", "no stream")
+    with pytest.raises(StoreError, match="WRONGTYPE"):
+        newest(client)
 
 
 def test_a_redis_that_is_gone_is_an_error_in_one_line(tmp_path: Path, client_of: Callable[..., redis.Redis]) -> None:
@@ -158,6 +186,28 @@ def test_a_late_event_comes_where_it_belongs(client: redis.Redis) -> None:
     assert client.zscore("history:{1}", "6") == NOW + 20
     apply(client, event(23, 9, at=-5))  # older than all slots
     assert row(client)[2:5] == [6, 7, 5]
+
+
+def test_many_events_of_one_millisecond_stay_before_those_of_the_next() -> None:
+    several = [replace(event(0, 5), id=f"{NOW}-{number}") for number in (0, 1, 4095, 100_000)]
+    recency = [each.recency for each in several]
+    assert recency == sorted(recency)
+    assert len(set(recency[:3])) == 3
+    assert recency[-1] < event(1, 5).recency
+    assert replace(event(10, 5, at=0), id=f"{NOW + 10}-9").recency == NOW  # not ahead of what happened then
+
+
+def test_a_late_event_does_not_make_the_user_look_older(client: redis.Redis) -> None:
+    apply(client, event(20, 5), event(10, 6))
+    assert client.zscore("events:users", "1") == NOW + 20
+    apply(client, event(15, 7))
+    assert client.zscore("events:users", "1") == NOW + 20
+
+
+def test_a_row_of_another_length_is_made_anew(client: redis.Redis) -> None:
+    client.set("features:4:user:{1}", b"\1" * 20)
+    apply(client, event(0, item=7))
+    assert row(client) == [0, 0, 7, 0, 0, 0, 0]
 
 
 def test_a_live_event_leaves_what_came_with_the_deployment_as_it_is(client: redis.Redis) -> None:
@@ -263,6 +313,12 @@ def test_reading_waits_for_an_event(client: redis.Redis) -> None:
     timer.join()
 
 
+def test_reading_without_waiting_comes_back_at_once(client: redis.Redis) -> None:
+    where = client.get_connection_kwargs()
+    with redis.Redis(where["host"], where["port"], password=where["password"], socket_timeout=5) as impatient:
+        assert Group(impatient, "a").read(0) == []
+
+
 def test_events_that_were_not_acknowledged_come_again(client: redis.Redis) -> None:
     ids = [publish(client, 1, 2, "click") for _ in range(4)]
     group = Group(client, "a")
@@ -301,6 +357,11 @@ def test_consumers_without_life_and_work_are_forgotten(client: redis.Redis, monk
     busy, idle = Group(client, "busy"), Group(client, "idle")
     assert len(busy.read(1)) == 1
     assert idle.read(1) == []
+    monkeypatch.setattr(events, "FORGET_SECONDS", 30)
+    time.sleep(0.05)
+    assert Group(client, "b").read(1) == []
+    names = {each["name"] for each in client.xinfo_consumers("events", "features")}  # type: ignore
+    assert names == {b"busy", b"idle", b"b"}
     monkeypatch.setattr(events, "FORGET_SECONDS", -1)
     assert Group(client, "c").read(1) == []
     assert {each["name"] for each in client.xinfo_consumers("events", "features")} == {b"busy", b"c"}  # type: ignore
@@ -318,6 +379,7 @@ def test_consumers_without_life_and_work_are_forgotten(client: redis.Redis, monk
         ({"user": "1", "item": "2", "type": "a b"}, "type of an event"),
         ({"user": "1", "item": "2", "type": "click", "time": "soon"}, "time of an event"),
         ({"user": "1", "item": "2", "type": "click", "time": "1700000000"}, "time of an event"),
+        ({"user": "1", "item": "2", "type": "click", "time": "1700000000000000"}, "time of an event"),  # microseconds
         ({str(n): "x" * 1000 for n in range(100)}, "without user"),
     ],
 )
@@ -333,6 +395,24 @@ def test_what_is_no_event_is_put_aside_with_the_reason(client: redis.Redis, fiel
     assert refusal(client, bad.decode()) == dead[b"reason"].decode()  # type: ignore[union-attr]
     assert refusal(client, good) is None
     assert client.xpending("events", "features")["pending"] == 1  # type: ignore[index]
+
+
+def test_one_rejection_is_found_among_the_newest_thousand(client: redis.Redis) -> None:
+    for number in range(1001):
+        client.xadd("events:dead", {"id": f"{NOW + number}-0", "reason": f"reason {number}", "entry": "x"})
+    assert refusal(client, f"{NOW + 1000}-0") == "reason 1000"
+    assert refusal(client, f"{NOW + 1}-0") == "reason 1"
+    assert refusal(client, f"{NOW}-0") is None
+
+
+def test_rejections_do_not_fill_redis(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "DEAD_KEPT", 100)
+    for _ in range(1000):
+        client.xadd("events", {"x": "x"})
+    group = Group(client, "a")
+    for _ in range(2):
+        assert group.read(1) == []
+    assert 100 <= client.xlen("events:dead") < 400  # type: ignore[operator]
 
 
 def test_events_that_somebody_deleted_do_not_stop_the_others(client: redis.Redis) -> None:
@@ -385,6 +465,17 @@ def test_an_event_that_was_added_twice_counts_once(client: redis.Redis) -> None:
     assert client.hget("counts:{1}", "click") == b"3"
 
 
+def test_an_event_that_is_added_again_within_ten_minutes_counts_once(client: redis.Redis) -> None:
+    group = Group(client, "a")
+    for seconds, key in ((0, "first"), (598, "second"), (599, "third"), (599.5, "first")):
+        fields: Any = {"user": "1", "item": "2", "type": "click", "key": key}
+        client.xadd("events", fields, id=f"{NOW + int(1000 * seconds)}-0")
+        got = group.read(1)
+        group.apply(got, [[]], 10)
+        group.acknowledge(got)
+    assert client.hget("counts:{1}", "click") == b"3"
+
+
 def test_keys_of_applied_events_are_kept_only_while_they_may_come_again(
     client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -422,3 +513,11 @@ def test_whoever_published_can_see_when_it_is_done(client: redis.Redis) -> None:
     group.acknowledge(got[:1])
     assert settled(client, name)
     assert not settled(client, later)
+    assert not settled_within(client, later, 0.05)
+    group.acknowledge(got[1:])
+    assert settled(client, later)
+    name = publish(client, 1, 2, "click")
+    timer = threading.Timer(0.1, lambda: group.acknowledge(group.read(1)))
+    timer.start()
+    assert settled_within(client, name, 10)
+    timer.join()

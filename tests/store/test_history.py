@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import redis
@@ -18,12 +20,12 @@ def read(
     """Raw items of each user's live events, and numbers of the items in the deployed history."""
     with client.pipeline(transaction=False) as pipe:
         history.read(pipe, generation, users, legacy)
-        brought, *live = pipe.execute()
-    both = zip(history.parse(live, kind), history.brought(brought), strict=True)
+        deployed, *live = pipe.execute()
+    both = zip(history.parse(live, kind), history.item_numbers(deployed), strict=True)
     return [(raw.tolist(), numbers.tolist()) for raw, numbers in both]
 
 
-def brought(client: redis.Redis, *users: int, generation: str = GEN) -> list[list[int]]:
+def deployed(client: redis.Redis, *users: int, generation: str = GEN) -> list[list[int]]:
     return [numbers for _, numbers in read(client, list(users), generation=generation)]
 
 
@@ -58,14 +60,19 @@ def test_what_is_no_id_of_the_catalogue_is_left_out(foreign: bytes) -> None:
     assert [items.tolist() for items in parsed] == [[5, 6], [7]]
 
 
+def test_a_text_that_is_not_utf_8_stops_nobody() -> None:
+    [items] = history.parse([[b"x", b"\xff"]], "str")
+    assert items[0] == "x"
+
+
 def test_only_the_newest_are_kept(client: redis.Redis) -> None:
     history.write_many(client, GEN, [1, 2], [np.arange(1, 101), np.arange(1, 4)], cap=3)
-    assert brought(client, 1, 2) == [[100, 99, 98], [3, 2, 1]]
+    assert deployed(client, 1, 2) == [[100, 99, 98], [3, 2, 1]]
 
 
 def test_an_item_that_comes_again_counts_where_it_came_last(client: redis.Redis) -> None:
     history.write_many(client, GEN, [1], [ints(5, 6, 5, 7)], cap=3)
-    assert brought(client, 1) == [[7, 5, 6]]
+    assert deployed(client, 1) == [[7, 5, 6]]
 
 
 def test_a_deployment_touches_neither_live_events_nor_another_deployment(client: redis.Redis) -> None:
@@ -75,7 +82,7 @@ def test_a_deployment_touches_neither_live_events_nor_another_deployment(client:
     for _ in range(2):  # a second time changes nothing
         history.write_many(client, GEN, [1], [ints(5, 8, 9)], cap=10)
         assert read(client, [1]) == [([6, 5], [9, 8, 5])]
-    assert brought(client, 1, generation="8") == [[4, 3]]
+    assert deployed(client, 1, generation="8") == [[4, 3]]
     assert client.dump("history:{1}") == before
 
 
@@ -89,11 +96,23 @@ def test_what_an_earlier_version_left_counts_for_its_own_generations_alone(clien
     history.remove_positions(client)
     assert client.zrange("history:{1}", 0, -1) == [b"6"]
     assert not client.exists("history:{2}")
-    assert brought(client, 1) == [[3]]
+    assert deployed(client, 1) == [[3]]
 
 
 def test_many_users_are_written_in_bounded_pipelines(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[int] = []
+    execute = redis.client.Pipeline.execute
+
+    def counted(pipe: Any, *args: Any, **options: Any) -> Any:
+        sent.append(sum(len(blob) // 4 for (_, _, blob), _ in pipe.command_stack))
+        return execute(pipe, *args, **options)
+
     monkeypatch.setattr(history, "PIPELINE", 7)
     users = list(range(50))
-    history.write_many(client, GEN, users, [np.arange(1, 1 + user % 5) for user in users], cap=3)
-    assert brought(client, *users) == [list(range(user % 5, 0, -1))[:3] for user in users]
+    with monkeypatch.context() as counting:
+        counting.setattr(redis.client.Pipeline, "execute", counted)
+        history.write_many(client, GEN, users, [np.arange(1, 1 + user % 5) for user in users], cap=3)
+    assert deployed(client, *users) == [list(range(user % 5, 0, -1))[:3] for user in users]
+    assert sum(sent) == 10 * (1 + 2 + 3 + 3)
+    assert all(7 <= items < 7 + 3 for items in sent[:-1])
+    assert not client.exists(history.deployed_key(GEN, 0))  # nothing is stored of nobody's items

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,6 +123,33 @@ def test_known_and_unknown_users_can_be_asked_for_together(client: redis.Redis) 
     assert [r.source for r in answers] == ["model", "popular", "model"]
     assert len(get_many(client, range(1500))) == 1500
     assert get_many(client, []) == []
+
+
+def test_who_is_left_out_or_removed_is_not_written_and_counts_as_done(client: redis.Redis) -> None:
+    with begin(client) as writer:
+        kept = np.array([True, False, True])
+        writer.write(np.arange(3), np.ones((3, 1), int), np.ones((3, 1), np.float32), np.ones(3, int), kept=kept)
+        writer.remove(2)
+        assert writer.done == 3
+        writer.publish(*POPULAR)
+    assert [found.source for found in get_many(client, [0, 1, 2])] == ["model", "popular", "popular"]
+
+
+def test_a_reader_whose_generation_is_gone_meanwhile_reads_the_next_one(client: redis.Redis) -> None:
+    old = publish_users(client, range(5), first_item=10)
+
+    class Overtaken(redis.Redis):
+        """A client whose generation is replaced, and expires, before it reads the users."""
+
+        def mget(self, *args: Any) -> Any:
+            if get(client, 1).generation == old:
+                publish_users(client, range(5), first_item=20)
+                client.delete(*client.keys(f"recs:{old}:*"))  # type: ignore[misc]
+            return super().mget(*args)
+
+    with Overtaken(connection_pool=client.connection_pool) as overtaken:
+        found = get(overtaken, 1)
+    assert (found.source, found.items) == ("model", [20, 21, 22])
 
 
 def test_nothing_deployed_is_said(client: redis.Redis) -> None:

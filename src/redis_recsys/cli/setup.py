@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import platform
 import sys
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import BaseModel
 
 from ..config import MerlinSettings, Settings, TritonSettings
 from ..errors import ConfigError, TrainingError
@@ -46,8 +46,7 @@ def serving(settings: Settings, python: Python = None, again: Again = False) -> 
     In a checkout it is .venv-serving there, else it lies in the user's cache folder, or where --environment or
     RECSYS_TRITON_ENVIRONMENT says. One that is ready stays; one that fails leaves nothing behind.
     """
-    from ..utils.environments import checkout, install, install_this, interpreter, make, version
-    from ..utils.progress import step
+    from ..utils.environments import checkout, install, install_this, version
 
     def fill(made: Path) -> None:
         install(made, "installing packages", "--only-binary=:all:", "-r", SERVING, total=len(_pins(SERVING)))
@@ -55,13 +54,8 @@ def serving(settings: Settings, python: Python = None, again: Again = False) -> 
 
     _check_machine("Triton", "x86_64", "aarch64")
     _check_glibc("Triton", GLIBC)
-    chosen = interpreter(python, SERVING_PYTHONS, "the serving environment")
-    place = _place(settings.triton, TritonSettings)
     contents = _digest(SERVING, f"{checkout() or version()}")
-    again = again or _of_another(place, python)
-    with step(f"set up {place}"):
-        made = make(place, chosen, "recsys setup serving", contents, fill, again)
-    _tell(place, made)
+    _set_up("serving", settings.triton, SERVING_PYTHONS, python, contents, fill, again)
 
 
 @setup.command()
@@ -75,7 +69,7 @@ def merlin(settings: Settings, python: Python = None, again: Again = False) -> N
     from tempfile import TemporaryDirectory
 
     from ..trainers.merlin.worker_process import Worker
-    from ..utils.environments import install, interpreter, make
+    from ..utils.environments import install
     from ..utils.progress import step
 
     def fill(made: Path) -> None:
@@ -91,12 +85,7 @@ def merlin(settings: Settings, python: Python = None, again: Again = False) -> N
                 raise TrainingError(f"{error}".partition(" (see ")[0]) from error
 
     _check_machine("Merlin", "x86_64")
-    chosen = interpreter(python, MERLIN_PYTHONS, "the Merlin environment")
-    place = _place(settings.merlin, MerlinSettings)
-    again = again or _of_another(place, python)
-    with step(f"set up {place}"):
-        made = make(place, chosen, "recsys setup merlin", _digest(MERLIN, ""), fill, again)
-    _tell(place, made)
+    _set_up("Merlin", settings.merlin, MERLIN_PYTHONS, python, _digest(MERLIN, ""), fill, again)
 
 
 @setup.command()
@@ -125,6 +114,36 @@ def torchrec() -> None:
     out.print(f"TorchRec is ready in {sys.prefix}", highlight=False)
 
 
+def _set_up(
+    name: str,
+    section: TritonSettings | MerlinSettings,
+    versions: Sequence[tuple[int, int]],
+    python: Path | None,
+    contents: str,
+    fill: Callable[[Path], None],
+    again: bool,
+) -> None:
+    """Make an environment unless it is ready, and print which of both it was.
+
+    Args:
+        name: name of the environment; in small letters, the verb of ``recsys setup``.
+        section: settings with its folder.
+        versions: accepted versions of Python, the best first.
+        python: Python that the user named.
+        contents, fill, again: see :func:`redis_recsys.utils.environments.make`.
+    """
+    from ..utils.environments import interpreter, make, version_of
+    from ..utils.progress import step
+
+    chosen = interpreter(python, versions, f"the {name} environment")
+    place = _place(section)
+    there = place / "bin" / "python"
+    of_another = python is not None and there.exists() and version_of(there) != version_of(python)
+    with step(f"set up {place}"):
+        made = make(place, chosen, f"recsys setup {name.lower()}", contents, fill, again or of_another)
+    out.print(f"{place} is {'made' if made else 'ready'}", highlight=False, soft_wrap=True)
+
+
 def _check_machine(name: str, *machines: str) -> None:
     if platform.system() != "Linux" or platform.machine() not in machines:
         raise ConfigError(
@@ -142,13 +161,13 @@ def _check_glibc(name: str, least: tuple[int, int]) -> None:
         )
 
 
-def _place(section: TritonSettings | MerlinSettings, model: type[BaseModel]) -> Path:
+def _place(section: TritonSettings | MerlinSettings) -> Path:
     """The folder of an environment: where the setting says, or else the one of this installation."""
     from ..utils.environments import home
 
     if "environment" in section.model_fields_set:
         return section.environment.absolute()
-    return home() / model.model_fields["environment"].default
+    return home() / type(section).model_fields["environment"].default
 
 
 def _pins(requirements: Path) -> dict[str, str]:
@@ -162,20 +181,8 @@ def _digest(requirements: Path, library: str) -> str:
     return hashlib.sha256(f"{_pins(requirements)} {library}".encode()).hexdigest()
 
 
-def _of_another(place: Path, python: Path | None) -> bool:
-    """Whether the environment is of another version of Python than the one that was asked for."""
-    from ..utils.environments import version_of
-
-    made = place / "bin" / "python"
-    return python is not None and made.exists() and version_of(made) != version_of(python)
-
-
 def _installed(name: str) -> str | None:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _tell(place: Path, made: bool) -> None:
-    out.print(f"{place} is {'made' if made else 'ready'}", highlight=False, soft_wrap=True)

@@ -86,9 +86,9 @@ class Remote:
         (result,) = self._volatile.fetch([LookupRequest(asked.full, asked.dim, keys)])
         if result.unreachable.any():
             raise StoreError(f"rows of {table} cannot be read: a node of Redis does not answer")
-        if (result.at < 0).any():
-            raise DataError(f"Redis has no row for key {keys[result.at < 0][0]} of {table}")
-        return result.rows[result.at]
+        if (result.row_of_key < 0).any():
+            raise DataError(f"Redis has no row for key {keys[result.row_of_key < 0][0]} of {table}")
+        return result.rows[result.row_of_key]
 
     @contextmanager
     def changed(self, table: str, keys: np.ndarray, rows: np.ndarray) -> Iterator[None]:

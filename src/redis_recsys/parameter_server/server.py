@@ -312,7 +312,7 @@ class ParameterServer:
         )
         fetched = []
         for miss, result in zip(missing, results, strict=True):
-            table, rows, row_of_key = miss.table, result.rows, result.at
+            table, rows, row_of_key = miss.table, result.rows, result.row_of_key
             unreachable = int(result.unreachable.sum())
             self._count(table, redis=len(rows), unreachable=unreachable, malformed=result.malformed)
             self._touch(table, miss.keys, row_of_key)

@@ -392,7 +392,7 @@ class Group:
                 shown = {key[:100]: value[:SHOWN] for key, value in islice(fields.items(), 16)}
                 user = (fields.get(b"user") or b"").decode(errors="replace")
                 rejected.append((name.decode(), user, str(error), repr(shown)))
-        self.put_aside(rejected)
+        self.dead_letter(rejected)
         return events
 
     def refuse(self, reasons: Sequence[tuple[Event, str]]) -> None:
@@ -402,9 +402,9 @@ class Group:
             StoreError: Redis fails.
         """
         with store_errors(self._client):
-            self.put_aside([(event.id, event.user, reason, repr(event)) for event, reason in reasons])
+            self.dead_letter([(event.id, event.user, reason, repr(event)) for event, reason in reasons])
 
-    def put_aside(self, refused: Sequence[tuple[str, str, str, str]]) -> None:
+    def dead_letter(self, refused: Sequence[tuple[str, str, str, str]]) -> None:
         """Dead-letter entries, each with its id, user, reason and content; not those of users forgotten since."""
         if not refused:
             return

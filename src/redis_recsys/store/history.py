@@ -37,7 +37,7 @@ def key(user: int | str) -> str:
     return f"history:{{{user}}}"
 
 
-def brought_key(generation: str, user: int | str) -> str:
+def deployed_key(generation: str, user: int | str) -> str:
     """Key of one user's history in a deployment."""
     return f"history:{generation}:{{{user}}}"
 
@@ -50,7 +50,7 @@ def pattern(generation: str) -> str:
 def read(pipe: redis.client.Pipeline, generation: str, users: Sequence[int | str], legacy: bool = False) -> None:
     """Queue one command for the deployed histories, and one per user for live events.
 
-    :func:`brought` takes the first answer, :func:`parse` the others.
+    :func:`item_numbers` takes the first answer, :func:`parse` the others.
 
     Args:
         pipe: a pipeline.
@@ -58,7 +58,7 @@ def read(pipe: redis.client.Pipeline, generation: str, users: Sequence[int | str
         users: raw ids.
         legacy: whether an earlier version wrote the generation.
     """
-    pipe.mget([brought_key(generation, user) for user in users])
+    pipe.mget([deployed_key(generation, user) for user in users])
     read_live(pipe, users, legacy)
 
 
@@ -68,7 +68,7 @@ def read_live(pipe: redis.client.Pipeline, users: Iterable[int | str], legacy: b
         pipe.execute_command("ZRANGE", key(user), "+inf", "-inf" if legacy else EARLIEST, "BYSCORE", "REV")
 
 
-def brought(answers: Sequence[bytes | None]) -> list[np.ndarray]:
+def item_numbers(answers: Sequence[bytes | None]) -> list[np.ndarray]:
     """Item numbers int32[n] of each user, newest first, from the first answer to :func:`read`."""
     return [np.frombuffer(answer or b"", "<i4") for answer in answers]
 
@@ -124,7 +124,7 @@ def write_many(
             if not len(items):
                 continue
             newest = list(dict.fromkeys(items[::-1].tolist()))[:cap]
-            pipe.execute_command("SET", brought_key(generation, user), np.array(newest, "<i4").tobytes())
+            pipe.execute_command("SET", deployed_key(generation, user), np.array(newest, "<i4").tobytes())
             queued += len(newest)
             if queued >= PIPELINE:
                 pipe.execute()

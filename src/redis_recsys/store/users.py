@@ -74,7 +74,7 @@ def _keys(client: redis.Redis, user: str) -> Iterator[str | bytes]:
     last: Any = client.get(COUNTER)
     for generation in range(1, int(last or 0) + 1):
         name = f"{generation}"
-        yield from (features.key(name, "user", user), history.brought_key(name, user), recommendations.key(name, user))
+        yield from (features.key(name, "user", user), history.deployed_key(name, user), recommendations.key(name, user))
     # Feast's: the number 1 of join keys, the type code 2 of text, the join key, then the value with type and length
     number = int64(user)
     values = [b"\x02\0\0\0" + _counted(user.encode())]

@@ -1,4 +1,8 @@
-"""Other Python environments, Triton's and Merlin's: their locations, and making them, whole or not at all."""
+"""Other Python environments, Triton's and Merlin's, for those that run programs in them and for ``recsys setup``.
+
+``located`` and ``require`` find an environment. ``interpreter``, ``make``, ``install`` and ``install_this`` make one,
+whole or not at all. Both need ``home``, the folder in which environments are made, so both are here.
+"""
 
 from __future__ import annotations
 

@@ -56,12 +56,12 @@ class UserFeatures(Stage):
         """Features int32[b, Cu], float32[b, Fu], and bool[b], whether each user is known."""
         return features.unpack(answers[0], *self._widths)
 
-    def _seen(self, brought: list[Any], *lists: Any) -> np.ndarray:
+    def _seen(self, deployed: list[Any], *lists: Any) -> np.ndarray:
         """Entity numbers int32[b, longest], live events first, padded with 0; 0 also for items not in the catalogue."""
         raw = history.parse(lists, self._deployment.record.item_ids)
         ends = np.cumsum([len(ids) for ids in raw])
         live = np.split(self._number_of(np.concatenate(raw)), ends[:-1])
-        parts = [items for pair in zip(live, history.brought(brought), strict=True) for items in pair]
+        parts = [items for pair in zip(live, history.item_numbers(deployed), strict=True) for items in pair]
         lengths = np.array([len(items) for items in parts]).reshape(-1, 2).sum(axis=1)
         return padded(np.concatenate(parts), lengths)
 

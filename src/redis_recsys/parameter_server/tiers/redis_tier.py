@@ -69,13 +69,13 @@ class LookupResult:
 
     Attributes:
         rows: float32[m, dim], in any order.
-        at: int64[n], the row of each key; -1: none.
+        row_of_key: int64[n], position in ``rows`` of each key's row; -1: none.
         unreachable: bool[n], whether the node of each key did not answer.
         malformed: number of keys whose row has another size than the table's.
     """
 
     rows: np.ndarray
-    at: np.ndarray
+    row_of_key: np.ndarray
     unreachable: np.ndarray
     malformed: int = 0
 
@@ -413,7 +413,7 @@ def _unpack(answers: list[Any], places: list[np.ndarray], request: LookupRequest
             result.malformed += sum(value is not None for value in answer) - int(fits.sum())
             answer = [value for value, fit in zip(answer, fits, strict=True) if fit]
             where = where[fits]
-        result.at[where] = np.arange(len(values), len(values) + len(answer))
+        result.row_of_key[where] = np.arange(len(values), len(values) + len(answer))
         values += answer
     result.rows = np.frombuffer(b"".join(values), "<f4").reshape(len(values), request.dim)
     return result

@@ -112,22 +112,13 @@ def packed_ranker(
         sample: inputs of a few rows, which reveal the shapes inside the model.
 
     Raises:
-        BundleError: the model does not end in a sigmoid.
+        BundleError: the model does not end in a sigmoid, or its sides cannot be cut.
     """
     graph = _Graph(model)
     logit = graph.before_sigmoid("output")
     row_wise = _row_wise(model, sample)
     parts = graph.meeting(logit, {name: wire.side for name, wire in wires.items()}, row_wise)
-    for name in (*parts["user"], *parts["item"]):
-        if name in wires and (ids := wires[name].ids) is not None and ids.max() >= EXACT:
-            raise BundleError(
-                f"the ranker uses {name} itself as a number, with ids beyond {EXACT:,}: that cannot be cut"
-            )
-
-    for side in SIDES:
-        if not parts[side]:
-            raise BundleError(f"the ranker uses no feature of {side}s: it would rank all of them alike")
-
+    _refuse_uncut(parts, wires)
     flat = [
         graph.add("Reshape", name, graph.ints([-1, width])) if width else name
         for name, width in zip(PACKED["item"], widths["item"], strict=True)
@@ -162,6 +153,26 @@ def packed_ranker(
             helper.make_tensor_value_info(name, TensorProto.FLOAT, ["users", "items", width])
         )
     return ranker
+
+
+def _refuse_uncut(parts: Mapping[Side, Sequence[str]], wires: Mapping[str, Wire]) -> None:
+    """Refuse a ranker whose sides cannot be cut.
+
+    Args:
+        parts: the tensors of each side that meet, from ``_Graph.meeting``.
+        wires: wires of the model's inputs.
+
+    Raises:
+        BundleError: a side is not used, or an id is used as a number beyond those that float32 holds.
+    """
+    for name in (*parts["user"], *parts["item"]):
+        if name in wires and (ids := wires[name].ids) is not None and ids.max() >= EXACT:
+            raise BundleError(
+                f"the ranker uses {name} itself as a number, with ids beyond {EXACT:,}: that cannot be cut"
+            )
+    for side in SIDES:
+        if not parts[side]:
+            raise BundleError(f"the ranker uses no feature of {side}s: it would rank all of them alike")
 
 
 def _row_wise(model: onnx.ModelProto, sample: Arrays) -> dict[str, tuple[int, ...]]:

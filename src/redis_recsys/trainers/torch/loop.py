@@ -90,11 +90,7 @@ def fit(
     best: dict[str, Any] = {"metric": float("-inf"), "epoch": 0, "state": copy.deepcopy(model.state_dict())}
     path = checkpoint / f"{name}.pt" if checkpoint else None
     if path and resume and path.exists():
-        records, best = _restore(path, model, average, optimizer)
-        if validate is None and len(records) > epochs:
-            raise TrainingError(
-                f"checkpoint {path} does not fit: it has {len(records)} epochs of {epochs}; train without --resume"
-            )
+        records, best = _restore(path, model, average, optimizer, None if validate else epochs)
     for epoch in range(len(records) + 1, epochs + 1):
         if validate and epoch - best["epoch"] > patience:
             break
@@ -104,15 +100,11 @@ def fit(
             **run_epoch(name, epoch, model, average, optimizer, draw, batch_size, device),
         }
         if validate:
-            started = time.perf_counter()
-            record |= {"metric": validate.measure(average), "metric_name": validate.name}
-            record["validation_s"] = time.perf_counter() - started
+            record |= _validate(validate, average)
             if record["metric"] > best["metric"]:
                 best = {"metric": record["metric"], "epoch": epoch, "state": copy.deepcopy(average.state_dict())}
         records.append(record)
-        metric = f", validation {validate.name} {record['metric']:.4f}" if validate else ""
-        speed = f"{record['rows_per_s']:,.0f} rows/s"
-        console.print(f"{name} epoch {epoch}: loss {record['loss']:.4f}{metric}, {speed}", highlight=False)
+        _tell(name, record)
         if path:
             models = {"model": model.state_dict(), "average": average.state_dict()}
             state = models | {"optimizer": optimizer.state_dict(), "records": records, "best": best}
@@ -177,6 +169,20 @@ def run_epoch(
     }
 
 
+def _validate(metric: Metric, average: nn.Module) -> dict[str, Any]:
+    """Validation entries of an epoch's record."""
+    started = time.perf_counter()
+    measured = {"metric": metric.measure(average), "metric_name": metric.name}
+    return measured | {"validation_s": time.perf_counter() - started}
+
+
+def _tell(name: str, record: dict[str, Any]) -> None:
+    """Print an epoch's record in one line."""
+    metric = f", validation {record['metric_name']} {record['metric']:.4f}" if "metric" in record else ""
+    speed = f"{record['rows_per_s']:,.0f} rows/s"
+    console.print(f"{name} epoch {record['epoch']}: loss {record['loss']:.4f}{metric}, {speed}", highlight=False)
+
+
 def _save(state: dict[str, Any], path: Path) -> None:
     aside = path.with_suffix(".writing")
     try:
@@ -190,8 +196,18 @@ def _save(state: dict[str, Any], path: Path) -> None:
 
 
 def _restore(
-    path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
+    path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, most: int | None
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Records and best epoch of a checkpoint, whose weights go into the models and the optimizer.
+
+    Args:
+        path: file of the checkpoint.
+        model, average, optimizer: changed in place.
+        most: number of epochs that it may have; None: any.
+
+    Raises:
+        TrainingError: the checkpoint does not fit.
+    """
     try:
         state = torch.load(path, weights_only=True)
         model.load_state_dict(state["model"])
@@ -200,4 +216,8 @@ def _restore(
     except (RuntimeError, KeyError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
         reason = one_line(error, 200)
         raise TrainingError(f"checkpoint {path} does not fit: {reason}; train without --resume") from error
+    if most is not None and len(state["records"]) > most:
+        raise TrainingError(
+            f"checkpoint {path} does not fit: it has {len(state['records'])} epochs of {most}; train without --resume"
+        )
     return state["records"], state["best"]
