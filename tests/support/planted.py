@@ -102,9 +102,9 @@ def planted(
     return folder
 
 
-def renamed(folder: Path, names: dict[str, str]) -> Path:
+def renamed(folder: Path, names: dict[str, str], **having: Any) -> Path:
     """A planted raw folder whose columns have other names."""
-    planted(folder)
+    planted(folder, **having)
     schema = yaml.safe_load((folder / "schema.yaml").read_text())
     for column in schema["columns"]:
         column["name"] = names[column["name"]]

@@ -121,19 +121,23 @@ def test_real_triton_loads_the_executor(written: Path, tmp_path: Path) -> None:
 
 def test_the_saved_models_in_it_are_the_exported_ones(written: Path, by_merlin: Trained) -> None:
     assert by_merlin.export is not None
+    script = """
+import sys, numpy as np, tensorflow as tf
+for pair in zip(sys.argv[1::2], sys.argv[2::2]):
+    one, other = (tf.train.load_checkpoint(path + "/variables") for path in pair)
+    names = [name for name in one.get_variable_to_shape_map() if name in other.get_variable_to_shape_map()
+             and not name.startswith(("_CHECKPOINTABLE", "save_counter"))]
+    same = [np.array_equal(one.get_tensor(name), other.get_tensor(name)) for name in names]
+    print(len(same), all(same))
+"""
+    command = [MERLIN_ENVIRONMENT / "bin" / "python", "-c", script]
     for number, name in enumerate(("query_tower", "dlrm")):
         copy = written / "ensemble" / f"{number}_predicttensorflowtriton" / "1" / "model.savedmodel" / "variables"
-        script = """
-import sys, numpy as np, tensorflow as tf
-one, other = (tf.train.load_checkpoint(path + "/variables") for path in sys.argv[1:])
-shapes = one.get_variable_to_shape_map()
-same = [np.array_equal(one.get_tensor(n), other.get_tensor(n)) for n in shapes if n in other.get_variable_to_shape_map()
-        and not n.startswith(("_CHECKPOINTABLE", "save_counter"))]
-print(len(same), all(same))
-"""
-        command = [MERLIN_ENVIRONMENT / "bin" / "python", "-c", script, by_merlin.export / name / "variables", copy]
-        run = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
-        count, same = run.stdout.split()
+        command += [by_merlin.export / name / "variables", copy]
+    run = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
+    lines = run.stdout.splitlines()
+    assert len(lines) == 2
+    for count, same in map(str.split, lines):
         assert int(count) > 4
         assert same == "True"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,14 @@ def notebook(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The notebook's files in ``export``, and its recommendations in ``lists.json``. Do not alter them."""
     folder = tmp_path_factory.mktemp("notebook")
     run("notebook.py", folder, CANDIDATES)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def odd_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Exports by the name of what is odd in them. Do not alter them."""
+    folder = tmp_path_factory.mktemp("odd")
+    run("odd_models.py", folder)
     return folder
 
 
@@ -106,12 +115,10 @@ def test_the_notebooks_export_recommends_ahead_and_on_demand_what_the_notebook_d
 
 @pytest.mark.usefixtures("use_server", "use_merlin")
 def test_any_signature_is_taken_and_found_in_the_folders_of_the_public_multi_stage_example(
-    recsys: Recsys, client: redis.Redis, tmp_path: Path
+    recsys: Recsys, odd_models: Path, client: redis.Redis, tmp_path: Path
 ) -> None:
     """Export in the example's folders, plus NVTabular's categories and item embeddings, which the example lacks."""
-    example = tmp_path / "example"
-    example.mkdir()
-    run("odd_models.py", example)
+    example = Path(shutil.copytree(odd_models / "plain", tmp_path / "example"))
     expected = lists_of(example)
     for name, stage in (("query_tower", "1-user-embeddings"), ("dlrm", "5-ranking")):
         (example / "models" / stage / "1").mkdir(parents=True)
@@ -140,9 +147,7 @@ def test_any_signature_is_taken_and_found_in_the_folders_of_the_public_multi_sta
     ],
 )
 def test_what_cannot_be_carried_over_is_said_in_one_line(
-    recsys: Recsys, tmp_path: Path, kind: str, reason: str
+    recsys: Recsys, odd_models: Path, tmp_path: Path, kind: str, reason: str
 ) -> None:
-    (tmp_path / "odd").mkdir()
-    run("odd_models.py", tmp_path / "odd", kind)
-    assert reason in recsys("import", "merlin", "odd", "--out", "bundle").error()
+    assert reason in recsys("import", "merlin", odd_models / kind, "--out", "bundle").error()
     assert not (tmp_path / "bundle").exists()

@@ -182,37 +182,42 @@ def test_long_lists_are_cut_where_nvtabular_could_not_name_the_file() -> None:
     assert len("unique." + "_".join(names) + ".parquet") <= 255
 
 
-def test_columns_of_any_name_are_learnt_from(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A bundle of columns of any name, whose ids are texts, and Merlin's export."""
+    folder = tmp_path_factory.mktemp("odd")
+    encode(renamed(folder / "raw", ODD_NAMES, rows=1500, users=60, text_ids=True), folder / "dataset", Split())
+    dataset, merlin = (
+        Dataset(folder / "dataset"),
+        MerlinSettings(log=folder / "merlin.log", environment=MERLIN_ENVIRONMENT),
+    )
+    bundle = train(dataset, settings(merlin, encoder_dim=8, ranking_dim=8), folder / "bundle", folder / "export")
+    return Trained(dataset, bundle, export=folder / "export")
+
+
+def test_columns_of_any_name_are_learnt_from(odd: Trained) -> None:
     """Names may be paths, devices or TensorFlow's words; this fails unless the models equal TensorFlow's to 1e-5."""
-    encode(renamed(tmp_path / "raw", ODD_NAMES), tmp_path / "dataset", Split())
-    train_settings = TrainSettings(trainer="merlin", epochs=1, patience=1, embedding_dim=8)
-    merlin = MerlinSettings(environment=MERLIN_ENVIRONMENT, log=tmp_path / "merlin.log", encoder_dim=8, ranking_dim=8)
-    made = Settings(train=train_settings, merlin=merlin)
-    dataset = Dataset(tmp_path / "dataset")
-    bundle = train(dataset, made, tmp_path / "bundle", tmp_path / "export")
-    assert [c.name for c in bundle.schema.columns] == [
-        c.name for c in Schema.load(tmp_path / "raw" / "schema.yaml").columns
+    folder = odd.bundle.path.parent
+    assert [c.name for c in odd.bundle.schema.columns] == [
+        c.name for c in Schema.load(folder / "raw" / "schema.yaml").columns
     ]
-    assert len(BundleRecommender(bundle, dataset, 20).recommend(np.arange(1, 6), 3)) == 5
-    assert left_in(tmp_path) == {"bundle", "export"}
+    assert len(BundleRecommender(odd.bundle, odd.dataset, 20).recommend(np.arange(1, 6), 3)) == 5
+    assert left_in(folder) == {"bundle", "export"}
 
 
-def test_text_ids_are_learnt_from_exported_and_imported(tmp_path: Path) -> None:
-    dataset = planted_dataset(tmp_path, rows=1500, users=60, text_ids=True)
-    train_settings = TrainSettings(trainer="merlin", epochs=1, patience=1, embedding_dim=8)
-    merlin = MerlinSettings(environment=MERLIN_ENVIRONMENT, log=tmp_path / "merlin.log", encoder_dim=8, ranking_dim=8)
-    made = Settings(train=train_settings, merlin=merlin)
-    bundle = train(dataset, made, tmp_path / "bundle", tmp_path / "export")
+def test_text_ids_are_learnt_from_exported_and_imported(odd: Trained, merlin: MerlinSettings, tmp_path: Path) -> None:
+    assert odd.export is not None
+    dataset, schema = odd.dataset, odd.dataset.schema
     clicks = dataset.rows("train").positives()
     raw = {"user": dataset.users.raw_ids[clicks.user - 1], "item": dataset.items.raw_ids[clicks.item - 1]}
     for side in SIDES:
-        frame = pl.read_parquet(tmp_path / "export" / f"{side}_features.parquet")
-        assert set(frame[f"{side}_raw"]) == set(raw[side].tolist())
-        categories = Categories.read(tmp_path / "export" / "categories", side)
-        assert categories.values[frame[side] - categories.first].to_list() == frame[f"{side}_raw"].to_list()
-    assert {item[0] for item in bundle.raw_ids("item").tolist()} == {"i"}
-    assert len(BundleRecommender(bundle, dataset, 20).recommend(np.arange(1, 6), 3)) == 5
-    imported = import_export(tmp_path / "export", tmp_path / "imported", merlin)
+        (name,) = flat.RowNames(schema).columns[schema.id_column(side).name]
+        frame = pl.read_parquet(odd.export / f"{side}_features.parquet")
+        assert set(frame[f"{name}_raw"]) == set(raw[side].tolist())
+        categories = Categories.read(odd.export / "categories", name)
+        assert categories.values[frame[name] - categories.first].to_list() == frame[f"{name}_raw"].to_list()
+    assert {item[0] for item in odd.bundle.raw_ids("item").tolist()} == {"i"}
+    imported = import_export(odd.export, tmp_path / "imported", merlin)
     assert set(imported.raw_ids("item").tolist()) == set(raw["item"].tolist())
 
 

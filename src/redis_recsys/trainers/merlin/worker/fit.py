@@ -204,7 +204,6 @@ class _Progress(tf.keras.callbacks.Callback):
 def _export(job: Job, export: Path, towers: mm.TwoTowerModelV2, dlrm: mm.Model, rows: Dataset) -> None:
     """Write the files of the public notebook, and the item tower, which the notebook does not save."""
     towers.query_encoder.save(str(export / "query_tower"))
-    towers.candidate_encoder.save(str(export / "candidate_tower"))
     dlrm.save(str(export / "dlrm"))
     features = {}
     for side, tag, key in (("user", Tags.USER, Tags.USER_ID), ("item", Tags.ITEM, Tags.ITEM_ID)):
@@ -212,7 +211,8 @@ def _export(job: Job, export: Path, towers: mm.TwoTowerModelV2, dlrm: mm.Model, 
         features[side].to_parquet(str(export / f"{side}_features.parquet"))
     schema = rows.schema.select_by_tag(Tags.ITEM).without([f"{job.item_id}_raw"])
     items = Dataset(features["item"], schema=schema)
-    embeddings = towers.candidate_embeddings(items, batch_size=1024, index=Tags.ITEM_ID)
+    tower = str(export / "candidate_tower")  # Merlin saves the tower to compute with the saved one
+    embeddings = towers.candidate_embeddings(items, batch_size=1024, index=Tags.ITEM_ID, save_path=tower)
     embeddings.compute(scheduler="synchronous").to_parquet(str(export / "item_embeddings.parquet"))
 
 
