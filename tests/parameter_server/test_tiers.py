@@ -405,23 +405,30 @@ def test_long_lookups_are_asked_for_in_pieces(tmp_path: Path, cluster: EmbeddedC
         np.testing.assert_array_equal(server.lookup(TABLE, keys), row_of(keys))
 
 
-def test_who_missed_too_much_reads_whole_partitions(
-    tmp_path: Path, cluster: EmbeddedCluster, cluster_client: RedisCluster
+@pytest.mark.parametrize("newer", [0, 100], ids=["nothing left", "newer ones left"])
+def test_who_missed_too_much_reads_whole_partitions_once(
+    tmp_path: Path, cluster: EmbeddedCluster, cluster_client: RedisCluster, newer: int
 ) -> None:
     keys = np.arange(1000)
-    away = configured(trained(tmp_path), tmp_path / "rocks")
+    away = seldom(configured(trained(tmp_path), tmp_path / "rocks"))
     with serving(away, cluster) as server:
         load(server)
         server.update(TABLE, keys[:50], row_of(keys[:50], 1))
     with serving(configured(tmp_path / "dlrm0_sparse.model"), cluster) as other:
         other.update(TABLE, keys, row_of(keys, 2))
-    for partition in range(8):
-        cluster_client.xtrim(redis_key(FULL, partition, UPDATES), maxlen=0)
-    with serving(away, cluster) as server:
-        assert server.follower is not None
-        server.follower.catch_up()
-        server.evict(TABLE)
-        np.testing.assert_array_equal(server.lookup(TABLE, keys), row_of(keys, 2))
+        for partition in range(8):
+            cluster_client.xtrim(redis_key(FULL, partition, UPDATES), maxlen=0)
+        if newer:
+            other.update(TABLE, keys[:newer], row_of(keys[:newer], 3))
+    expected = np.concatenate([row_of(keys[:newer], 3), row_of(keys[newer:], 2)])
+    for read in (1000, 0):  # the next start continues from there
+        with serving(away, cluster) as server:
+            assert server.follower is not None
+            for _ in range(2):
+                server.follower.catch_up()
+                assert server.follower.applied[FULL] == read
+            server.evict(TABLE)
+            np.testing.assert_array_equal(server.lookup(TABLE, keys), expected)
 
 
 def test_a_table_whose_updates_are_filtered_out_is_changed_here_alone(
