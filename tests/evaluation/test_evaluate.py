@@ -127,7 +127,26 @@ def test_baselines_are_fitted_on_train_and_valid_together(dataset: Dataset):
 
 def test_every_baseline_can_be_evaluated_on_the_smallest_data(dataset: Dataset):
     report = evaluate(dataset, fit_baselines(dataset), ks=(2, 5))
-    assert list(report.retrieval) == ["popularity", "recent-popularity", "item-knn", "als", "bpr"]
+    assert list(report.retrieval) == ["popularity", "recent-popularity", "item-knn", "rp3beta", "ease", "als", "bpr"]
+
+
+def test_popularity_of_days_is_left_out_with_a_sentence_where_times_have_no_unit(
+    dataset: Dataset, capsys: pytest.CaptureFixture[str]
+):
+    names = [baseline.name for baseline in fit_baselines(dataset)]
+    assert not [name for name in names if "days" in name]
+    said = capsys.readouterr()
+    assert said.err == "popularity of the last days is left out: the times of the dataset have no unit\n"
+    assert not said.out
+
+
+def test_newcomers_get_the_popularity_that_was_best_for_newcomers_of_the_validation_part(tmp_path: Path):
+    # item 1 was popular, item 2 is clicked now; the newcomer of the validation part clicks what was popular
+    train = [(1, 1, 1, 0)] * 18 + [(2, 2, 1, 0)] * 2
+    for clicked, first in ((1, 1), (2, 2)):
+        parts = {"train": train, "valid": [(3, clicked, 1, 0)], "test": [(4, 5, 1, 0)]}
+        ease = next(b for b in fit_baselines(make_dataset(tmp_path / str(first), parts)) if b.name == "ease")
+        assert ease.recommend(np.array([4]), 1).tolist() == [[first]]
 
 
 def test_a_baseline_takes_the_setting_that_is_best_on_the_validation_part(tmp_path: Path):
