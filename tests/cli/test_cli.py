@@ -25,6 +25,8 @@ def test_synthetic_data_becomes_recommendations_with_nothing_configured(recsys: 
     assert "bundle with 300 users and 100 items in data/bundle" in one_line(printed)
     report = json.loads(good(recsys("evaluate", "--json", "--no-baselines")))
     assert set(report["retrieval"]) == {"two-tower", "two-tower + DLRM"}
+    best = report["ceilings"]["true probability"]["click_probability@10"]
+    assert 0 < report["retrieval"]["two-tower"]["click_probability@10"] < best < 1
     batch = json.loads(good(recsys("batch", "--topk", 5, "--json")))
     assert (batch["users"], batch["resumed_at"]) == (300, 0)
     found = json.loads(good(recsys("get", 1, "--json")))
@@ -107,8 +109,11 @@ def test_the_evaluation_is_a_table_beside_baselines_and_a_plot(
     recsys: Recsys, trained: Trained, tmp_path: Path
 ) -> None:
     printed = good(recsys("evaluate", trained.bundle.path, "--dataset", trained.dataset.path, "--plot", "metrics.png"))
-    for name in ("popularity", "item-knn", "als", "bpr", "two-tower", "two-tower + DLRM"):
+    for name in ("popularity", "item-knn", "rp3beta", "ease", "als", "bpr", "two-tower", "two-tower + DLRM"):
         assert name in printed
+    assert "ideal reordering" in printed
+    interval = r"[+-]?\.\d{3} \[[+-]?\.\d{3}, [+-]?\.\d{3}\]"
+    assert re.search(rf"two-tower \+ DLRM +{interval} +{interval} +{interval}", printed)
     said = " ".join(printed.split())
     assert re.search(r"two-tower \+ DLRM (raises|lowers|has) NDCG@10 .*95% interval [+-]", said)
     assert re.search(r"Of [\d,]+ rows, [\d.]+% are clicks; the mean prediction is [\d.]+%", said)

@@ -350,7 +350,8 @@ def fit_baselines(dataset: Dataset) -> list[Popularity]:
     popularities = [Popularity(), RecentPopularity(), *_of_days(dataset)]
     for_all: Popularity = RecentPopularity()
     if len(validated):
-        for_all = max(popularities, key=lambda each: float(by_user(each)[newcomers].mean()))
+        recent_first = [*popularities[1:], popularities[0]]  # where all are equally good
+        for_all = max(recent_first, key=lambda each: float(by_user(each)[newcomers].mean()))
     personal = _personal(train + valid)
     fitted: list[Popularity] = []
     with progress(
