@@ -62,6 +62,17 @@ def test_the_split_can_be_chosen(recsys: Recsys, tmp_path: Path, split: str) -> 
     assert manifest["rows"]["test"] == pytest.approx(900, abs=60)
 
 
+def test_each_users_last_rows_can_be_left_out_by_their_number(recsys: Recsys, tmp_path: Path) -> None:
+    raw = planted(tmp_path / "mine")
+    options = ("--schema", raw / "schema.yaml", "--users", raw / "users.parquet", "--items", raw / "items.parquet")
+    for flags, counts in (((), (59, 59)), (("--valid", 2, "--test", 3), (118, 177))):
+        good(recsys("data", "tabular", raw / "interactions", *options, "--split", "last", *flags, "--force"))
+        rows = json.loads((tmp_path / "data" / "dataset" / "manifest.json").read_text())["rows"]
+        assert (rows["valid"], rows["test"], sum(rows.values())) == (*counts, 3000)
+    refused = recsys("data", "tabular", raw / "interactions", *options, "--split", "last", "--test", 0.1, "--force")
+    assert "numbers of each user's rows" in refused.error()
+
+
 def test_get_prints_a_table_with_labels(recsys: Recsys, trained: Trained, use_server: redis.Redis) -> None:
     printed = good(recsys("batch", trained.bundle.path, "--topk", 3))
     assert "200 users in generation 1" in printed
