@@ -265,7 +265,7 @@ def test_two_recommenders_are_compared_user_by_user(dataset: Dataset):
     # recall of user 1 {2, 5}, user 2 {6}, user 3 {4} within [5, 6], and within [1, 3]
     assert report.by_user["good"]["recall@2"].tolist() == [0.5, 1, 0]
     assert (found.before, found.after, found.users) == (0, 0.5, 3)
-    assert not {"by_user", "ids", "groups"} & set(report.to_dict())
+    assert not {"by_user", "ids", "members", "groups"} & set(report.to_dict())
     assert set(CEILINGS) == {IDEAL, TRUE}
 
 

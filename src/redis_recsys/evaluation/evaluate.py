@@ -82,8 +82,9 @@ class Report:
         ceilings: the same over all users for ``IDEAL`` and ``TRUE``, as far as they are known.
         ranker: see :func:`evaluate_ranker`; empty if no ranker was given.
         by_user: recommender or ceiling -> metric -> float64[n], one value per test user, in the same order of users
-            for all; left out of :meth:`to_dict`, as the next two are.
+            for all; left out of :meth:`to_dict`, as the next three are.
         ids: raw ids of these users.
+        members: bool[n] for ``all``, ``warm`` and ``cold``, the users that belong to each group.
         groups: the same values, for all, warm and cold users, ready to be compared; empty groups are missing.
     """
 
@@ -95,6 +96,7 @@ class Report:
     ranker: dict[str, Any]
     by_user: dict[str, dict[str, np.ndarray]] = field(repr=False)
     ids: np.ndarray = field(repr=False)
+    members: dict[str, np.ndarray] = field(repr=False)
     groups: dict[str, Paired] = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -186,6 +188,7 @@ def evaluate(
         ranker=evaluate_ranker(dataset, predict) if predict else {},
         by_user=by_user,
         ids=dataset.users.raw_ids[users - 1],
+        members=members,
         groups=groups,
     )
 
