@@ -227,19 +227,9 @@ def measure(data: Data, seeds: Sequence[int], fresh: bool = False) -> dict[str, 
     home = FOLDER / "quality" / data.name
     if fresh:
         shutil.rmtree(home, ignore_errors=True)
-    raw = home / "raw"
-    if not raw.exists():
-        data.make(raw)
     baselines, models = [], []
     for number in range(data.cuts):
-        place = home / f"cut-{number + 1}-of-{data.cuts}"
-        if not (place / "dataset").exists():
-            here, split = raw, data.split
-            if data.cuts > 1:
-                here = place / "raw"
-                shutil.rmtree(here, ignore_errors=True)
-                split = cut(raw, here, number, data.cuts)
-            encode(here, place / "dataset", split)
+        place = prepared(data, home, number)
         label = f"{data.title}, cut {number + 1} of {data.cuts}"
         baselines.append(_piece(place, "baselines", f"{label}: baselines", None))
         each_seed = ((seed, data.settings.changed("train", seed=seed)) for seed in seeds)
@@ -247,6 +237,21 @@ def measure(data: Data, seeds: Sequence[int], fresh: bool = False) -> dict[str, 
             [_piece(place, f"seed-{seed}", f"{label}: seed {seed}", settings) for seed, settings in each_seed]
         )
     return summary(data.title, baselines, models, seeds)
+
+
+def prepared(data: Data, home: Path, number: int) -> Path:
+    """Folder of a cut, with ``dataset/`` in it, made unless it is there."""
+    raw, place = home / "raw", home / f"cut-{number + 1}-of-{data.cuts}"
+    if not raw.exists():
+        data.make(raw)
+    if not (place / "dataset").exists():
+        here, split = raw, data.split
+        if data.cuts > 1:
+            here = place / "raw"
+            shutil.rmtree(here, ignore_errors=True)
+            split = cut(raw, here, number, data.cuts)
+        encode(here, place / "dataset", split)
+    return place
 
 
 def _piece(place: Path, name: str, label: str, settings: Settings | None) -> Piece:

@@ -28,19 +28,16 @@ def piece(ids: list[str], **values: list[float]) -> Piece:
 
 
 def test_cuts_test_on_different_rows_and_know_nothing_of_what_follows(tmp_path: Path) -> None:
-    raw = planted(tmp_path / "raw")
-    times = pl.read_parquet(raw / "interactions" / "*.parquet")["time"].sort()
     end = None
+    data = Data("mine", "Mine", planted, 3, Split(), Settings())
     for number in range(3):
-        split = quality.cut(raw, tmp_path / f"{number}" / "raw", number, 3)
-        encode(tmp_path / f"{number}" / "raw", tmp_path / f"{number}" / "dataset", split)
-        dataset = Dataset(tmp_path / f"{number}" / "dataset")
+        dataset = Dataset(quality.prepared(data, tmp_path, number) / "dataset")
         train, valid, test = (dataset.rows(part).time for part in ("train", "valid", "test"))
         assert [len(valid), len(test)] == pytest.approx([300, 300], abs=2)
         assert train.max() < valid.min() <= valid.max() < test.min()
         assert end is None or test.min() == pytest.approx(end, abs=120)  # the next minute
         end = test.max()
-    assert end == times.max()
+    assert end == pl.read_parquet(tmp_path / "raw" / "interactions" / "*.parquet")["time"].max()
 
 
 def test_figures_are_means_over_seeds_and_users_are_drawn_with_all_their_cuts() -> None:
@@ -99,18 +96,18 @@ def test_lines_of_users_and_items_are_left_out_by_their_order(tmp_path: Path) ->
     assert sorted(pairs) == [("1", "13"), ("2", "13")]
 
 
-def test_a_run_measures_each_cut_and_seed_and_goes_on_where_it_stopped(
+def test_a_run_measures_baselines_and_each_seed_and_goes_on_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(quality, "FOLDER", tmp_path)
-    data = Data("mine", "Mine", planted, 2, Split(), Settings(train=TrainSettings(**TINY)))
+    data = Data("mine", "Mine", planted, 1, Split(), Settings(train=TrainSettings(**TINY)))
     found = quality.measure(data, [1])
     assert set(OURS) | {"ease", "popularity-7-days", IDEAL} <= set(found["means"]["all"])
     assert found["chosen"][0]["ease"]["penalty"] > 0
-    assert capsys.readouterr().err.count("Mine, cut ") == 4
-    (tmp_path / "quality" / "mine" / "cut-2-of-2" / "seed-1.npz").unlink()
-    again = quality.measure(data, [1])
+    assert capsys.readouterr().err.count("Mine, cut ") == 2
+    again = quality.measure(data, [1, 2])
     assert capsys.readouterr().err.count("Mine, cut ") == 1
     assert json.dumps(again["means"]["all"]["ease"]) == json.dumps(found["means"]["all"]["ease"])
+    assert again["seeds"]["1"] == found["seeds"]["1"]
     quality.plot(again, tmp_path)
     assert quality.picture_of(again, tmp_path).read_bytes().startswith(b"\x89PNG")
