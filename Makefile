@@ -41,7 +41,7 @@ install = { set --; for each in $(1); do command -v $${each%:*} > /dev/null || s
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-large notebooks test lint docs docs-serve bench bench-online bench-large bench-merlin serving torchrec merlin lock clean \
+.PHONY: help demo demo-large notebooks test lint docs docs-serve bench bench-quality bench-online bench-large bench-merlin serving torchrec merlin lock clean \
 	compose-test cloud cloud-test cloud-plan cloud-up cloud-vpn cloud-configure cloud-publish cloud-rotate cloud-down cloud-outputs
 
 help:  ## print this list
@@ -82,6 +82,9 @@ docs-serve: $(READY)  ## show the documentation at http://127.0.0.1:8000, built 
 
 bench: $(READY)  ## measure speed and memory, write the table into docs/benchmarks.md, draw the plot in assets/
 	@$(BIN)/python -m benchmarks.offline
+
+bench-quality: $(READY)  ## measure quality at several moments with several seeds: hours, goes on where it stopped; ARGS=--help
+	@$(BIN)/python -m benchmarks.offline.quality $(ARGS)
 
 bench-online: $(READY) $(SERVING) $(FEAST)  ## measure the online pipeline in all its revisions: eight minutes
 	@$(BIN)/python -m benchmarks.online

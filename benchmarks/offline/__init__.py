@@ -1,1 +1,1 @@
-"""Offline benchmarks: encoding, training, quality, and scoring ahead of time."""
+"""Offline benchmarks: encoding, training, quality at several moments, and scoring ahead of time."""

@@ -15,6 +15,7 @@ import benchmarks.offline.__main__ as offline
 import benchmarks.online.__main__ as online
 from benchmarks import report
 from benchmarks.large_scale import tables_report
+from benchmarks.offline import quality
 from tests.support.paths import ROOT
 
 
@@ -38,6 +39,12 @@ def test_the_page_shows_the_stored_results(
     monkeypatch.chdir(ROOT)
     (shown,) = re.findall(f"<!-- {marker} -->\n(.*?)\n<!-- /{marker} -->", report.PAGE.read_text(), re.DOTALL)
     assert shown == tables(json.loads(results.read_text()))
+
+
+def test_the_page_shows_what_is_stored_of_the_quality(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    (shown,) = re.findall("<!-- quality -->\n(.*?)\n<!-- /quality -->", report.PAGE.read_text(), re.DOTALL)
+    assert shown == quality.tables(quality.stored())
 
 
 def test_new_tables_take_the_place_of_the_old_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

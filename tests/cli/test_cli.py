@@ -25,6 +25,8 @@ def test_synthetic_data_becomes_recommendations_with_nothing_configured(recsys: 
     assert "bundle with 300 users and 100 items in data/bundle" in one_line(printed)
     report = json.loads(good(recsys("evaluate", "--json", "--no-baselines")))
     assert set(report["retrieval"]) == {"two-tower", "two-tower + DLRM"}
+    best = report["ceilings"]["true probability"]["click_probability@10"]
+    assert 0 < report["retrieval"]["two-tower"]["click_probability@10"] < best < 1
     batch = json.loads(good(recsys("batch", "--topk", 5, "--json")))
     assert (batch["users"], batch["resumed_at"]) == (300, 0)
     found = json.loads(good(recsys("get", 1, "--json")))
@@ -58,6 +60,17 @@ def test_the_split_can_be_chosen(recsys: Recsys, tmp_path: Path, split: str) -> 
     manifest = json.loads((tmp_path / "data" / "dataset" / "manifest.json").read_text())
     assert manifest["split"]["by"] == split
     assert manifest["rows"]["test"] == pytest.approx(900, abs=60)
+
+
+def test_each_users_last_rows_can_be_left_out_by_their_number(recsys: Recsys, tmp_path: Path) -> None:
+    raw = planted(tmp_path / "mine")
+    options = ("--schema", raw / "schema.yaml", "--users", raw / "users.parquet", "--items", raw / "items.parquet")
+    for flags, counts in (((), (59, 59)), (("--valid", 2, "--test", 3), (118, 177))):
+        good(recsys("data", "tabular", raw / "interactions", *options, "--split", "last", *flags, "--force"))
+        rows = json.loads((tmp_path / "data" / "dataset" / "manifest.json").read_text())["rows"]
+        assert (rows["valid"], rows["test"], sum(rows.values())) == (*counts, 3000)
+    refused = recsys("data", "tabular", raw / "interactions", *options, "--split", "last", "--test", 0.1, "--force")
+    assert "numbers of each user's rows" in refused.error()
 
 
 def test_get_prints_a_table_with_labels(recsys: Recsys, trained: Trained, use_server: redis.Redis) -> None:
@@ -107,8 +120,11 @@ def test_the_evaluation_is_a_table_beside_baselines_and_a_plot(
     recsys: Recsys, trained: Trained, tmp_path: Path
 ) -> None:
     printed = good(recsys("evaluate", trained.bundle.path, "--dataset", trained.dataset.path, "--plot", "metrics.png"))
-    for name in ("popularity", "item-knn", "als", "bpr", "two-tower", "two-tower + DLRM"):
+    for name in ("popularity", "item-knn", "rp3beta", "ease", "als", "bpr", "two-tower", "two-tower + DLRM"):
         assert name in printed
+    assert "ideal reordering" in printed
+    interval = r"[+-]?\.\d{3} \[[+-]?\.\d{3}, [+-]?\.\d{3}\]"
+    assert re.search(rf"two-tower \+ DLRM +{interval} +{interval} +{interval}", printed)
     said = " ".join(printed.split())
     assert re.search(r"two-tower \+ DLRM (raises|lowers|has) NDCG@10 .*95% interval [+-]", said)
     assert re.search(r"Of [\d,]+ rows, [\d.]+% are clicks; the mean prediction is [\d.]+%", said)

@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from redis_recsys.data.synthetic import generate
+from redis_recsys.data.synthetic import TRUTH, generate, truth_of
 from redis_recsys.dataset.schema import Schema
 from redis_recsys.errors import DataError
 from redis_recsys.evaluation.metrics import auc
@@ -37,6 +37,22 @@ def test_it_has_the_columns_of_ali_ccp_as_integers_and_the_truth(rows: pl.DataFr
     assert set(rows.columns) == ALI_CCP | {"click_probability"}
     assert all(rows[name].dtype == pl.Int64 for name in ALI_CCP)
     assert rows["click_probability"].dtype == pl.Float32
+
+
+def test_the_truth_of_any_pair_is_known_from_the_raw_folder(raw: Path, rows: pl.DataFrame) -> None:
+    truth = truth_of(raw)
+    assert truth is not None
+    some = rows.head(1000)
+    found = truth(some["user_id"].to_numpy(), some["item_id"].to_numpy()[:, None])
+    np.testing.assert_allclose(found[:, 0], some["click_probability"].to_numpy(), rtol=1e-6)
+    assert truth(np.array([1, 2]), np.array([[1, 2, 3], [4, 5, 6]])).shape == (2, 3)
+
+
+def test_other_data_has_no_truth_and_a_damaged_one_is_an_error(raw: Path, tmp_path: Path) -> None:
+    assert truth_of(tmp_path) is None
+    (tmp_path / TRUTH).write_text('{"seed": 1}')
+    with pytest.raises(DataError, match=r"truth\.json is damaged"):
+        truth_of(tmp_path)
 
 
 def test_the_schema_describes_every_column(raw: Path, rows: pl.DataFrame) -> None:

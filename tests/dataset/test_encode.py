@@ -201,7 +201,7 @@ def test_of_somebody_without_training_rows_the_oldest_known_value_counts(tmp_pat
     assert dataset.items.labels == {"title": ["", "", "Dune"]}
 
 
-@pytest.mark.parametrize("split", [Split(by="user"), Split(by="random", seed=3), Split(by="time")])
+@pytest.mark.parametrize("split", [Split(by="user"), Split(by="last"), Split(by="random", seed=3), Split(by="time")])
 def test_gaps_are_filled_as_a_loop_would(tmp_path: Path, split: Split) -> None:
     random = np.random.default_rng(5)
     count = 3000

@@ -46,6 +46,28 @@ def test_a_split_by_user_without_time_goes_by_the_order_of_rows() -> None:
     assert parts(Split(by="user"), {"user": [7] * 10}, time=None) == [0] * 8 + [1, 2]
 
 
+def test_a_split_by_last_leaves_out_each_users_newest_row_and_validates_on_the_one_before() -> None:
+    rows = {"user": [1, 2, 1, 2, 1, 2, 1], "time": [4, 1, 3, 2, 2, 3, 1]}
+    assert parts(Split(by="last"), rows) == [2, 0, 1, 1, 0, 2, 0]
+
+
+def test_a_split_by_last_counts_rows_of_one_moment_in_the_order_of_the_file() -> None:
+    assert parts(Split(by="last"), {"user": [1] * 4, "time": [5] * 4}) == [0, 0, 1, 2]
+
+
+def test_a_split_by_last_without_time_goes_by_the_order_of_rows_and_takes_as_many_as_it_is_told() -> None:
+    split = Split(by="last", valid=1, test=2)
+    assert parts(split, {"user": [7, 8, 7, 7, 8, 7, 7, 8, 8]}, time=None) == [0, 0, 0, 1, 1, 2, 2, 2, 2]
+
+
+def test_users_with_too_few_rows_for_a_split_by_last_train_with_all_of_them() -> None:
+    assert parts(Split(by="last"), {"user": [1, 1, 2, 2, 2, 3], "time": [1, 2, 1, 2, 3, 1]}) == [0, 0, 0, 1, 2, 0]
+
+
+def test_a_split_by_last_without_a_test_part_validates_on_the_last_row() -> None:
+    assert parts(Split(by="last", test=0), {"user": [1, 1, 1], "time": [1, 2, 3]}) == [0, 0, 1]
+
+
 def test_a_random_split_repeats_with_its_seed_and_changes_with_another() -> None:
     rows = {"user": [1] * 1000}
     first = parts(Split(by="random", seed=1), rows, time=None)
@@ -69,7 +91,16 @@ def test_an_empty_part_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"valid": 0}, {"test": 1.5}, {"valid": 0.5, "test": 0.5}, {"by": "week"}, {"vaild": 0.1}]
+    "wrong",
+    [
+        {"valid": 0},
+        {"test": 1.5},
+        {"valid": 0.5, "test": 0.5},
+        {"by": "week"},
+        {"vaild": 0.1},
+        {"by": "last", "test": 0.1},
+        {"by": "last", "valid": 0},
+    ],
 )
 def test_impossible_splits_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):

@@ -11,9 +11,10 @@ from redis_recsys.dataset.interactions import Rows
 from redis_recsys.dataset.popularity import Clicks
 from redis_recsys.dataset.user_history import History
 from redis_recsys.errors import TrainingError
-from redis_recsys.evaluation.baselines import ALS, BPR, ItemKNN, Popularity, RecentPopularity
+from redis_recsys.evaluation.baselines import ALS, BPR, EASE, ItemKNN, Personal, Popularity, RecentPopularity, RP3beta
 
-BASELINES = (Popularity, RecentPopularity, ItemKNN, ALS, BPR)
+PERSONAL = (ItemKNN, RP3beta, EASE, ALS, BPR)
+BASELINES = (Popularity, RecentPopularity, *PERSONAL)
 USERS, ITEMS = 60, 40
 COLD = USERS  # the last user has no rows
 
@@ -53,18 +54,20 @@ def test_nothing_seen_and_nothing_twice_is_recommended(kind: type[Popularity], t
 
 
 @pytest.mark.parametrize("kind", BASELINES)
-def test_a_user_without_history_gets_the_popular_items(kind: type[Popularity], tastes: Rows):
+def test_a_user_without_history_gets_the_popular_items_and_from_personal_baselines_the_recently_popular(
+    kind: type[Popularity], tastes: Rows
+):
     baseline = kind()
     baseline.fit(tastes, USERS, ITEMS)
     counts = np.bincount(tastes.item, minlength=ITEMS + 1)
-    if kind is RecentPopularity:
+    if kind is not Popularity:
         newest = tastes.item[-48:]  # the newest tenth of 472 clicks
         counts = counts / 1000 + np.bincount(newest, minlength=ITEMS + 1)
     items = baseline.recommend(np.array([COLD]), 10)[0]
     assert counts[items].tolist() == sorted(counts[1:], reverse=True)[:10]
 
 
-@pytest.mark.parametrize("kind", [ItemKNN, ALS, BPR])
+@pytest.mark.parametrize("kind", PERSONAL)
 def test_personal_baselines_find_the_taste_of_a_user(kind: type[Popularity], tastes: Rows):
     baseline = kind()
     baseline.fit(tastes, USERS, ITEMS)
@@ -108,6 +111,73 @@ def test_item_neighbours_by_hand():
     baseline = ItemKNN()
     baseline.fit(rows, 6, 3)
     assert baseline.recommend(np.array([6]), 2).tolist() == [[2, 3]]
+
+
+def clicks_of(rows: Rows) -> np.ndarray:
+    """float64[users, items], 1 for a click."""
+    clicks = np.zeros((USERS, ITEMS))
+    clicks[rows.user - 1, rows.item - 1] = 1
+    return clicks
+
+
+@pytest.mark.parametrize("penalty", [0.5, 30.0])
+def test_ease_is_a_ridge_regression_of_each_item_on_all_others(penalty: float, tastes: Rows):
+    tastes = tastes.take(tastes.item != 7)  # an item without clicks
+    baseline = EASE(penalty)
+    baseline.fit(tastes, USERS, ITEMS)
+    clicks = clicks_of(tastes)
+    weights = np.zeros((ITEMS, ITEMS))
+    for item in range(ITEMS):
+        others = np.delete(np.arange(ITEMS), item)
+        x = clicks[:, others]
+        weights[others, item] = np.linalg.solve(x.T @ x + penalty * np.eye(ITEMS - 1), x.T @ clicks[:, item])
+    np.testing.assert_allclose(baseline.scores(np.arange(USERS)), clicks @ weights, atol=2e-6)
+
+
+@pytest.mark.parametrize(("neighbours", "alpha", "beta"), [(3, 1.0, 0.0), (5, 0.6, 0.4), (ITEMS, 1.5, 1.0)])
+def test_rp3beta_walks_from_the_user_over_an_item_and_another_user(
+    neighbours: int, alpha: float, beta: float, tastes: Rows
+):
+    baseline = RP3beta(neighbours, alpha, beta)
+    baseline.fit(tastes, USERS, ITEMS)
+    clicks = clicks_of(tastes)
+    of_item, of_user = clicks.sum(axis=0), clicks.sum(axis=1)
+    walks = np.zeros((ITEMS, ITEMS))
+    for start in range(ITEMS):
+        for user in np.flatnonzero(clicks[:, start]):
+            for end in np.flatnonzero(clicks[user]):
+                walks[start, end] += (1 / of_item[start] * 1 / of_user[user]) ** alpha / of_item[end] ** beta
+    np.fill_diagonal(walks, 0)
+    kept = np.sort(walks, axis=1)[:, -neighbours, None]
+    similarity = baseline.similarity.toarray()
+    assert (np.count_nonzero(similarity, axis=1) <= neighbours).all()
+    np.testing.assert_allclose(similarity.sum(axis=1), np.sort(walks, axis=1)[:, -neighbours:].sum(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(similarity, np.where((walks >= kept) & (similarity > 0), walks, 0), rtol=1e-5)
+
+
+def test_shrinkage_makes_neighbours_of_few_users_weaker():
+    rows = rows_of([(1, 1), (1, 2), (2, 1), (2, 2), (3, 3), (4, 3), (5, 3), (6, 1)])
+    baseline = ItemKNN(shrinkage=5)
+    baseline.fit(rows, 6, 3)
+    assert baseline.similarity.toarray()[0, 1] == pytest.approx(2 / (np.sqrt(3 * 2) + 5))
+
+
+def test_popularity_of_some_days_counts_the_clicks_of_those_days_and_then_all():
+    rows = rows_of([(1, 1), (2, 1), (3, 1), (1, 2), (2, 3)])
+    days = rows.time * 24  # of hours: one click a day
+    baseline = RecentPopularity(2, 24)
+    baseline.fit(Rows(rows.user, rows.item, rows.target, days), 4, 4)
+    assert baseline.name == "popularity-2-days"
+    assert baseline.recommend(np.array([4]), 4).tolist() == [[2, 3, 1, 4]]
+
+
+def test_a_personal_baseline_gives_newcomers_the_popularity_it_is_told(tastes: Rows):
+    baseline: Personal = ItemKNN()
+    baseline.for_all = Popularity()
+    baseline.fit(tastes, USERS, ITEMS)
+    ever = Popularity()
+    ever.fit(tastes, USERS, ITEMS)
+    assert np.array_equal(*(each.recommend(np.array([COLD]), 10) for each in (baseline, ever)))
 
 
 def test_recent_popularity_prefers_what_is_clicked_now():

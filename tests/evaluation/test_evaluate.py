@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from redis_recsys.cli.tables import ranker_table, report_table
+from redis_recsys.cli.tables import CEILINGS, intervals_table, ranker_table, report_table
 from redis_recsys.dataset.entities import Entities, write_entities
 from redis_recsys.dataset.interactions import DATASET_VERSION, Dataset, Rows
 from redis_recsys.dataset.schema import Column, Schema
 from redis_recsys.errors import DataError
 from redis_recsys.evaluation.baselines import fit_baselines
-from redis_recsys.evaluation.evaluate import NEGATIVES, evaluate, evaluate_ranker
+from redis_recsys.evaluation.evaluate import IDEAL, NEGATIVES, TRUE, evaluate, evaluate_ranker
 
 USERS, ITEMS = 4, 6
 # (user, item, target, oracle)
@@ -109,6 +109,7 @@ def test_metrics_by_hand_for_all_warm_and_cold_users(dataset: Dataset):
     assert metrics["hit_rate@2"] == pytest.approx(2 / 3)
     assert metrics["mrr"] == pytest.approx((1 + 0 + 1 / 2) / 3)
     assert metrics["coverage@2"] == pytest.approx(2 / ITEMS)
+    assert metrics["ndcg@2_low"] < metrics["ndcg@2"] < metrics["ndcg@2_high"]
     assert report.warm["fixed"]["ndcg@2"] == pytest.approx((ndcg[0] + ndcg[1]) / 2)
     assert report.cold["fixed"]["ndcg@2"] == pytest.approx(ndcg[2])
 
@@ -127,7 +128,26 @@ def test_baselines_are_fitted_on_train_and_valid_together(dataset: Dataset):
 
 def test_every_baseline_can_be_evaluated_on_the_smallest_data(dataset: Dataset):
     report = evaluate(dataset, fit_baselines(dataset), ks=(2, 5))
-    assert list(report.retrieval) == ["popularity", "recent-popularity", "item-knn", "als", "bpr"]
+    assert list(report.retrieval) == ["popularity", "recent-popularity", "item-knn", "rp3beta", "ease", "als", "bpr"]
+
+
+def test_popularity_of_days_is_left_out_with_a_sentence_where_times_have_no_unit(
+    dataset: Dataset, capsys: pytest.CaptureFixture[str]
+):
+    names = [baseline.name for baseline in fit_baselines(dataset)]
+    assert not [name for name in names if "days" in name]
+    said = capsys.readouterr()
+    assert said.err == "popularity of the last days is left out: the times of the dataset have no unit\n"
+    assert not said.out
+
+
+def test_newcomers_get_the_popularity_that_was_best_for_newcomers_of_the_validation_part(tmp_path: Path):
+    # item 1 was popular, item 2 is clicked now; the newcomer of the validation part clicks what was popular
+    train = [(1, 1, 1, 0)] * 18 + [(2, 2, 1, 0)] * 2
+    for clicked, first in ((1, 1), (2, 2)):
+        parts = {"train": train, "valid": [(3, clicked, 1, 0)], "test": [(4, 5, 1, 0)]}
+        ease = next(b for b in fit_baselines(make_dataset(tmp_path / str(first), parts)) if b.name == "ease")
+        assert ease.recommend(np.array([4]), 1).tolist() == [[first]]
 
 
 def test_a_baseline_takes_the_setting_that_is_best_on_the_validation_part(tmp_path: Path):
@@ -190,9 +210,40 @@ def test_without_a_target_negatives_are_drawn_from_what_the_user_never_clicked(t
     assert np.array_equal(given[0].item, given[1].item)
 
 
-def test_the_report_is_json_and_two_tables(dataset: Dataset):
+def test_the_ideal_reordering_puts_every_hit_among_the_candidates_first(dataset: Dataset):
+    towers = Fixed("towers", [3, 1, 4, 5])
+    towers.candidates = 4
+    report = evaluate(dataset, [towers], ks=(1, 2), retrieval=towers)
+    # relevant: user 1 {2, 5}, 5 is a candidate; user 2 {6}, none; user 3 {4}
+    assert list(report.retrieval) == ["towers"]
+    assert report.by_user[IDEAL]["ndcg@2"] == pytest.approx([1 / (1 + 1 / math.log2(3)), 0, 1])
+    assert report.by_user[IDEAL]["recall@1"].tolist() == [0.5, 0, 1]
+    assert report.ceilings[IDEAL]["hit_rate@1"] == pytest.approx(2 / 3)
+    assert report.groups["cold"].compare("towers", IDEAL, "ndcg@2").after == 1
+
+
+def test_the_true_click_probability_of_the_first_items_is_measured_and_the_best_possible(dataset: Dataset):
+    asked: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def truth(users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        asked.append((users, items))
+        return (items / 10 + users[:, None] / 100).astype(np.float32)
+
+    report = evaluate(dataset, [Fixed("fixed", [5, 4, 6])], ks=(2, 3), truth=truth)
+    assert report.by_user["fixed"]["click_probability@2"] == pytest.approx([0.46, 0.47, 0.48])
+    assert report.retrieval["fixed"]["click_probability@2"] == pytest.approx(0.47)
+    # the best items that are not seen are 6 and 5, for everybody
+    assert report.ceilings[TRUE]["click_probability@2"] == pytest.approx(0.57)
+    assert report.by_user[TRUE]["recall@2"].tolist() == [0.5, 1, 0]
+    assert evaluate(dataset, [Fixed("short", [5])], ks=(2,), truth=truth).by_user["short"][
+        "click_probability@2"
+    ] == pytest.approx([0.51, 0.52, 0.53])
+
+
+def test_the_report_is_json_and_three_tables(dataset: Dataset):
     recommenders = [Fixed("good", [5, 6, 4, 2]), Fixed("bad", [1, 3])]
-    report = evaluate(dataset, recommenders, ks=(2, 4), predict=lambda rows: rows.oracle)
+    recommenders[0].candidates = 4
+    report = evaluate(dataset, recommenders, (2, 4), lambda rows: rows.oracle, recommenders[0])
     document = json.loads(json.dumps(report.to_dict()))
     assert document["users"] == {"all": 3, "warm": 2, "cold": 1}
     assert document["retrieval"]["good"]["recall@4"] == 1
@@ -200,9 +251,10 @@ def test_the_report_is_json_and_two_tables(dataset: Dataset):
     console = Console(width=140, record=True, quiet=True)
     with console.capture() as capture:
         console.quiet = False
-        console.print(report_table(report, k=2), ranker_table(report))
+        console.print(report_table(report, k=2), intervals_table(report, ["bad"], "ndcg@2"), ranker_table(report))
     text = capture.get()
-    words = ("good", "bad", "NDCG@2", "±: standard error", "cold", "over 3 test users")
+    words = ("good", "bad", "NDCG@2", "minus", "bootstrap over users", "cold", "over 3 test users")
+    words += (IDEAL, "all, 3 users", "warm, 2 users", "cold, 1 users", "+.000 [-1.00, +1.00]")
     for word in (*words, "2 users with and 1 without a history", "oracle", "0.8889"):
         assert word in " ".join(text.split())
 
@@ -213,7 +265,8 @@ def test_two_recommenders_are_compared_user_by_user(dataset: Dataset):
     # recall of user 1 {2, 5}, user 2 {6}, user 3 {4} within [5, 6], and within [1, 3]
     assert report.by_user["good"]["recall@2"].tolist() == [0.5, 1, 0]
     assert (found.before, found.after, found.users) == (0, 0.5, 3)
-    assert "by_user" not in report.to_dict()
+    assert not {"by_user", "ids", "members", "groups"} & set(report.to_dict())
+    assert set(CEILINGS) == {IDEAL, TRUE}
 
 
 def test_the_ranker_is_measured_for_calibration_too(dataset: Dataset):

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from pytrec_eval import RelevanceEvaluator
 
 from redis_recsys.errors import DataError
 from redis_recsys.evaluation.metrics import (
@@ -40,6 +41,28 @@ def test_a_hit_is_a_relevant_item_of_that_very_user():
 
 def test_padding_is_never_a_hit():
     assert not hits_of(np.zeros((2, 3), np.int32), np.array([0, 1, 2]), np.array([1, 2])).any()
+
+
+def test_list_metrics_are_those_of_trec_eval():
+    random = np.random.default_rng(3)
+    users, items, length = 200, 60, 20
+    lists = np.stack([random.permutation(items)[:length] + 1 for _ in range(users)])
+    lists[::7, 5:] = 0  # short ones
+    counts = random.integers(1, 31, users)
+    relevant = [random.permutation(items)[:count] + 1 for count in counts]
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    judged = {f"{user}": {f"{item}": 1 for item in found} for user, found in enumerate(relevant)}
+    shown = {
+        f"{user}": {f"{item}": float(length - place) for place, item in enumerate(row) if item}
+        for user, row in enumerate(lists)
+    }
+    theirs = RelevanceEvaluator(judged, {"ndcg_cut.5,10", "recall.5,10", "success.5,10", "recip_rank"}).evaluate(shown)
+    names = {"ndcg": "ndcg_cut", "recall": "recall", "hit_rate": "success"}
+    found = list_metrics(lists, starts, np.concatenate(relevant), (5, 10))
+    for name, values in found.items():
+        kind, *length_of_list = name.split("@")
+        their_name = "_".join([names[kind], *length_of_list]) if length_of_list else "recip_rank"
+        np.testing.assert_allclose(values, [theirs[f"{user}"][their_name] for user in range(users)], err_msg=name)
 
 
 def test_recall_is_the_share_of_relevant_items_found():

@@ -13,10 +13,18 @@ from redis_recsys.errors import DataError
 from redis_recsys.evaluation import plots
 from redis_recsys.evaluation.metrics import Calibration
 
-ERRORS = {"ndcg@10_error": 0.01, "recall@10_error": 0.02, "mrr_error": 0.04}
+BELOW, ABOVE = {"ndcg@10": 0.01, "recall@10": 0.02, "mrr": 0.04}, 0.05  # lengths of the whiskers
+
+
+def with_intervals(**means: float) -> dict[str, float]:
+    means = {name.replace("_", "@"): value for name, value in means.items()}
+    lows = {f"{name}_low": value - BELOW[name] for name, value in means.items()}
+    return means | lows | {f"{name}_high": value + ABOVE for name, value in means.items()}
+
+
 RETRIEVAL = {
-    "popularity": {"ndcg@10": 0.1, "recall@10": 0.2, "mrr": 0.3} | ERRORS,
-    "two-tower": {"ndcg@10": 0.25, "recall@10": 0.4, "mrr": 0.5} | ERRORS,
+    "popularity": with_intervals(ndcg_10=0.1, recall_10=0.2, mrr=0.3),
+    "two-tower": with_intervals(ndcg_10=0.25, recall_10=0.4, mrr=0.5),
 }
 
 
@@ -35,11 +43,11 @@ def test_bars_show_every_recommender_and_value():
 
 def test_every_panel_of_bars_has_whiskers_and_the_figure_says_what_they_are():
     figure = plots.metric_bars(RETRIEVAL, 166)
-    for axes, error in zip(figure.axes, (0.01, 0.02, 0.04), strict=True):
+    for axes, (metric, below) in zip(figure.axes, BELOW.items(), strict=True):
         (whiskers,) = [lines for lines in axes.collections if hasattr(lines, "get_segments")]
-        widths = [segment[1, 0] - segment[0, 0] for segment in whiskers.get_segments()]
-        assert widths == pytest.approx([2 * error] * 2)
-    assert figure.get_supxlabel() == "mean over 166 test users; whiskers: one standard error of the mean"
+        for segment, metrics in zip(whiskers.get_segments(), RETRIEVAL.values(), strict=True):
+            assert segment[:, 0] == pytest.approx([metrics[metric] - below, metrics[metric] + ABOVE])
+    assert figure.get_supxlabel() == "mean over 166 test users; whiskers: 95% interval, bootstrap over users"
 
 
 def test_loss_curves_have_one_panel_per_model_and_a_second_axis_for_the_metric():

@@ -293,7 +293,7 @@ def test_outputs_among_the_sources_are_not_read_as_data(recsys: Recsys, tmp_path
 
 def test_a_plot_replaces_nothing_but_a_picture_of_its_format(recsys: Recsys, tmp_path: Path, thesis: Path) -> None:
     metrics = ("ndcg@10", "recall@10", "mrr")
-    values = {"random": {name: 0.1 for each in metrics for name in (each, f"{each}_error")}}
+    values = {"random": {name: 0.1 for each in metrics for name in (each, f"{each}_low", f"{each}_high")}}
     (tmp_path / "plot.png").write_text("a text of mine")
     (tmp_path / "folder.svg").mkdir()
     (tmp_path / "null.png").symlink_to("/dev/null")

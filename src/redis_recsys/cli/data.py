@@ -25,13 +25,28 @@ class By(StrEnum):
     time = "time"
     random = "random"
     user = "user"
+    last = "last"
 
 
 SplitBy = Annotated[
-    By, typer.Option("--split", help="time: newest rows are the test; user: each user's newest; random")
+    By,
+    typer.Option(
+        "--split",
+        help="time: newest rows are the test; user: each user's newest share; last: each user's last rows; random",
+    ),
 ]
-Valid = Annotated[float, typer.Option("--valid", help="share of the rows for validation")]
-Test = Annotated[float, typer.Option("--test", help="share of the rows for the test")]
+Valid = Annotated[
+    float | None,
+    typer.Option(
+        "--valid",
+        help="share of the rows for validation; --split last: number of each user's rows (default: 0.1; 1)",
+        show_default=False,
+    ),
+]
+Test = Annotated[
+    float | None,
+    typer.Option("--test", help="the same for the test; 0 leaves none out (default: 0.1; 1)", show_default=False),
+]
 
 
 @data.command()
@@ -41,8 +56,8 @@ def movielens(
     name: Annotated[str, typer.Argument(help="100k, 1m, 10m, 20m, 25m, 32m or latest-small")] = "100k",
     target: Out = DATASET,
     split: SplitBy = By.time,
-    valid: Valid = 0.1,
-    test: Test = 0.1,
+    valid: Valid = None,
+    test: Test = None,
     positive_from: Annotated[
         float | None, typer.Option(help="ratings from here on are clicks, lower ones are not; default: all are clicks")
     ] = None,
@@ -64,8 +79,8 @@ def synthetic(
     seed: Annotated[int, typer.Option(help="same seed, same data")] = 42,
     target: Out = DATASET,
     split: SplitBy = By.time,
-    valid: Valid = 0.1,
-    test: Test = 0.1,
+    valid: Valid = None,
+    test: Test = None,
     force: Force = False,
 ) -> None:
     """Ali-CCP-shaped clicks with a planted taste, so that the best possible AUC is known."""
@@ -81,8 +96,8 @@ def aliccp(
     source: Annotated[Path, typer.Argument(help="folder with the unpacked public Ali-CCP files")],
     target: Out = DATASET,
     split: SplitBy = By.time,
-    valid: Valid = 0.1,
-    test: Test = 0.1,
+    valid: Valid = None,
+    test: Test = None,
     force: Force = False,
 ) -> None:
     """The public Ali-CCP click log (sample_skeleton_*.csv and common_features_*.csv)."""
@@ -101,8 +116,8 @@ def tabular(
     items: Annotated[Path | None, typer.Option(help="table of item features")] = None,
     target: Out = DATASET,
     split: SplitBy = By.time,
-    valid: Valid = 0.1,
-    test: Test = 0.1,
+    valid: Valid = None,
+    test: Test = None,
     force: Force = False,
 ) -> None:
     """Your own CSV or parquet with a small schema.yaml."""
@@ -153,7 +168,7 @@ def _raw_of(target: Path, force: bool, *inputs: Path | None) -> Iterator[Path]:
         yield raw_folder(target)
 
 
-def _encode(raw: Path, target: Path, split: By, valid: float, test: float) -> None:
+def _encode(raw: Path, target: Path, split: By, valid: float | None, test: float | None) -> None:
     from pydantic import ValidationError
 
     from ..dataset.encode import encode
@@ -161,7 +176,7 @@ def _encode(raw: Path, target: Path, split: By, valid: float, test: float) -> No
     from ..dataset.split import Split
 
     try:
-        how = Split(by=split.value, valid=valid, test=test)
+        how = Split(by=split.value, **{name: n for name, n in (("valid", valid), ("test", test)) if n is not None})
     except ValidationError as error:
         raise ConfigError(f"split {explain_validation(error)}") from error
     encode(raw, target, how)

@@ -12,13 +12,15 @@ from ..config import Settings
 from ..utils import output_kinds
 from ..utils.files import claimed
 from .app import Force, Json, out
-from .data import Test, Valid, data
+from .data import data
 from .dlrm import dlrm
 from .options import options
 
 CRITEO, DLRM = Path("data/criteo"), Path("data/dlrm")
 
 Target = Annotated[Path, typer.Option("--out", help="Criteo dataset folder to write")]
+Valid = Annotated[float, typer.Option("--valid", help="share of the rows for validation")]
+Test = Annotated[float, typer.Option("--test", help="share of the rows for the test")]
 
 
 @data.command()

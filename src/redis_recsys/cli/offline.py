@@ -54,12 +54,15 @@ def evaluate(
     bundle: Bundle_ = BUNDLE,
     dataset: Annotated[Path, typer.Option(help="dataset folder the bundle was trained on")] = DATASET,
     baselines: Annotated[
-        bool, typer.Option(help="also fit and measure popularity (of all time and recent), item-kNN, ALS and BPR")
+        bool, typer.Option(help="also fit and measure popularities, item-kNN, RP3beta, EASE, ALS and BPR")
     ] = True,
     plot: Annotated[Path | None, typer.Option(help="write a bar chart to this .png or .svg")] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a bundle on the test part over the full catalogue, beside simple baselines."""
+    """Measure a bundle on the test part over the full catalogue, beside simple baselines.
+
+    Differences between recommenders are those of the same users, with intervals by the bootstrap.
+    """
     if plot:
         from ..evaluation.plots import check_path
 
@@ -126,7 +129,8 @@ def get(
 
 def _evaluate(bundle: Path, dataset: Path, candidates: int, with_baselines: bool) -> Report:
     from ..bundle.bundle import Bundle
-    from ..dataset.interactions import Dataset
+    from ..data.synthetic import truth_of
+    from ..dataset.interactions import Dataset, raw_folder
     from ..evaluation.baselines import fit_baselines
     from ..evaluation.evaluate import check_test
     from ..evaluation.evaluate import evaluate as measure
@@ -137,4 +141,5 @@ def _evaluate(bundle: Path, dataset: Path, candidates: int, with_baselines: bool
     towers = BundleRecommender(opened, rows, candidates, ranked=False)
     both = BundleRecommender(opened, rows, candidates)
     baselines = fit_baselines(rows) if with_baselines else []
-    return measure(rows, [*baselines, towers, both], predict=both.predict)
+    truth = truth_of(raw_folder(dataset))
+    return measure(rows, [*baselines, towers, both], predict=both.predict, retrieval=towers, truth=truth)

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from ..store.recommendations import Recommendations
 
 
+CEILINGS = {
+    "ideal reordering": "the candidates of retrieval in the best order",
+    "true probability": "all items in the order of their true click probability",
+}
+
+
 def ranked(title: str, items: list[Any], scores: list[float], labels: dict[str, str]) -> Table:
     """A table of recommended items, best first."""
     heading = Text(title)
@@ -54,17 +60,26 @@ def explained(answer: Answer, labels: dict[str, str]) -> Table:
 
 
 def show_report(report: Report) -> None:
-    """Print an evaluation: both tables, the effect of the ranker on the lists, and its calibration."""
+    """Print an evaluation: its tables, the effect of the ranker on the lists, and its calibration."""
     from ..offline.recommender import OURS
 
-    out.print(report_table(report), ranker_table(report))
+    baselines = set(report.retrieval) - set(OURS)
+    best = sorted(baselines, key=lambda name: report.retrieval[name]["ndcg@10"])[-1:]
+    out.print(report_table(report), intervals_table(report, [*best, OURS[0]]), ranker_table(report))
     out.print(f"{report.compare(*OURS)}\n{report.ranker['calibration']}", highlight=False)
 
 
 def report_table(report: Report, k: int = 10) -> Table:
-    """One row per recommender, NDCG with its standard error, the best value of each column in bold."""
-    names = {f"ndcg@{k}": "NDCG", f"ndcg@{k}_error": "±", f"recall@{k}": "recall", f"hit_rate@{k}": "hits"}
-    names |= {"mrr": "MRR", f"coverage@{k}": "coverage"}
+    """One row per recommender, the best value of each column in bold."""
+    names = {
+        f"ndcg@{k}": "NDCG",
+        f"recall@{k}": "recall",
+        f"hit_rate@{k}": "hits",
+        "mrr": "MRR",
+        f"coverage@{k}": "coverage",
+    }
+    if all(f"click_probability@{k}" in metrics for metrics in report.retrieval.values()):
+        names[f"click_probability@{k}"] = "truth"
     values = {name: [metrics[c] for c in names] for name, metrics in report.retrieval.items()}
     titles = list(names.values())
     if report.warm and report.cold:
@@ -73,7 +88,10 @@ def report_table(report: Report, k: int = 10) -> Table:
             row += [report.warm[name][f"ndcg@{k}"], report.cold[name][f"ndcg@{k}"]]
     best = [max(column) for column in zip(*values.values(), strict=True)]
     title = f"first {k} recommendations out of the full catalogue, means over {{all:,}} test users"
-    caption = f"±: standard error of NDCG@{k}; recall, hits, coverage: of the first {k}; MRR: of the whole list"
+    caption = f"recall, hits, coverage: of the first {k}; MRR: of the whole list"
+    caption += "".join(f"; {name}: {CEILINGS[name]}" for name in report.ceilings)
+    if "truth" in titles:
+        caption += f"; truth: mean true click probability of the first {k}"
     if report.warm and report.cold:
         caption += f"; warm, cold: NDCG@{k} of {{warm:,}} users with and {{cold:,}} without a history"
     words = {"title": title.format(**report.users), "caption": caption.format(**report.users)}
@@ -83,11 +101,53 @@ def report_table(report: Report, k: int = 10) -> Table:
         table.add_column(title, justify="right", no_wrap=True)
     for name, row in values.items():
         cells = [
-            f"[bold]{value:.3f}[/]" if value == top and title != "±" else f"{value:.3f}"
-            for title, value, top in zip(titles, row, best, strict=True)
+            f"[bold]{value:.3f}[/]" if value == top else f"{value:.3f}" for value, top in zip(row, best, strict=True)
         ]
         table.add_row(name, *cells)
+    for name, metrics in report.ceilings.items():
+        table.add_row(name, *(f"{metrics[m]:.3f}" if m in metrics else "" for m in names), style="italic")
     return table
+
+
+def intervals_table(report: Report, others: Sequence[str], metric: str = "ndcg@10") -> Table:
+    """Means of a metric and their intervals, and differences to some recommenders, paired over users.
+
+    Args:
+        report: the evaluation.
+        others: names of the recommenders that the rest is compared with.
+        metric: a metric of lists.
+    """
+    from ..evaluation.comparison import CONFIDENCE, RESAMPLES
+    from ..evaluation.metrics import title_of
+
+    title = f"{title_of(metric)} and differences of the same users, with {CONFIDENCE:.0%} intervals"
+    caption = f"bootstrap over users, {RESAMPLES:,} resamples; bold: the interval excludes 0"
+    table = Table(
+        title=title, caption=caption, title_justify="left", caption_justify="left", box=None, padding=(0, 1, 0, 0)
+    )
+    table.add_column("", no_wrap=True)
+    for heading in ("mean", *(f"minus\n{name}" for name in others)):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for group, paired in report.groups.items():
+        table.add_row(Text(f"{group}, {report.users[group]:,} users", style="italic"))
+        for name in paired.names:
+            cells = [Text(f"{_short(paired.mean(name, metric))} {_ends(paired.interval(name, metric))}")]
+            for found in (paired.compare(other, name, metric) for other in others):
+                text = f"{_short(found.difference, '+')} {_ends((found.low, found.high), '+')}"
+                same = found.first == name
+                cells.append(Text("" if same else text, style="" if found.verdict == "open" else "bold"))
+            table.add_row(name, *cells)
+    return table
+
+
+def _short(value: float, sign: str = "") -> str:
+    """Three digits, equally wide up to 1: ``.391`` and ``1.00``, or with ``sign`` ``+``: ``+.024``."""
+    text = f"{value:{sign}.3f}"
+    return text[:-1] if "1." in text else text.replace("0.", ".", 1)
+
+
+def _ends(interval: tuple[float, float], sign: str = "") -> str:
+    return f"[{', '.join(_short(value, sign) for value in interval)}]"
 
 
 def ranker_table(report: Report, k: int = 10) -> Table:

@@ -10,10 +10,15 @@ user, click, time, and ``click_probability``, the truth that the click was drawn
   ``user_profile``, and five affinities, each a table of low rank between one attribute of the user and one of the item
   (:data:`AFFINITIES`). All of these attributes have few enough values that a million rows teach them.
 * The other attributes, and the identity of the user, say nothing.
+
+``truth.json`` beside the rows holds what the world was made from, so that :func:`truth_of` knows the probability of
+every pair of a user and an item, shown or not.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +66,7 @@ TASTE = 14.0  # log of how much more often a category is shown, per unit of the 
 BROWSING = 0.2  # share of rows that show any category, liked or not
 USER_SKEW = 2.0  # a uniform number to this power picks a rank: density ~ rank ** (1 / skew - 1)
 ITEM_SKEW = 2.0
+TRUTH = "truth.json"
 SLOTS = 512  # resolution of the table that picks a category
 
 
@@ -82,9 +88,10 @@ def generate(folder: Path, rows: int, users: int | None = None, items: int | Non
             raise DataError(f"{name} must be at least 1, got {count}")
     users = max(10, round(20_000 * (rows / 1e6) ** 0.7)) if users is None else users
     items = max(10, round(5_000 * (rows / 1e6) ** 0.3)) if items is None else items
-    world = _World.make(np.random.default_rng([seed, 0]), users, items)
+    world = _world(seed, users, items)
     with written_aside(Path(folder), RAW) as aside, progress("generating rows", rows) as advance:
         SCHEMA.save(aside / "schema.yaml")
+        (aside / TRUTH).write_text(json.dumps({"seed": seed, "users": users, "items": items}) + "\n")
         (aside / "interactions").mkdir()
         for number, start in enumerate(range(0, rows, CHUNK)):
             count = min(CHUNK, rows - start)
@@ -95,6 +102,32 @@ def generate(folder: Path, rows: int, users: int | None = None, items: int | Non
             path = aside / "interactions" / f"part-{number:05}.parquet"
             pq.write_table(pa.table(columns), path, compression="snappy")
             advance(count)
+
+
+def truth_of(raw: Path) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
+    """True click probabilities of the data in a raw folder.
+
+    Args:
+        raw: raw folder.
+
+    Returns:
+        Function from ids of users int[n] and of items int[n, k] to float32[n, k]; None for other data.
+
+    Raises:
+        DataError: the file with the truth is damaged.
+    """
+    path = Path(raw) / TRUTH
+    try:
+        world = _world(**json.loads(path.read_text()))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path} is damaged: {error}; make the data again") from error
+    return lambda users, items: world.probability(users[:, None] - 1, items - 1)
+
+
+def _world(seed: int, users: int, items: int) -> _World:
+    return _World.make(np.random.default_rng([seed, 0]), users, items)
 
 
 @dataclass(frozen=True)
@@ -161,10 +194,7 @@ class _World:
         start, end = self.category_starts[category], self.category_starts[category + 1]
         item = self.by_category[start + ((end - start) * random.random(count) ** ITEM_SKEW).astype(np.int64)]
         items = {name: values[item] for name, values in self.item.items()}
-        logit = self.quality[item] + self.propensity[users["user_profile"] - 1]
-        for (of_user, of_item, _), table in zip(AFFINITIES, self.affinities, strict=True):
-            logit = logit + table[users[of_user] - 1, items[of_item] - 1]
-        probability = 1 / (1 + np.exp(-logit))
+        probability = self.probability(user, item)
         click = (random.random(count, np.float32) < probability).astype(np.int64)
         return {
             "user_id": user + 1,
@@ -174,6 +204,14 @@ class _World:
             "click": click,
             "click_probability": probability,
         }
+
+    def probability(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
+        """True click probabilities float32 of users and items by index, of shapes that go together."""
+        logit = self.quality[item] + self.propensity[self.user["user_profile"][user] - 1]
+        for (of_user, of_item, _), table in zip(AFFINITIES, self.affinities, strict=True):
+            logit = logit + table[self.user[of_user][user] - 1, self.item[of_item][item] - 1]
+        probability: np.ndarray = 1 / (1 + np.exp(-logit))
+        return probability
 
 
 def _skewed(random: np.random.Generator, count: int, values: int) -> np.ndarray:

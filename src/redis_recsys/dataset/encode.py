@@ -73,7 +73,7 @@ def _divide(source: Raw, split: Split) -> tuple[pl.LazyFrame, dict[str, Any]]:
     """The interactions with PART and ORDER (position in time) added, and the manifest's entries on the split."""
     schema = source.schema
     user, time = schema.id_column("user").name, schema.time.name if schema.time else None
-    needed = [name for name in (time, user if split.by == "user" else None) if name is not None]
+    needed = [name for name in (time, user if split.by in ("user", "last") else None) if name is not None]
     frame = source.interactions.select(needed).collect(engine="streaming") if needed else pl.DataFrame()
     cuts = split.cuts(None if time is None else frame[time])
     if time is None or frame[time].is_sorted():

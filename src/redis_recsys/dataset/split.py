@@ -1,11 +1,11 @@
-"""Division of interactions into training, validation and test: by time for all, by time for each user, or at random.
+"""Division of interactions into training, validation and test: by time for all or for each user, or at random.
 
 The rule is a Polars expression over rows in their given order; its value is the position in ``interactions.PARTS``.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -20,19 +20,33 @@ class Split(BaseModel):
 
     ``time``: the oldest rows train, newer ones validate, the newest test, cut at the same two moments for all.
     ``user``: the same within the rows of each user, so that every user with enough rows is in all parts.
+    ``last``: each user's newest ``test`` rows test, the ``valid`` rows before them validate (leave-one-out by
+    default). Users without a row more than that train with all of theirs.
     ``random``: each row at random.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    by: Literal["time", "random", "user"] = "time"
-    valid: float = Field(0.1, gt=0, lt=1, description="share of the rows for validation")
-    test: float = Field(0.1, ge=0, lt=1, description="share of the rows for testing; 0 leaves none out of the training")
+    by: Literal["time", "random", "user", "last"] = "time"
+    valid: float = Field(
+        0.1, gt=0, description="share of the rows for validation; by last: number of each user's rows, 1 by default"
+    )
+    test: float = Field(0.1, ge=0, description="the same for testing; 0 leaves none out of the training")
     seed: int = Field(42, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_of_each_user(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("by") == "last":
+            return {"valid": 1, "test": 1} | given
+        return given
 
     @model_validator(mode="after")
     def _leaves_training_rows(self) -> Split:
-        if self.valid + self.test >= 1:
+        if self.by == "last":
+            if self.valid % 1 or self.test % 1:
+                raise ValueError("valid and test are numbers of each user's rows where the last ones are left out")
+        elif self.valid + self.test >= 1:
             raise ValueError("valid and test together must leave some rows for training: make them sum to less than 1")
         return self
 
@@ -50,7 +64,9 @@ class Split(BaseModel):
         if self.by != "time":
             return None
         if time is None:
-            raise DataError("the schema has no time column to split by: add one, or split 'random' or by 'user'")
+            raise DataError(
+                "the schema has no time column to split by: add one, or split 'random', by 'user' or 'last'"
+            )
         moments = np.sort(time.to_numpy())
         test = moments[int(len(moments) * (1 - self.test))] if self.test else moments[-1] + 1
         valid = moments[int(len(moments) * (1 - self.valid - self.test))]
@@ -74,8 +90,14 @@ class Split(BaseModel):
             newness = pl.lit(pl.Series(np.random.default_rng(self.seed).random(rows, np.float32)))
         else:
             age = pl.int_range(pl.len()) if time is None else pl.col(time)
-            # the newest of n rows is at 0.5 / n: shares of a user's rows are rounded, a single row trains
-            newness = ((pl.len() - age.rank("ordinal").cast(pl.Int64) + 0.5) / pl.len()).over(user)
+            newer = pl.len() - age.rank("ordinal").cast(pl.Int64)  # of the same user
+            if self.by == "last":
+                newness = (
+                    pl.when(pl.len() > self.valid + self.test).then(newer).otherwise(self.valid + self.test).over(user)
+                )
+            else:
+                # the newest of n rows is at 0.5 / n: shares of a user's rows are rounded, a single row trains
+                newness = ((newer + 0.5) / pl.len()).over(user)
         return (newness < self.valid + self.test).cast(pl.UInt8) + (newness < self.test).cast(pl.UInt8)
 
 

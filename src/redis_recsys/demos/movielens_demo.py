@@ -60,7 +60,7 @@ def offline(settings: Settings, users: int = USERS) -> tuple[Report, list[Recomm
             BundleRecommender(trial, dataset, candidates, ranked=False),
             BundleRecommender(trial, dataset, candidates),
         )
-        report = evaluate(dataset, [*fit_baselines(dataset), towers, both], predict=both.predict)
+        report = evaluate(dataset, [*fit_baselines(dataset), towers, both], predict=both.predict, retrieval=towers)
     with step("5/8  train for production: on every row, for as many epochs as were best"):
         bundle = train(dataset, training.changed("train", final=True), folder / "bundle", chosen=trial)
     with step("6/8  score every user and write to Redis"), connect(settings.redis) as client:

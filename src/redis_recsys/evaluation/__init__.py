@@ -2,8 +2,8 @@
 
 - ``evaluate``: evaluation of recommenders and rankers
 - ``metrics``: metrics of lists and of click probabilities, in NumPy
-- ``comparison``: paired differences over users, with an interval
-- ``baselines``: popularity, item neighbours, matrix factorisations
+- ``comparison``: means over users and paired differences, with bootstrap intervals
+- ``baselines``: popularities, item neighbours, random walks, a linear autoencoder, matrix factorisations
 - ``plots``: pictures of data, training, quality and speed
 """
 

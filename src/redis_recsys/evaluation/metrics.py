@@ -14,7 +14,14 @@ import numpy as np
 
 from ..errors import DataError
 
-TITLES = {"ndcg": "NDCG", "recall": "Recall", "hit_rate": "Hit rate", "mrr": "MRR", "coverage": "Coverage"}
+TITLES = {
+    "ndcg": "NDCG",
+    "recall": "Recall",
+    "hit_rate": "Hit rate",
+    "mrr": "MRR",
+    "coverage": "Coverage",
+    "click_probability": "True click probability",
+}
 
 
 def hits_of(recommended: np.ndarray, starts: np.ndarray, relevant: np.ndarray) -> np.ndarray:
@@ -114,7 +121,17 @@ def list_metrics(
     counts = np.diff(starts)
     if (counts == 0).any():
         raise DataError(f"{(counts == 0).sum()} users have no relevant item: leave them out of the evaluation")
-    hits = hits_of(recommended, starts, relevant)
+    return metrics_of(hits_of(recommended, starts, relevant), counts, ks)
+
+
+def metrics_of(hits: np.ndarray, counts: np.ndarray, ks: Sequence[int]) -> dict[str, np.ndarray]:
+    """The same of lists whose hits are known.
+
+    Args:
+        hits: bool[n, max(ks)].
+        counts: int[n], number of items that are relevant to each user, at least 1.
+        ks: list lengths to report.
+    """
     metrics = {f"recall@{k}": recall_at(hits, counts, k) for k in ks}
     metrics |= {f"ndcg@{k}": ndcg_at(hits, counts, k) for k in ks}
     metrics |= {f"hit_rate@{k}": hit_rate(hits, k) for k in ks}

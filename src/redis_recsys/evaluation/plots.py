@@ -94,13 +94,13 @@ def metric_bars(
     highlight: Collection[str] = (),
     metrics: Sequence[str] = ("ndcg@10", "recall@10", "mrr"),
 ) -> Figure:
-    """Recommenders one below the other, one panel per metric, with whiskers of one standard error.
+    """Recommenders one below the other, one panel per metric, with whiskers of 95% intervals.
 
     Args:
         retrieval: recommender -> metric -> value, as in :attr:`redis_recsys.evaluation.evaluate.Report.retrieval`.
         users: number of test users behind the values.
         highlight: recommenders in a colour of their own: the project's, to set them apart from the baselines.
-        metrics: metrics of the panels; each has a standard error.
+        metrics: metrics of the panels; each has an interval.
     """
     names = list(retrieval)
     figure, panels = plt.subplots(
@@ -110,17 +110,17 @@ def metric_bars(
     colors = [COLORS[0] if name in highlight else OTHERS for name in names]
     for panel, metric in zip(panels[0], metrics, strict=True):
         values = [retrieval[name][metric] for name in names]
-        errors = [retrieval[name][f"{metric}_error"] for name in names]
+        ends = np.array([[retrieval[name][f"{metric}_{end}"] for name in names] for end in ("low", "high")])
         panel.barh(places, values, height=0.68, color=colors)
-        panel.errorbar(values, places, xerr=errors, fmt="none", ecolor=INK, elinewidth=1.2, capsize=3)
-        for place, value, error in zip(places, values, errors, strict=True):
-            panel.text(value + error, place, f" {value:.3f}", va="center", fontsize=9)
-        panel.set(title=title_of(metric), xlim=(0, max(np.add(values, errors)) * 1.22 or 1))
+        panel.errorbar(values, places, xerr=np.abs(ends - values), fmt="none", ecolor=INK, elinewidth=1.2, capsize=3)
+        for place, value, high in zip(places, values, ends[1], strict=True):
+            panel.text(high, place, f" {value:.3f}", va="center", fontsize=9)
+        panel.set(title=title_of(metric), xlim=(0, max(ends[1]) * 1.22 or 1))
         panel.xaxis.set_major_locator(MaxNLocator(4))
         panel.grid(axis="y", visible=False)
     panels[0][0].set_yticks(places, names)
     panels[0][0].invert_yaxis()
-    figure.supxlabel(f"mean over {users:,} test users; whiskers: one standard error of the mean", fontsize=9)
+    figure.supxlabel(f"mean over {users:,} test users; whiskers: 95% interval, bootstrap over users", fontsize=9)
     return figure
 
 

@@ -82,7 +82,7 @@ def _is_movielens(folder: Path) -> bool:
     return any(folder.glob("ml-100k.*"))
 
 
-RAW = Kind("raw tables", _is_raw, ("schema.yaml", "*.parquet", "interactions/*.parquet"))
+RAW = Kind("raw tables", _is_raw, ("schema.yaml", "truth.json", "*.parquet", "interactions/*.parquet"))
 DATASET = Kind(
     "a dataset",
     _has("manifest.json", "version", "split", "rows"),
