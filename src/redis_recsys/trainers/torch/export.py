@@ -80,7 +80,7 @@ def export_ranker(model: DLRM, users: Table, items: Table, folder: Path) -> dict
     pairs = Batch(
         Packed(*(values[:count].repeat_interleave(5, 0) for values in user)),
         Packed(*(values[:count].flatten(0, 1) for values in item)),
-        *(torch.zeros(0),) * 3,
+        *(torch.zeros(0),) * 4,
     )
     with torch.inference_mode():
         expected = torch.sigmoid(model(pairs)).view(count, 5).numpy()
