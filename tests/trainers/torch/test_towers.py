@@ -22,19 +22,19 @@ from redis_recsys.trainers.torch.inputs import NEXT, FeatureVectors, Interaction
 from redis_recsys.trainers.torch.train import Trainer
 from redis_recsys.trainers.torch.two_tower import FEW, TwoTower
 
-ITEMS, LENGTH = 40, 12
+ITEMS, USERS, LENGTH = 200, 200, 24
 
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """Clicks of 400 users who go from item n to n + 7 (modulo 40), with jumps; the newest are held out."""
+    """Clicks of users who go from item n to n + 7 (modulo all), with jumps; the newest are held out."""
     folder = tmp_path_factory.mktemp("chain")
     random = np.random.default_rng(3)
-    item = np.zeros((400, LENGTH), np.int64)
-    item[:, 0] = random.integers(ITEMS, size=400)
+    item = np.zeros((USERS, LENGTH), np.int64)
+    item[:, 0] = random.integers(ITEMS, size=USERS)
     for step in range(1, LENGTH):
-        jump = random.random(400) < 0.1
-        item[:, step] = np.where(jump, random.integers(ITEMS, size=400), (item[:, step - 1] + 7) % ITEMS)
+        jump = random.random(USERS) < 0.1
+        item[:, step] = np.where(jump, random.integers(ITEMS, size=USERS), (item[:, step - 1] + 7) % ITEMS)
     columns = [
         Column(name="user", side="user", kind="categorical", role="id"),
         Column(name="recent", side="user", kind="multi-categorical", role="history", max_length=5),
@@ -44,7 +44,11 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     raw = folder / "raw"
     (raw / "interactions").mkdir(parents=True)
     Schema(name="chain", columns=columns).save(raw / "schema.yaml")
-    rows = {"user": np.tile(np.arange(400), LENGTH), "item": item.T.ravel(), "time": np.repeat(np.arange(LENGTH), 400)}
+    rows = {
+        "user": np.tile(np.arange(USERS), LENGTH),
+        "item": item.T.ravel(),
+        "time": np.repeat(np.arange(LENGTH), USERS),
+    }
     pl.DataFrame(rows).write_parquet(raw / "interactions" / "part-0.parquet")
     encode(raw, folder / "dataset", Split(valid=1 / LENGTH, test=1 / LENGTH))
     return Dataset(folder / "dataset")
