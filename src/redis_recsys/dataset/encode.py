@@ -139,9 +139,9 @@ def _number_alike(
         before_test: the same ones, of the train and valid parts.
     """
     column = schema.id_column(side)
-    known = pl.when(pl.col(COUNT) >= column.min_frequency).then(COUNT).otherwise(0)
+    frequent = pl.col(COUNT) >= column.min_frequency
     counts = before_test.select(column.name, pl.col(COUNT).alias(TOTAL))
-    keys = [known, pl.col(TOTAL), pl.col(COUNT)]
+    keys = [frequent, pl.when(frequent).then(COUNT).otherwise(TOTAL), pl.col(COUNT)]
     training = training.join(counts, on=column.name).sort([*keys, column.name], descending=[True, True, True, False])
     training = training.drop(TOTAL, NUMBER).with_row_index(NUMBER, 1)
     numbers = training.select(column.name, NUMBER)
