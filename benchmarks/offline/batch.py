@@ -70,7 +70,7 @@ def make_bundle(path: Path, users: int, items: int) -> Path:
     starts = np.concatenate([[0, 0], np.cumsum(lengths)])
     history = History(starts, random.integers(1, items + 1, starts[-1], dtype=np.int32))
     with writing_bundle(path) as folder:
-        towers = TwoTower(schema, tables[1], np.ones(items + 1), settings)
+        towers = TwoTower(schema, tables[1], np.ones(items + 1), np.full(sizes["user"][0] + 1, SEEN), settings)
         export_models(towers, DLRM(schema, np.zeros(items + 1), settings), tables[0], tables[1], folder)
         catalogue = entities["item"]
         embeddings = Tower(folder / tower_file("item")).embed(catalogue.categorical, catalogue.numeric)

@@ -59,7 +59,12 @@ class TrainSettings(Section):
     patience: int = Field(2, ge=1, description="epochs without a better validation metric before stopping")
     retrieval_batch: int = Field(2048, ge=2, description="batch size of the two-tower model")
     retrieval_lr: float = Field(0.002, gt=0, description="learning rate of the two-tower model")
-    temperature: float = Field(0.1, gt=0, description="temperature of the retrieval softmax")
+    history: Literal["exact", "earlier"] = Field(
+        "exact",
+        description="a user's items while retrieval is trained: exact: those just before each click, for lists that "
+        "follow every click; earlier: those before a random earlier moment, for lists made weeks ahead",
+    )
+    temperature: float = Field(0.07, gt=0, description="temperature of the retrieval softmax")
     uniform_negatives: int = Field(0, ge=0, description="catalogue items added to the in-batch negatives")
     ranking_batch: int = Field(4096, ge=2, description="batch size of the ranker")
     ranking_lr: float = Field(0.005, gt=0, description="learning rate of the ranker")

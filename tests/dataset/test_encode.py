@@ -104,6 +104,37 @@ def test_entities_not_seen_in_training_have_a_number_but_the_unknown_id(tmp_path
     assert dataset.schema.id_column("user").cardinality == 4
 
 
+def test_the_refit_knows_what_is_new_in_validation_under_the_same_numbers(tmp_path: Path) -> None:
+    dataset = encoded(tmp_path, ROWS)
+    refit = dataset.refit
+    assert vocabulary(dataset, "item") == ["b", "a", "c"]
+    assert vocabulary(refit, "item") == ["b", "a", "c", "d"]  # d is in the validation rows alone
+    assert vocabulary(refit, "user") == [7, 5, 9]  # user 8 is in the test rows alone
+    assert refit.users.categorical.tolist() == [[1], [2], [3], [0]]
+    assert refit.items.categorical.tolist() == [[1], [2], [3], [4]]
+    for side in ("users", "items"):
+        assert getattr(refit, side).raw_ids.tolist() == getattr(dataset, side).raw_ids.tolist()
+    for part in ("train", "valid", "test"):
+        assert raw_rows(refit, part) == raw_rows(dataset, part)  # type: ignore[arg-type]
+
+
+def test_the_ids_of_both_vocabularies_come_first_also_with_a_least_frequency(tmp_path: Path) -> None:
+    core = [USER, ITEM.model_copy(update={"min_frequency": 2}), CLICK, TIME]
+    rows = ROWS | {"item": ["b", "a", "b", "b", "a", "c", "d", "d", "a", "b"]}
+    dataset = encoded(tmp_path, rows, core=core)
+    assert dataset.items.raw_ids.tolist() == ["b", "a", "d", "c"]  # c has a row in training, d two in validation
+    assert dataset.items.categorical.tolist() == [[1], [2], [0], [0]]
+    assert dataset.refit.items.categorical.tolist() == [[1], [2], [3], [0]]
+    assert vocabulary(dataset.refit, "item") == ["b", "a", "d"]
+
+
+def test_histories_of_the_refit_include_what_is_new_in_validation(tmp_path: Path) -> None:
+    recent = Column(name="recent", side="user", kind="multi-categorical", role="history", max_length=2)
+    dataset = encoded(tmp_path, ROWS | {"click": [1] * 10}, features=[recent])
+    assert dataset.users.categorical[0].tolist() == [1, 1, 2]
+    assert dataset.refit.users.categorical[0].tolist() == [1, 4, 1]
+
+
 def test_rare_ids_and_ids_beyond_the_vocabulary_are_unknown(tmp_path: Path) -> None:
     core = [USER.model_copy(update={"min_frequency": 2}), ITEM.model_copy(update={"max_vocabulary": 1}), CLICK, TIME]
     dataset = encoded(tmp_path, ROWS, core=core)

@@ -26,7 +26,7 @@ LARGE_SCALE = Path("large-scale-recsys/Large-Scale-Recommender-System.ipynb")
 def large_scale(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     """The notebook of example 3 after a short run, and the folder it ran in."""
     work = checkout(tmp_path_factory.mktemp("checkout"), LARGE_SCALE.parent)
-    return run(work / LARGE_SCALE, "ROWS = 40_000", section="DLRM", EPOCHS="1"), work
+    return run(work / LARGE_SCALE, "ROWS = 40_000", DLRM_EPOCHS="1"), work
 
 
 def test_the_large_scale_notebook_runs_top_to_bottom_and_stops_what_it_started(large_scale: tuple[Any, Path]) -> None:

@@ -28,7 +28,7 @@ TRITON = Path("multi-stage/02-Deploying-Online-Multi-Stage-Recsys-with-Triton.ip
 def components(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     """The first notebook of example 2 after a short run, and the folder it ran in."""
     work = checkout(tmp_path_factory.mktemp("checkout"), COMPONENTS.parent)
-    return run(work / COMPONENTS, EPOCHS="1", REFIT="false", DEVICE="cpu"), work
+    return run(work / COMPONENTS, TRAIN_EPOCHS="1", TRAIN_REFIT="false", TRAIN_DEVICE="cpu"), work
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def triton(components: tuple[Any, Path]) -> tuple[Any, Path]:
     run at the same time.
     """
     work = components[1]
-    return run(work / TRITON, section="ONLINE", TIMEOUT="1"), work
+    return run(work / TRITON, ONLINE_TIMEOUT="1"), work
 
 
 def test_the_components_notebook_runs_top_to_bottom_and_trains_if_there_is_no_bundle(

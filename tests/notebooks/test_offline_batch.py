@@ -27,7 +27,7 @@ from tests.support.notebook_runs import (
 def offline_batch(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     """The notebook of example 1 after a short run, and the folder it ran in."""
     work = checkout(tmp_path_factory.mktemp("checkout"), OFFLINE_BATCH.parent)
-    return run(work / OFFLINE_BATCH, EPOCHS="2", REFIT="false", DEVICE="cpu"), work
+    return run(work / OFFLINE_BATCH, TRAIN_EPOCHS="2", TRAIN_REFIT="false", TRAIN_DEVICE="cpu"), work
 
 
 def test_the_offline_batch_notebook_runs_top_to_bottom(offline_batch: tuple[Any, Path]) -> None:

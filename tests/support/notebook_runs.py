@@ -39,14 +39,13 @@ def checkout(work: Path, folder: Path) -> Path:
     return work
 
 
-def run(path: Path, first: str = "", section: str = "TRAIN", **options: str) -> Any:
-    """The notebook after a run with only these settings of one section.
+def run(path: Path, first: str = "", **options: str) -> Any:
+    """The notebook after a run with only these settings.
 
     Args:
         path: path of the notebook.
         first: line of its first code cell that replaces the one which sets the same name.
-        section: section of the settings.
-        options: settings of the section.
+        options: settings, by section and name: ``TRAIN_EPOCHS``.
     """
     notebook = nbformat.read(path, as_version=4)
     if first:
@@ -60,7 +59,7 @@ def run(path: Path, first: str = "", section: str = "TRAIN", **options: str) -> 
         for name in [name for name in os.environ if name.startswith("RECSYS_")]:
             patch.delenv(name)
         for name, value in options.items():
-            patch.setenv(f"RECSYS_{section}_{name}", value)
+            patch.setenv(f"RECSYS_{name}", value)
         NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}}).execute()
     return notebook
 

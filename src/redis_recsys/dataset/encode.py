@@ -1,9 +1,10 @@
 """Encoding of raw interactions into a dataset: split, numbered, encoded (``interactions.py`` describes the layout).
 
 Streaming passes over the interactions, in file order: the first checks ids, targets and times; the second counts
-users and items in the training rows and finds the row that holds each one's features; the third replaces raw ids
-by entity numbers and writes the parts; the last repeats the second over all rows, for ``final/``. A feature that
-is missing in some of those rows costs a pass of its own, over its column alone. Memory holds the users, the
+users and items in the training rows and finds the row that holds each one's features; so does the third, over the
+rows before the test, for ``refit/``; the fourth replaces raw ids by entity numbers and writes the parts; the last
+repeats the second over all rows, for ``final/``. A feature that is missing in some of those rows costs a pass of its
+own, over its column alone. Memory holds the users, the
 items, and a few bytes per interaction.
 """
 
@@ -26,7 +27,7 @@ from ..utils.output_kinds import DATASET
 from ..utils.progress import progress
 from .encode_entities import COUNT, encode_entities, raw_values
 from .entities import ITEM_VALUES, Entities, read_entities, write_entities
-from .interactions import DATASET_VERSION, PARTS, Dataset, Part
+from .interactions import BEFORE_TEST, DATASET_VERSION, PARTS, Dataset, Part
 from .raw import Raw, open_raw
 from .schema import INTERNAL, SIDES, Schema, Side
 from .split import Split, check_parts
@@ -34,7 +35,7 @@ from .user_history import History
 
 BATCH = 1_000_000
 WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # only a write ends with one of these
-PART, ORDER, RANK, NUMBER = (f"{INTERNAL}{name}" for name in ("part", "order", "rank", "number"))
+PART, ORDER, RANK, NUMBER, TOTAL = (f"{INTERNAL}{name}" for name in ("part", "order", "rank", "number", "total"))
 
 
 def encode(raw: Path, target: Path, split: Split) -> None:
@@ -55,7 +56,10 @@ def encode(raw: Path, target: Path, split: Split) -> None:
     with claimed(target, DATASET), _clear_errors(raw, target):
         source = open_raw(raw)
         rows, description = _divide(source, split)
+        before_test = {side: _entities(source, rows, side, pl.col(PART) <= 1) for side in SIDES}
         entities = {side: _entities(source, rows, side, pl.col(PART) == 0) for side in SIDES}
+        for side in SIDES:
+            entities[side], before_test[side] = _number_alike(source.schema, side, entities[side], before_test[side])
         with written_aside(target, DATASET) as aside:
             _write_parts(aside, source, rows, entities)
             counts = {f"{side}s": len(entities[side]) for side in SIDES}
@@ -64,8 +68,10 @@ def encode(raw: Path, target: Path, split: Split) -> None:
             _write_tables(aside, source.schema, entities)
             dataset = Dataset(aside)
             _fill_history(dataset, "train")
-            entities = {side: _entities(source, rows, side, pl.col(PART) >= 0) for side in SIDES}
-            _write_tables(aside / "final", source.schema, entities)
+            _write_tables(aside / "refit", source.schema, before_test)
+            _fill_history(dataset.refit, *BEFORE_TEST)
+            everything = {side: _entities(source, rows, side, pl.col(PART) >= 0) for side in SIDES}
+            _write_tables(aside / "final", source.schema, everything)
             _fill_history(dataset.final, *PARTS)
 
 
@@ -117,6 +123,29 @@ def _entities(source: Raw, rows: pl.LazyFrame, side: Side, training: pl.Expr) ->
         table = source.tables[side].collect()
         entities = entities.join(table, on=key, how="full", coalesce=True).with_columns(pl.col(COUNT).fill_null(0))
     return entities.sort([COUNT, key], descending=[True, False]).with_row_index(NUMBER, 1)
+
+
+def _number_alike(
+    schema: Schema, side: Side, training: pl.DataFrame, before_test: pl.DataFrame
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Give both tables the same order and numbers, in which the ids of each one's vocabulary come first.
+
+    First come the ids that are frequent enough in training, then those that become so with the validation rows.
+
+    Args:
+        schema: meaning of the columns.
+        side: user or item.
+        training: users or items from :func:`_entities`, of the train part.
+        before_test: the same ones, of the train and valid parts.
+    """
+    column = schema.id_column(side)
+    frequent = pl.col(COUNT) >= column.min_frequency
+    counts = before_test.select(column.name, pl.col(COUNT).alias(TOTAL))
+    keys = [frequent, pl.when(frequent).then(COUNT).otherwise(TOTAL), pl.col(COUNT)]
+    training = training.join(counts, on=column.name).sort([*keys, column.name], descending=[True, True, True, False])
+    training = training.drop(TOTAL, NUMBER).with_row_index(NUMBER, 1)
+    numbers = training.select(column.name, NUMBER)
+    return training, before_test.drop(NUMBER).join(numbers, on=column.name).sort(NUMBER)
 
 
 def _rank(training: pl.Expr) -> pl.Expr:

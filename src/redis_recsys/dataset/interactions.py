@@ -10,12 +10,14 @@
       items.parquet           the same for items
       item_values.parquet     raw values of the items' categorical columns, in the order of items.parquet (entities.py)
       train/ valid/ test/     parquet partitions: user int32, item int32, target float32, time int64 [, oracle float32]
+      refit/                  schema.yaml, vocab/, users.parquet and items.parquet once more, from train and valid
       final/                  schema.yaml, vocab/, users.parquet and items.parquet once more, from the rows of all parts
 
 Vocabularies, means, frequencies and the features of interactions come from the training rows alone, so that models
 know nothing of the validation and test rows. The tables hold every user and item that occurs anywhere, so that a
-cold user still has features. ``final/`` is for models that learn from every row (``recsys train --final``): there the
-newest users, items and values have ids, too, and so users and items have other numbers.
+cold user still has features. ``refit/`` is for models that learn from the train and valid parts: what is new in valid
+has ids there, too, and users and items keep their numbers. ``final/`` is for models that learn from every row (``recsys
+train --final``): there the newest users, items and values have ids, too, and so users and items have other numbers.
 """
 
 from __future__ import annotations
@@ -34,8 +36,8 @@ from ..errors import DataError
 from .entities import Entities, count_rows, read_entities, stream_parquet
 from .schema import Schema
 
-DATASET_VERSION = 2
-READABLE = (1, DATASET_VERSION)  # datasets of version 1 have no ``final/``
+DATASET_VERSION = 3
+READABLE = (1, 2, DATASET_VERSION)  # datasets of versions 1 and 2 have no ``refit/``, those of version 1 no ``final/``
 Part = Literal["train", "valid", "test"]
 PARTS: tuple[Part, ...] = ("train", "valid", "test")
 BEFORE_TEST: tuple[Part, ...] = ("train", "valid")
@@ -164,6 +166,11 @@ class Dataset:
         return records
 
     @cached_property
+    def refit(self) -> Dataset:
+        """The same interactions, encoded for models that learn from those before the test; this one in old datasets."""
+        return self if self.manifest["version"] < 3 else _Refit(self)
+
+    @cached_property
     def final(self) -> Dataset:
         """The same interactions, encoded for models that learn from all of them.
 
@@ -185,12 +192,23 @@ class Dataset:
         return sorted((self.path / part).glob("*.parquet"))
 
 
-class _Final(Dataset):
-    """The tables of ``final/``, and the interactions with their numbers of users and items."""
+class _Refit(Dataset):
+    """The tables of ``refit/``, and the interactions."""
+
+    folder = "refit"
 
     def __init__(self, base: Dataset) -> None:
-        self.path, self.manifest, self._base = base.path / "final", base.manifest, base
+        self.path, self.manifest, self._base = base.path / self.folder, base.manifest, base
         self.schema = Schema.load(self.path / "schema.yaml")
+
+    def _files(self, part: Part) -> list[Path]:
+        return self._base._files(part)
+
+
+class _Final(_Refit):
+    """The tables of ``final/``, and the interactions with their numbers of users and items."""
+
+    folder = "final"
 
     def rows(self, *parts: Part) -> Rows:
         """Rows as :meth:`Dataset.rows` gives them."""
@@ -198,6 +216,3 @@ class _Final(Dataset):
         users = self.users.number_of(self._base.users.raw_ids)
         items = self.items.number_of(self._base.items.raw_ids)
         return replace(rows, user=users[rows.user - 1], item=items[rows.item - 1])
-
-    def _files(self, part: Part) -> list[Path]:
-        return self._base._files(part)

@@ -152,7 +152,8 @@ class BundleRecommender:
         before = self.dataset.rows(*BEFORE_TEST)
         popular = Popular.of(Clicks.of(before, len(self.dataset.items)), self.dataset.items.raw_ids)
         self._models = Recommender(self.bundle, self.candidates, popular=popular, ranked=self.ranked)
-        self._users, self._history = users_after(self.dataset, before)
+        learned = self.dataset.refit if "valid" in self.bundle.manifest.learned_from else self.dataset
+        self._users, self._history = users_after(learned, before)
 
     def recommend(self, users: np.ndarray, k: int) -> np.ndarray:
         """Items int64[n, k] for users int[n], by number; without seen items, 0 where there are fewer than k."""

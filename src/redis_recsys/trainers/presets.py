@@ -7,7 +7,13 @@ from typing import Any
 from ..config import Settings, TrainSettings
 
 # MovieLens-100k has few users, and tastes change within weeks. These values were chosen on its valid part.
-MOVIELENS: dict[str, Any] = {"half_life": 20.0, "feature_dropout": 0.5, "epochs": 10, "patience": 3}
+MOVIELENS: dict[str, Any] = {
+    "history": "earlier",
+    "half_life": 20.0,
+    "feature_dropout": 0.5,
+    "epochs": 10,
+    "patience": 3,
+}
 
 
 def movielens_training(settings: Settings) -> TrainSettings:

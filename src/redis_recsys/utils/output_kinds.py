@@ -82,6 +82,7 @@ def _is_movielens(folder: Path) -> bool:
     return any(folder.glob("ml-100k.*"))
 
 
+TABLES = ("schema.yaml", "*.parquet", "vocab/*.parquet")  # of users and items
 RAW = Kind("raw tables", _is_raw, ("schema.yaml", "truth.json", "*.parquet", "interactions/*.parquet"))
 DATASET = Kind(
     "a dataset",
@@ -91,9 +92,7 @@ DATASET = Kind(
         "schema.yaml",
         "*.parquet",
         *PARTS,
-        "final/schema.yaml",
-        "final/*.parquet",
-        "final/vocab/*.parquet",
+        *(f"{folder}/{file}" for folder in ("refit", "final") for file in TABLES),
     ),
 )
 BUNDLE = Kind(

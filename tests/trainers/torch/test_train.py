@@ -282,7 +282,10 @@ def test_a_damaged_checkpoint_is_refused(clicks: Dataset, tmp_path: Path) -> Non
 # Options
 
 
-@pytest.mark.parametrize("change", [{"uniform_negatives": 30}, {"half_life": 0.5}, {"feature_dropout": 0.5}])
+@pytest.mark.parametrize(
+    "change",
+    [{"uniform_negatives": 30}, {"half_life": 0.5}, {"feature_dropout": 0.5}, {"history": "earlier"}],
+)
 def test_an_option_changes_the_models(clicks: Dataset, tmp_path: Path, change: dict[str, Any]) -> None:
     plain, changed = (weights_after(clicks, tmp_path / "bundle", epochs=1, **more) for more in ({}, change))
     assert not same(plain[:1], changed[:1])

@@ -81,7 +81,7 @@ def _ranker_difference(model: DLRM, users: Table, items: Table, folder: Path) ->
     pairs = Batch(
         Packed(*(values.repeat_interleave(5, 0) for values in user)),
         Packed(*(values.flatten(0, 1) for values in item)),
-        *(torch.zeros(0),) * 3,
+        *(torch.zeros(0),) * 4,
     )
     with torch.inference_mode():
         expected = torch.sigmoid(model(pairs)).view(count, 5).numpy()

@@ -21,6 +21,7 @@ from .inputs import Batch, FeatureVectors, hide_ids
 
 FIRST, SECOND = 64, 32
 HIDDEN_ITEMS = 0.01
+COLD_SHARE = 0.2
 
 
 class DLRM(nn.Module):

@@ -22,8 +22,9 @@ from ...utils.files import disk_error
 from ...utils.progress import console
 from ..epochs import Curves, best_epochs, curves_of
 from ..negatives import with_negatives
+from . import ranker, two_tower
 from .export import export_models
-from .inputs import Interactions, Packed, RecentItems, Table
+from .inputs import Interactions, Packed, RecentItems, Shown, Table
 from .loop import Metric, fit
 from .ranker import DLRM, Head, ItemSide, UserSide
 from .two_tower import TwoTower
@@ -99,7 +100,7 @@ class Trainer:
             trained_on, dataset = PARTS, self.dataset.final
             self._train_again(dataset, PARTS, "final")
         elif self.settings.refit:
-            trained_on, dataset = BEFORE_TEST, self.dataset
+            trained_on, dataset = BEFORE_TEST, self.dataset.refit
             self._train_again(dataset, BEFORE_TEST, "refit")
         else:
             trained_on, dataset = PARTS[:1], self.dataset
@@ -117,10 +118,10 @@ class Trainer:
         best = best_epochs(self.curves)
         console.print(f"training again on {' + '.join(parts)}, epochs: {best}", highlight=False)
         data = _Data(dataset, dataset.rows(*parts), self.settings, self._device)
-        towers = data.fit_two_tower(None, best["retrieval"], self._checkpoint, f"_{name}")
-        ranker = data.fit_dlrm(None, best["ranking"], self._checkpoint, f"_{name}")
-        self.towers, self.curves[f"retrieval_{name}"] = towers
-        self.ranker, self.curves[f"ranking_{name}"] = ranker
+        retrieval = data.fit_two_tower(None, best["retrieval"], self._checkpoint, f"_{name}")
+        ranking = data.fit_dlrm(None, best["ranking"], self._checkpoint, f"_{name}")
+        self.towers, self.curves[f"retrieval_{name}"] = retrieval
+        self.ranker, self.curves[f"ranking_{name}"] = ranking
 
     def close(self) -> None:
         """Do nothing: no resource is held, and the checkpoint stays for ``resume``."""
@@ -139,11 +140,11 @@ class _Data:
         self.weights = recency_weights(dataset, rows, settings.half_life)
 
     def interactions(
-        self, rows: Rows, ends: np.ndarray, weights: np.ndarray | None, varied: bool = True
+        self, rows: Rows, ends: np.ndarray, weights: np.ndarray | None, shown: Shown, cold: float
     ) -> Interactions:
         """Rows as batches."""
         tables = self.users, self.items, self.recent
-        return Interactions(rows, ends, weights, *tables, self.schema, varied, self.device)
+        return Interactions(rows, ends, weights, *tables, self.schema, shown, cold, self.device)
 
     def click_weights(self) -> np.ndarray | None:
         """Weights of the clicks only."""
@@ -177,12 +178,15 @@ class _Data:
         torch.manual_seed(s.seed)
         clicks, weights = self.rows.take(self.clicks), self.click_weights()
         counts = np.bincount(clicks.item, weights, minlength=len(self.items))
-        model = TwoTower(self.schema, self.items, counts, s).to(self.device)
-        data = self.interactions(clicks, self.ends[self.clicks], weights)
+        size = self.schema.id_column("user").cardinality or 1
+        of_users = np.bincount(np.where(clicks.user < size, clicks.user, 0), minlength=size)
+        model = TwoTower(self.schema, self.items, counts, of_users, s).to(self.device)
+        data = self.interactions(clicks, self.ends[self.clicks], weights, s.history, two_tower.COLD_SHARE)
         records = fit(
             "retrieval" + suffix, model, lambda _: data, metric, epochs, s.patience,
             s.retrieval_batch, s.retrieval_lr, 0.0, s.seed, self.device, checkpoint, s.resume,
         )  # fmt: skip
+        model.settle()
         return model, records
 
     def fit_dlrm(
@@ -192,14 +196,17 @@ class _Data:
         s = self.settings
         torch.manual_seed(s.seed)
         model = DLRM(self.schema, self.log_odds(), s).to(self.device)
-        impressions = self.interactions(self.rows, self.ends, self.weights) if self.schema.target else None
+        impressions = None
+        if self.schema.target:
+            impressions = self.interactions(self.rows, self.ends, self.weights, "earlier", ranker.COLD_SHARE)
 
         def draw(epoch: int) -> Interactions:
             if impressions is not None:
                 return impressions
             rng = np.random.default_rng([s.seed, epoch])
             rows, source = with_negatives(self.rows, len(self.items), s.ranking_negatives, rng)
-            return self.interactions(rows, self.ends[source], None if self.weights is None else self.weights[source])
+            weights = None if self.weights is None else self.weights[source]
+            return self.interactions(rows, self.ends[source], weights, "earlier", ranker.COLD_SHARE)
 
         records = fit(
             "ranking" + suffix, model, draw, metric, epochs, s.patience,
@@ -226,7 +233,7 @@ def _ranking_metric(data: _Data, validation: Rows) -> Metric:
     ranker alone over the full catalogue for implicit feedback.
     """
     if data.schema.target:
-        rows = data.interactions(validation, data.history.starts[validation.user + 1], None, varied=False)
+        rows = data.interactions(validation, data.history.starts[validation.user + 1], None, "exact", 0.0)
         if 0 < validation.target.sum() < len(validation):
             return Metric("AUC", lambda model: auc(predict(model, rows), validation.target))
         return Metric(
