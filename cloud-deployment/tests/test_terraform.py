@@ -1,4 +1,4 @@
-"""Terraform against a stand-in for AWS: what it makes, what it refuses, that it makes nothing twice and leaves nothing."""
+"""Terraform against a stand-in for AWS: what it makes and refuses, that it makes nothing twice and leaves nothing."""
 
 from __future__ import annotations
 
