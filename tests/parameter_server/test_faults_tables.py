@@ -34,6 +34,7 @@ from redis_recsys.parameter_server.server import ParameterServer
 from redis_recsys.parameter_server.tiers import redis_tier as volatile
 from tests.support import faults
 from tests.support.paths import ROOT
+from tests.support.pipelines import wait
 from tests.support.tables import DIM, FULL, TABLE, access, configured, row_of, serving, trained
 
 KEYS = np.arange(1000)
@@ -157,6 +158,21 @@ def test_a_node_that_hangs_holds_lookups_up_once(tmp_path: Path, cluster: Embedd
                 times.append(time.monotonic() - started)
         assert max(times) < LIMIT
         assert sorted(times)[1] < 0.2
+
+
+def test_updates_are_followed_again_after_a_node_hung(
+    tmp_path: Path, cluster: EmbeddedCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = configured(trained(tmp_path), tmp_path / "rocks")
+    with serving(config, cluster) as server:
+        load(server)
+        with faults.hanging(cluster, 0):
+            wait(lambda: "updates wait" in caplog.text)
+        with serving(configured(tmp_path / "dlrm0_sparse.model"), cluster) as other:
+            other.update(TABLE, KEYS, row_of(KEYS, 1))
+        assert server.follower is not None
+        follower = server.follower
+        wait(lambda: follower.applied[FULL] >= len(KEYS))
 
 
 def test_a_slot_that_moves_is_followed(tmp_path: Path, cluster: EmbeddedCluster) -> None:
