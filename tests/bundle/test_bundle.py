@@ -149,7 +149,7 @@ def test_the_onnx_ranker_equals_torch_on_every_pair(torch_variant: Trained) -> N
         return Packed(torch.from_numpy(entities.categorical[at]), torch.from_numpy(entities.numeric[at]))
 
     batch = Batch(
-        pairs(users, np.repeat(np.arange(n), m)), pairs(items, np.tile(np.arange(m), n)), *[torch.zeros(0)] * 3
+        pairs(users, np.repeat(np.arange(n), m)), pairs(items, np.tile(np.arange(m), n)), *[torch.zeros(0)] * 4
     )
     with torch.inference_mode():
         expected = torch.sigmoid(torch_variant.dlrm.eval()(batch)).view(n, m).numpy()

@@ -302,16 +302,17 @@ def encoded(log: Log, form: Form) -> Iterator[Dataset]:
 
 
 class Expected:
-    """Dataset that the documentation promises for a log, given its training rows."""
+    """Tables that the documentation promises for a log, given each row's part and the last part to learn from."""
 
-    def __init__(self, log: Log, training: set[int], same: Callable[[Any], Any]) -> None:
-        self.log, self.training, self.same = log, training, same
+    def __init__(self, log: Log, part_of: dict[int, int], last: int, same: Callable[[Any], Any]) -> None:
+        self.log, self.part_of, self.same = log, part_of, same
+        self.training = {row for row, part in part_of.items() if part <= last}
         self.order = sorted(range(len(log)), key=lambda row: (log.times[row], row))
         self.counts: dict[Side, Counter[Any]] = {}
         for side in SIDES:
             everybody = [*log.raw[side], *log.tables.get(side, [])]
             self.counts[side] = Counter({same(raw): 0 for raw in everybody})
-            self.counts[side].update(same(log.raw[side][row]) for row in training)
+            self.counts[side].update(same(log.raw[side][row]) for row in self.training)
 
     def value(self, feature: Feature, raw: Any) -> Any:
         """The value of an entity: from its table, or the newest known of training, or the oldest of a newcomer."""
@@ -339,9 +340,9 @@ class Expected:
         return sorted(often, key=lambda value: (-seen[value], value))[: column.max_vocabulary]
 
     def positives(self, user: Any) -> list[Any]:
-        """Raw items of a user in training, newest first."""
+        """Raw items of a user in training, newest first; of those at one time, the one of a later part."""
         log, found = self.log, []
-        for row in self.order[::-1]:
+        for row in sorted(self.order, key=lambda row: (log.times[row], self.part_of[row], row), reverse=True):
             limit = log.target.positive_from or 1 if log.target else None
             clicked = limit is None or log.targets[row] >= limit
             if row in self.training and clicked and self.same(log.raw["user"][row]) == user:
@@ -358,15 +359,35 @@ def known(value: Any) -> Any:
 
 def check(log: Log, dataset: Dataset, same: Callable[[Any], Any]) -> None:
     """Compare a dataset with the log that it was made of; ``same`` normalises the values before."""
-    training = check_rows(log, dataset, same)
-    expected = Expected(log, training, same)
+    part_of = check_rows(log, dataset, same)
+    training, before_test = (Expected(log, part_of, last, same) for last in (0, 1))
+    check_order(dataset, training, before_test)
+    check_tables(log, dataset, training)
+    check_tables(log, dataset.refit, before_test)
+
+
+def check_order(dataset: Dataset, training: Expected, before_test: Expected) -> None:
+    """Check that ids that are frequent in training come first, then those that become so before the test."""
+    for side in SIDES:
+        entities, counts = dataset.users if side == "user" else dataset.items, training.counts[side]
+        raw = [training.same(each) for each in entities.raw_ids.tolist()]
+        assert sorted(raw) == sorted(counts)
+        least = dataset.schema.id_column(side).min_frequency
+
+        def place(each: Any, side: Side = side, counts: Counter[Any] = counts, least: int = least) -> tuple[int, ...]:
+            frequent = counts[each] >= least
+            return (not frequent, -(counts[each] if frequent else before_test.counts[side][each]), -counts[each])
+
+        assert [place(each) for each in raw] == sorted(map(place, raw))
+
+
+def check_tables(log: Log, dataset: Dataset, expected: Expected) -> None:
+    """Compare users and items with those expected of the rows that a model learns from."""
+    same = expected.same
     for side in SIDES:
         entities = dataset.users if side == "user" else dataset.items
         raw = [same(each) for each in entities.raw_ids.tolist()]
-        counts = expected.counts[side]
-        assert sorted(raw) == sorted(counts)
-        assert [counts[each] for each in raw] == sorted(counts.values(), reverse=True)
-        check_ids(log, dataset, side, raw, counts)
+        check_ids(log, dataset, side, raw, expected.counts[side])
         for feature in (f for f in log.features if f.column.side == side):
             check_feature(dataset, feature, raw, expected)
     if log.history:
@@ -380,8 +401,8 @@ def check(log: Log, dataset: Dataset, same: Callable[[Any], Any]) -> None:
             assert row[dataset.schema.slots(column)].tolist() == ids + [0] * (column.width - len(ids))
 
 
-def check_rows(log: Log, dataset: Dataset, same: Callable[[Any], Any]) -> set[int]:
-    """Check that every row is unchanged in one part, in time order; return which rows train."""
+def check_rows(log: Log, dataset: Dataset, same: Callable[[Any], Any]) -> dict[int, int]:
+    """Check that every row is unchanged in one part, in time order; return the number of each row's part."""
     place: dict[int, int] = {}
     unit = dataset.schema.time.unit if dataset.schema.time else None
     ticks = TICKS[unit] if unit else 1
@@ -408,7 +429,7 @@ def check_rows(log: Log, dataset: Dataset, same: Callable[[Any], Any]) -> set[in
         for user in set(log.raw["user"]):
             mine = [row for row in range(len(log)) if log.raw["user"][row] == user]
             assert [place[row] for row in sorted(mine, key=lambda row: log.times[row])] == sorted(map(place.get, mine))  # type: ignore[type-var]
-    return {row for row, number in place.items() if number == 0}
+    return place
 
 
 def check_ids(log: Log, dataset: Dataset, side: Side, raw: list[Any], counts: Counter[Any]) -> None:

@@ -712,4 +712,4 @@ def test_the_dataset_is_plain_parquet_and_json(tmp_path: Path) -> None:
         "target": "float",
         "time": "int64",
     }
-    assert json.loads((dataset.path / "manifest.json").read_text())["version"] == 2
+    assert json.loads((dataset.path / "manifest.json").read_text())["version"] == 3

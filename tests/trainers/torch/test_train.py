@@ -26,7 +26,7 @@ from redis_recsys.trainers.torch.train import Trainer
 from tests.support.planted import GROUPS, TINY, Trained, planted_dataset, trained_on
 
 Weights = dict[str, torch.Tensor]
-LEARNS = {"epochs": 12, "patience": 12, "ranking_dim": 8, "ranking_batch": 64, "ranking_lr": 0.01, "ranking_l2": 0.0}
+LEARNS = {"epochs": 20, "patience": 12, "ranking_dim": 8, "ranking_batch": 64, "ranking_lr": 0.01, "ranking_l2": 0.0}
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from ...dataset.schema import Schema
 from .inputs import Batch, FeatureVectors, hide_ids
 
 FIRST, SECOND = 64, 32
+LEAK = 0.1
 HIDDEN_ITEMS = 0.01
 COLD_SHARE = 0.2
 
@@ -49,7 +50,8 @@ class DLRM(nn.Module):
         self.from_dots = nn.Linear(self.item.count * self.user.count, FIRST, bias=False)
         last = nn.Linear(SECOND, 1)
         nn.init.zeros_(last.weight)
-        self.top = nn.Sequential(nn.ReLU(), nn.Linear(FIRST, SECOND), nn.ReLU(), last)
+        # leaky: with a last layer of zeros, Adam's first steps can push all units of a plain ReLU below zero for good
+        self.top = nn.Sequential(nn.LeakyReLU(LEAK), nn.Linear(FIRST, SECOND), nn.LeakyReLU(LEAK), last)
 
     def log_odds(self, categorical: Tensor) -> Tensor:
         """Log-odds float32[..., 1] of the items in packed rows int32[..., Ci]."""
