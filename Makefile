@@ -63,9 +63,9 @@ notebooks: $(READY) $(TORCHREC) $(SERVING)  ## run all notebooks top to bottom a
 	  --ExecutePreprocessor.record_timing=False ".cache/notebooks/$$each"; cp ".cache/notebooks/$$each" "$$each"; done
 	@rm -rf .cache/notebooks
 
-# Two files at a time, in the order of tests/conftest.py: the long ones first.
+# Three files at a time, in the order of tests/conftest.py, the long ones first: on two cores, one of three often waits.
 test: lint $(TORCHREC) $(SERVING) $(MERLIN)  ## linters, type checker and all tests, the notebooks among them
-	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)  ## linters, type checker, layers, and a strict build of the documentation
 	@$(BIN)/ruff check .
