@@ -3,5 +3,5 @@
 import os
 
 # Before anything loads OpenMP, and for every process that a test starts. Processes of tests share the cores: threads of
-# one that wait for each other spin meanwhile, and an epoch on MovieLens-100k took five times the CPU of one thread.
+# one that wait for each other spin meanwhile: beside others, a training on MovieLens-100k took four times the CPU.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

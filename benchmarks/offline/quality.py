@@ -39,6 +39,7 @@ from redis_recsys.evaluation.metrics import title_of
 from redis_recsys.evaluation.plots import metric_bars
 from redis_recsys.offline.recommender import OURS, BundleRecommender
 from redis_recsys.trainers.presets import movielens_training
+from redis_recsys.utils.files import written_aside_file
 from redis_recsys.utils.progress import step
 
 RESULTS = Path("benchmarks/offline/results/quality.json")
@@ -95,13 +96,11 @@ class Piece:
         arrays: dict[str, Any] = {
             f"{name}|{metric}": v for name, metrics in self.values.items() for metric, v in metrics.items()
         }
-        aside = path.with_suffix(".part")
-        with aside.open("wb") as file:
+        with written_aside_file(path) as aside, aside.open("wb") as file:
             ids = self.ids.astype(str)
             np.savez(
                 file, key=np.array(key), chosen=np.array(json.dumps(self.chosen)), ids=ids, warm=self.warm, **arrays
             )
-        aside.rename(path)
 
     @classmethod
     def load(cls, path: Path, key: str) -> Piece | None:
